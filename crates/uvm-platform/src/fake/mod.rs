@@ -1,0 +1,148 @@
+//! A host in memory: no process, no guest. Tests script the guest's end and plant faults.
+//!
+//! Every call is written down in order ([`FakePlatform::calls`]); a fault planted with [`FakePlatform::plant`] makes the
+//! n-th call of a name fail, or never answer.
+
+mod ports;
+mod vm;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub use ports::FakeGuestEnd;
+
+use crate::BoxFuture;
+use crate::capabilities::Capabilities;
+use crate::error::PlatformError;
+use crate::spec::VmSpec;
+use crate::vm::{CreatedVm, Platform, PlatformVm};
+
+/// What the scripted guest does once the VM is started: it is given the guest's end of every port.
+pub type GuestScript = Arc<dyn Fn(FakeGuestEnd) -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// How a planted fault shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The call fails.
+    Fail,
+    /// The call never answers.
+    Hang,
+}
+
+/// A host in memory. Clones share everything.
+#[derive(Clone)]
+pub struct FakePlatform {
+    capabilities: Arc<Capabilities>,
+    processors: u32,
+    script: GuestScript,
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    calls: Vec<String>,
+    faults: VecDeque<Planted>,
+}
+
+struct Planted {
+    call: String,
+    skip: usize,
+    fault: Fault,
+}
+
+impl FakePlatform {
+    /// A host that can do everything, whose guests do nothing at all.
+    pub fn new() -> Self {
+        Self {
+            capabilities: Arc::new(Capabilities::all("fake")),
+            processors: 8,
+            script: Arc::new(|_| Box::pin(std::future::pending())),
+            shared: Arc::default(),
+        }
+    }
+
+    /// The same host, whose guests run `script` when they are started. The VM ends when the script does.
+    #[must_use]
+    pub fn with_guest<F, G>(mut self, script: F) -> Self
+    where
+        F: Fn(FakeGuestEnd) -> G + Send + Sync + 'static,
+        G: Future<Output = ()> + Send + 'static,
+    {
+        self.script = Arc::new(move |end| Box::pin(script(end)));
+        self
+    }
+
+    /// The same host with these capabilities.
+    #[must_use]
+    pub fn with_capabilities(mut self, capabilities: Capabilities) -> Self {
+        self.capabilities = Arc::new(capabilities);
+        self
+    }
+
+    /// The same host with this many processors.
+    #[must_use]
+    pub fn with_processors(mut self, processors: u32) -> Self {
+        self.processors = processors;
+        self
+    }
+
+    /// Makes one call of the name `call` go wrong, after `skip` that go well.
+    pub fn plant(&self, call: &str, skip: usize, fault: Fault) {
+        self.lock().faults.push_back(Planted { call: call.to_owned(), skip, fault });
+    }
+
+    /// All calls so far, in order.
+    pub fn calls(&self) -> Vec<String> {
+        self.lock().calls.clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes the call down, then fails or hangs as planted.
+    async fn call(&self, name: &str) -> Result<(), PlatformError> {
+        match self.note(name) {
+            None => Ok(()),
+            Some(Fault::Fail) => Err(PlatformError::host(name, "a planted fault")),
+            Some(Fault::Hang) => std::future::pending().await,
+        }
+    }
+
+    fn note(&self, name: &str) -> Option<Fault> {
+        let mut shared = self.lock();
+        shared.calls.push(name.to_owned());
+        let at = shared.faults.iter().position(|planted| planted.call == name)?;
+        if let Some(planted) = shared.faults.get_mut(at)
+            && planted.skip > 0
+        {
+            planted.skip -= 1;
+            return None;
+        }
+        shared.faults.remove(at).map(|planted| planted.fault)
+    }
+}
+
+impl Default for FakePlatform {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Platform for FakePlatform {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn host_processors(&self) -> u32 {
+        self.processors
+    }
+
+    fn create<'a>(&'a self, spec: &'a VmSpec) -> BoxFuture<'a, Result<CreatedVm, PlatformError>> {
+        Box::pin(async move {
+            self.call("create").await?;
+            let (vm, events) = vm::FakeVm::new(self.clone(), spec.id.clone());
+            Ok((vm as Arc<dyn PlatformVm>, events))
+        })
+    }
+}

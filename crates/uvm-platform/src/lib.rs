@@ -1,0 +1,39 @@
+//! What a host of utility VMs offers to the library above it.
+//!
+//! A host (QEMU on Linux, the Host Compute Service on Windows, [`fake::FakePlatform`] in tests) implements
+//! [`Platform`] and [`PlatformVm`]. Both are dyn-compatible, so that a program picks its host at run time and no public
+//! type above is generic over it. Everything that crosses this border is a typed value: no QMP, JSON or HRESULT.
+//!
+//! | module | concept |
+//! | --- | --- |
+//! | [`id`] | the checked identifier of a VM |
+//! | [`spec`] | the VM to create: memory, processors, boot, console |
+//! | [`capabilities`] | what a host can do, asked before it is tried |
+//! | [`deadlines`] | the longest waits, one per kind of operation |
+//! | [`vm`] | the traits a host implements, life-cycle events |
+//! | [`stream`] | byte streams between host and guest, by port |
+//! | [`transport`] | the seam under those streams |
+//! | [`error`] | how a host fails |
+//! | [`fake`] | a host in memory, with planted faults |
+
+pub mod capabilities;
+pub mod deadlines;
+pub mod error;
+pub mod fake;
+pub mod id;
+pub mod spec;
+pub mod stream;
+pub mod transport;
+pub mod vm;
+
+pub use capabilities::{Capabilities, CgroupSupport, Feature};
+pub use deadlines::Deadlines;
+pub use error::{LastWords, PlatformError};
+pub use id::{InvalidUvmId, UvmId};
+pub use spec::VmSpec;
+pub use stream::{GuestListener, GuestStream, Port};
+pub use transport::{GuestTransport, Link};
+pub use vm::{Accelerator, CreatedVm, ExitStatus, Platform, PlatformVm, VmEvent, VmEvents, VmProperties};
+
+/// A boxed future that may borrow from its caller: what makes the host traits dyn-compatible.
+pub type BoxFuture<'a, T> = futures_core::future::BoxFuture<'a, T>;

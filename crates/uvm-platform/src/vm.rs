@@ -1,0 +1,195 @@
+//! The traits a host implements, and the events of a VM's life.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use crate::BoxFuture;
+use crate::capabilities::Capabilities;
+use crate::error::{LastWords, PlatformError};
+use crate::spec::VmSpec;
+use crate::stream::{GuestListener, GuestStream, Port};
+
+/// A host that runs utility VMs: the Host Compute Service on Windows, QEMU on Linux, an in-memory fake for tests.
+pub trait Platform: Send + Sync + 'static {
+    /// What this host can do. Callers ask first; they never probe by provoking errors.
+    fn capabilities(&self) -> &Capabilities;
+
+    /// How many processors a VM can be given at most.
+    fn host_processors(&self) -> u32;
+
+    /// Creates a VM, powered off, with its ports ready to be listened on. Dropping the VM ends it: nothing outlives its
+    /// owner.
+    ///
+    /// Cancel-safe: what was begun is undone.
+    fn create<'a>(&'a self, spec: &'a VmSpec) -> BoxFuture<'a, Result<CreatedVm, PlatformError>>;
+}
+
+/// A VM that was just created, and the events of its life.
+pub type CreatedVm = (Arc<dyn PlatformVm>, VmEvents);
+
+/// One VM on a [`Platform`]. Every method is required: no default may hide a missing feature.
+pub trait PlatformVm: Send + Sync + 'static {
+    /// What runs the guest's instructions. Known from creation on; deadlines scale with it.
+    fn accelerator(&self) -> Accelerator;
+
+    /// Powers the VM on; returns once the host reports it running.
+    fn start(&self) -> BoxFuture<'_, Result<(), PlatformError>>;
+
+    /// Stops the guest's processors. Idempotent.
+    fn pause(&self) -> BoxFuture<'_, Result<(), PlatformError>>;
+
+    /// Lets the guest's processors go on. Idempotent.
+    fn resume(&self) -> BoxFuture<'_, Result<(), PlatformError>>;
+
+    /// Ends the VM at once, without asking the guest; returns when it has ended. Idempotent.
+    fn terminate(&self) -> BoxFuture<'_, Result<(), PlatformError>>;
+
+    /// Ends the VM if it still runs and removes everything it left on the host. Idempotent.
+    fn close(&self) -> BoxFuture<'_, Result<(), PlatformError>>;
+
+    /// What the host knows of the VM. Never asks the guest.
+    fn properties(&self) -> BoxFuture<'_, Result<VmProperties, PlatformError>>;
+
+    /// Lets the guest dial `port`.
+    ///
+    /// # Errors
+    /// The port is taken, or the VM has ended.
+    fn listen(&self, port: Port) -> Result<GuestListener, PlatformError>;
+
+    /// Dials `port` in the guest. Cancel-safe.
+    fn dial(&self, port: Port) -> BoxFuture<'_, Result<GuestStream, PlatformError>>;
+
+    /// What the VM said and did last, for error messages. Never waits.
+    fn last_words(&self) -> LastWords;
+}
+
+/// What runs a guest's instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Accelerator {
+    /// The Linux kernel's hypervisor.
+    Kvm,
+    /// QEMU's translator: no hardware support, everything works, slowly.
+    Tcg,
+    /// Hyper-V.
+    HyperV,
+    /// There are no instructions: the host is a fake.
+    None,
+}
+
+impl fmt::Display for Accelerator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+            Self::HyperV => "hyper-v",
+            Self::None => "none",
+        })
+    }
+}
+
+/// How a VM ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ExitStatus {
+    /// The guest powered itself off.
+    PoweredOff,
+    /// The guest asked for a reset, which ends a utility VM (a panicking kernel does so).
+    Reset,
+    /// The guest's kernel panicked.
+    Panicked,
+    /// It was terminated by its owner.
+    Terminated,
+    /// The host's process for it ended with this code, by itself.
+    HostProcessExited(i32),
+    /// The host's process for it was killed by this signal, not by us.
+    HostProcessKilled(i32),
+    /// The host says it ended abnormally.
+    Abnormal(String),
+}
+
+impl ExitStatus {
+    /// `true` for an end that the guest or the owner asked for.
+    pub fn is_clean(&self) -> bool {
+        matches!(self, Self::PoweredOff | Self::Terminated)
+    }
+}
+
+impl fmt::Display for ExitStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PoweredOff => f.write_str("the guest powered off"),
+            Self::Reset => f.write_str("the guest reset itself"),
+            Self::Panicked => f.write_str("the guest's kernel panicked"),
+            Self::Terminated => f.write_str("terminated by its owner"),
+            Self::HostProcessExited(code) => write!(f, "its host process exited with code {code}"),
+            Self::HostProcessKilled(9) => {
+                f.write_str("its host process was killed by signal 9 (by someone else, or for want of memory)")
+            }
+            Self::HostProcessKilled(31) => {
+                f.write_str("its host process was killed by signal 31: the system call sandbox forbade a call")
+            }
+            Self::HostProcessKilled(signal) => write!(f, "its host process was killed by signal {signal}"),
+            Self::Abnormal(why) => f.write_str(why),
+        }
+    }
+}
+
+/// Something that happened to a VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum VmEvent {
+    /// The guest's kernel panicked; the exit follows.
+    GuestPanicked,
+    /// Transport or host state is lost. The VM can only be terminated.
+    Broken {
+        /// Why.
+        why: String,
+    },
+    /// The VM has ended. The last event.
+    Exited(ExitStatus),
+}
+
+/// The life-cycle events of one VM, in order. A value of its own, so that a VM can be terminated while someone waits for
+/// the next one.
+#[derive(Debug)]
+pub struct VmEvents {
+    receiver: mpsc::Receiver<VmEvent>,
+    ended: bool,
+}
+
+impl VmEvents {
+    /// The receiving end of `receiver`. Hosts send [`VmEvent::Exited`] exactly once, last.
+    pub fn new(receiver: mpsc::Receiver<VmEvent>) -> Self {
+        Self { receiver, ended: false }
+    }
+
+    /// The next event, or `None` after `Exited`. Cancel-safe.
+    pub async fn next(&mut self) -> Option<VmEvent> {
+        if self.ended {
+            return None;
+        }
+        let event = self.receiver.recv().await;
+        self.ended = matches!(event, None | Some(VmEvent::Exited(_)));
+        event
+    }
+}
+
+/// What a host knows of a VM without asking the guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VmProperties {
+    /// The host's process for it, where there is one.
+    pub host_pid: Option<u32>,
+    /// `running`, `paused`, `shutdown`...: the host's own word.
+    pub state: String,
+    /// Since power-on.
+    pub uptime: Option<Duration>,
+    /// Processor time used by the whole VM, its devices included.
+    pub processor_time: Option<Duration>,
+    /// Host memory in use by the VM, in bytes.
+    pub working_set_bytes: Option<u64>,
+}
