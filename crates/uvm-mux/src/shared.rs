@@ -1,0 +1,159 @@
+//! The connection behind its lock, and who is woken when it changes.
+//!
+//! Handles and driver call the connection under one lock that is never held across an `await`. Whoever changed something
+//! also writes what there is to send, if the channel takes it: a message leaves in the task that wrote it, without a
+//! hop to the driver. Only when the channel is full does the driver wait for it. Tasks are woken after the lock is let
+//! go.
+
+#[cfg(loom)]
+use loom::sync::{Mutex, MutexGuard};
+#[cfg(not(loom))]
+use std::sync::{Mutex, MutexGuard};
+
+use std::io;
+use std::sync::Arc;
+use std::task::Waker;
+
+use tokio::sync::watch;
+
+use crate::channel::Channel;
+use crate::connection::Connection;
+use crate::error::{Down, Link};
+
+/// Wakers taken per turn of the lock.
+const BATCH: usize = 8;
+
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    link: watch::Sender<Link>,
+}
+
+pub(crate) struct State {
+    pub(crate) connection: Connection,
+    /// `None` once the link is down for good, so that the other end sees the channel close.
+    channel: Option<Arc<dyn Channel>>,
+    /// The channel was full. Only the driver waits for that to change.
+    pub(crate) blocked: bool,
+    /// The driver, when it sleeps.
+    pub(crate) driver: Option<Waker>,
+    /// No handle is left: close as soon as everything is sent.
+    closing: bool,
+}
+
+impl Shared {
+    pub(crate) fn new(connection: Connection, channel: Arc<dyn Channel>) -> Self {
+        let link = watch::Sender::new(connection.link());
+        let state = State { connection, channel: Some(channel), blocked: false, driver: None, closing: false };
+        Self { state: Mutex::new(state), link }
+    }
+
+    pub(crate) fn link(&self) -> watch::Receiver<Link> {
+        self.link.subscribe()
+    }
+
+    /// Calls the connection, then sends what there is to send and wakes whom there is to wake.
+    pub(crate) fn with<R>(&self, call: impl FnOnce(&mut Connection) -> R) -> R {
+        let _buried = BuryOnPanic(self); // dropped after the lock
+        let mut state = self.lock();
+        let result = call(&mut state.connection);
+        self.settle(state);
+        result
+    }
+
+    /// Looks at the state without changing the connection.
+    pub(crate) fn peek<R>(&self, look: impl FnOnce(&mut State) -> R) -> R {
+        look(&mut self.lock())
+    }
+
+    /// The last handle is gone.
+    pub(crate) fn close_when_flushed(&self) {
+        let mut state = self.lock();
+        state.closing = true;
+        self.settle(state);
+    }
+
+    fn settle<'a>(&'a self, mut state: MutexGuard<'a, State>) {
+        state.flush();
+        if state.connection.take_link_change() {
+            self.link.send_replace(state.connection.link());
+        }
+        if state.connection.dead().is_some() && state.channel.take().is_some() {
+            let driver = state.driver.take();
+            wake_after(driver, &mut state.connection);
+        }
+        loop {
+            let mut batch = [const { None }; BATCH];
+            let n = state.connection.take_woken(&mut batch);
+            drop(state);
+            batch.into_iter().flatten().for_each(Waker::wake);
+            if n < BATCH {
+                return;
+            }
+            state = self.lock();
+        }
+    }
+
+    /// Takes the lock. If a panic left the connection half changed, it is replaced by one that is down.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        #[cfg(not(loom))]
+        match self.state.lock() {
+            Ok(state) => state,
+            Err(poisoned) => {
+                let mut state = poisoned.into_inner();
+                state.connection.bury();
+                self.state.clear_poison();
+                state
+            }
+        }
+        #[cfg(loom)]
+        self.state.lock().unwrap()
+    }
+}
+
+impl State {
+    /// Writes until nothing is left or the channel is full.
+    fn flush(&mut self) {
+        let Some(channel) = &self.channel else { return };
+        while !self.blocked {
+            let bytes = self.connection.transmit();
+            if bytes.is_empty() {
+                if self.closing {
+                    self.connection.fail(Down::ClosedHere);
+                }
+                return;
+            }
+            match channel.try_write(bytes) {
+                Ok(0) => self.connection.fail(channel_failed(&io::ErrorKind::WriteZero.into())),
+                Ok(n) => self.connection.transmitted(n),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.blocked = true;
+                    wake_after(self.driver.take(), &mut self.connection);
+                }
+                Err(error) => self.connection.fail(channel_failed(&error)),
+            }
+        }
+    }
+}
+
+/// If the code under the lock panics, tells everybody that the link is down.
+struct BuryOnPanic<'a>(&'a Shared);
+
+impl Drop for BuryOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.settle(self.0.lock());
+        }
+    }
+}
+
+/// Has `waker` woken with the others, after the lock is let go.
+fn wake_after(waker: Option<Waker>, connection: &mut Connection) {
+    if let Some(waker) = waker {
+        connection.wake(waker);
+    }
+}
+
+pub(crate) fn channel_failed(error: &io::Error) -> Down {
+    Down::Channel { kind: error.kind(), message: error.to_string() }
+}

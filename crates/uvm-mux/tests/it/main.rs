@@ -1,0 +1,4 @@
+//! Both ends of a mux over a socket pair.
+
+mod basics;
+mod pair;
