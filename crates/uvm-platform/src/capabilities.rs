@@ -37,6 +37,8 @@ pub enum Feature {
     AdditionalDocument,
     /// A guest connection that the host's service owns.
     HostOwnedGuestConnection,
+    /// Virtual sockets (vsock) for programs in the guest, the original agent among them.
+    VirtualSockets,
     /// A whole VM killed at once and its helpers with it (a control group, a job object).
     KillAsOne,
 }
@@ -58,6 +60,7 @@ impl fmt::Display for Feature {
             Self::MmioGaps => "MMIO gaps",
             Self::AdditionalDocument => "an additional creation document",
             Self::HostOwnedGuestConnection => "a guest connection owned by the host's service",
+            Self::VirtualSockets => "virtual sockets",
             Self::KillAsOne => "killing a VM as one",
         })
     }

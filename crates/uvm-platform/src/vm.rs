@@ -64,6 +64,10 @@ pub trait PlatformVm: Send + Sync + 'static {
 
     /// What the VM said and did last, for error messages. Never waits.
     fn last_words(&self) -> LastWords;
+
+    /// Runs `task` where the VM's own I/O runs, until it ends or this VM object is dropped. So a VM's tasks neither end
+    /// with the runtime that happened to create it nor need one.
+    fn spawn(&self, task: BoxFuture<'static, ()>);
 }
 
 /// What runs a guest's instructions.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::FakePlatform;
 use super::ports::Ports;
@@ -37,6 +37,8 @@ pub(super) struct FakeVm {
     id: UvmId,
     ports: Ports,
     life: Arc<Mutex<Life>>,
+    /// On the runtime of the test, so that its paused clock holds for them.
+    tasks: Mutex<JoinSet<()>>,
 }
 
 struct Life {
@@ -49,7 +51,8 @@ impl FakeVm {
     pub(super) fn new(host: FakePlatform, id: UvmId) -> (Arc<Self>, VmEvents) {
         let (sender, receiver) = mpsc::channel(8);
         let life = Life { state: State::Created, events: sender, guest: None };
-        let vm = Self { host, id, ports: Ports::default(), life: Arc::new(Mutex::new(life)) };
+        let (life, tasks) = (Arc::new(Mutex::new(life)), Mutex::default());
+        let vm = Self { host, id, ports: Ports::default(), life, tasks };
         (Arc::new(vm), VmEvents::new(receiver))
     }
 
@@ -158,6 +161,10 @@ impl PlatformVm for FakeVm {
             phase: Some(format!("fake VM {} is {}", self.id, lock(&self.life).state.name())),
             ..LastWords::default()
         }
+    }
+
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(task);
     }
 }
 
