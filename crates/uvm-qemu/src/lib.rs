@@ -1,0 +1,48 @@
+//! A host of utility VMs on Linux: one QEMU process a VM, with KVM or without.
+//!
+//! [`QemuHost`] implements [`Platform`](uvm_platform::Platform). Below it, one module one concept:
+//!
+//! | module | concept |
+//! | --- | --- |
+//! | `host`, `create`, `vm` | the host, making a VM, its life |
+//! | `vm_thread` | the thread a VM's own I/O runs on |
+//! | `accel` | which accelerator, and why |
+//! | `command`, `kernel_line`, `boot_file` | what QEMU is told and given |
+//! | `spawn`, `user`, `cgroup` | processes that die with their owner, whom they run as, what confines them |
+//! | `qmp` | the QEMU machine protocol |
+//! | `console`, `ring` | the serial console and its last lines |
+//! | `transport` | guest streams over the multiplexed serial port |
+//! | `state`, `residue` | what a VM has on the host, written down before it is made, and who removes it |
+//! | `exit`, `process_info` | how a VM ended, what its process does |
+
+#![cfg(target_os = "linux")]
+
+mod accel;
+mod boot_file;
+mod cgroup;
+mod command;
+mod console;
+mod create;
+mod exit;
+mod host;
+mod kernel_line;
+mod kill_point;
+mod process_info;
+mod qmp;
+mod residue;
+mod ring;
+mod spawn;
+mod state;
+#[cfg(test)]
+mod test_spec;
+mod transport;
+mod user;
+mod vm;
+mod vm_thread;
+
+pub use accel::{AcceleratorChoice, Chosen};
+pub use host::{QemuHost, QemuOptions};
+#[cfg(feature = "kill-points")]
+pub use kill_point::KILL_POINTS;
+pub use qmp::{QemuVersion, QmpError};
+pub use state::{LiveVm, Reclaimed, StateRoot, gc};
