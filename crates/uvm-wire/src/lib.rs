@@ -7,11 +7,14 @@
 //! Nothing here trusts the peer: no size, depth or text of it makes this code allocate beyond the frame it came in, or
 //! panic.
 
+mod object;
+
 pub mod frame;
 pub mod guid;
 pub mod header;
 pub mod hresult;
 pub mod ids;
+pub mod json;
 pub mod ports;
 
 pub use frame::{Frame, FrameDecoder, FrameError, SizeLimit};
@@ -19,3 +22,4 @@ pub use guid::Guid;
 pub use header::{Header, MessageType};
 pub use hresult::Hresult;
 pub use ids::ContainerId;
+pub use json::{JsonError, RawJson};
