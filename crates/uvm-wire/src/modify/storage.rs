@@ -1,0 +1,111 @@
+//! Disks, memory-backed disks, shares and layers of Linux guests.
+
+use crate::json::RawJson;
+use crate::object::omitting_object;
+
+omitting_object! {
+    /// A SCSI disk of a Linux guest, and its mount.
+    ///
+    /// `Remove` unmounts. Agents of January 2021 then also unplug the disk; newer ones (2023-05) wait for
+    /// [`ScsiDevice`], and want `read_only` and `block_dev` as they were in `Add`.
+    pub struct MappedVirtualDisk {
+        /// Where to mount it; empty: nowhere, only attach.
+        pub mount_path: String = "MountPath",
+        /// The LUN.
+        pub lun: u8 = "Lun",
+        /// The controller.
+        pub controller: u8 = "Controller",
+        /// Mount it read-only.
+        pub read_only: bool = "ReadOnly",
+        /// The partition to mount, from 1; 0: the whole disk. Newer agents (2023-05).
+        pub partition: u64 = "Partition",
+        /// Put dm-crypt on it. Newer agents (2021-09).
+        pub encrypted: bool = "Encrypted",
+        /// Propagation flags (`shared`, `rslave`, ...); others have no effect. Newer agents (2021-04).
+        pub options: Vec<String> = "Options",
+        /// Make `mount_path` a link to the device instead of a mount. Newer agents (2024-06).
+        pub block_dev: bool = "BlockDev",
+        /// Deprecated, ignored by guests.
+        pub verity_info: Option<RawJson> = "VerityInfo",
+        /// Make a file system where there is none. Newer agents (2023-05).
+        pub ensure_filesystem: bool = "EnsureFilesystem",
+        /// `ext4` or `xfs`; empty: `ext4`. Newer agents (2023-05).
+        pub filesystem: String = "Filesystem",
+    }
+}
+
+omitting_object! {
+    /// A SCSI disk of a Linux guest, to be unplugged. Newer agents (2023-05).
+    #[derive(Copy)]
+    pub struct ScsiDevice {
+        /// The controller.
+        pub controller: u8 = "Controller",
+        /// The LUN.
+        pub lun: u8 = "Lun",
+    }
+}
+
+omitting_object! {
+    /// A 9P share in a Linux guest.
+    pub struct MappedDirectory {
+        /// Where to mount it.
+        pub mount_path: String = "MountPath",
+        /// The vsock port of the server: [`PLAN9_PORT`](crate::ports::PLAN9_PORT).
+        pub port: i32 = "Port",
+        /// The share, as the server knows it.
+        pub share_name: String = "ShareName",
+        /// Mount it read-only.
+        pub read_only: bool = "ReadOnly",
+    }
+}
+
+omitting_object! {
+    /// A memory-backed disk of a Linux guest, and its read-only mount.
+    pub struct VpmemDevice {
+        /// The device: `/dev/pmem<n>`.
+        pub device_number: u32 = "DeviceNumber",
+        /// Where to mount it.
+        pub mount_path: String = "MountPath",
+        /// Which part of the device to mount; all of it without. Newer agents (2021-06).
+        pub mapping_info: Option<DeviceMapping> = "MappingInfo",
+        /// Deprecated, ignored by guests.
+        pub verity_info: Option<RawJson> = "VerityInfo",
+    }
+}
+
+omitting_object! {
+    /// A part of a memory-backed disk, in bytes.
+    #[derive(Copy)]
+    pub struct DeviceMapping {
+        /// Where it begins.
+        pub device_offset_bytes: u64 = "DeviceOffsetInBytes",
+        /// How long it is.
+        pub device_size_bytes: u64 = "DeviceSizeInBytes",
+    }
+}
+
+omitting_object! {
+    /// Layers put over each other. The same shape in Linux and Windows guests.
+    ///
+    /// `Remove` needs the root path only.
+    pub struct CombinedLayers {
+        /// The container. Newer hosts.
+        pub container_id: String = "ContainerID",
+        /// Where the result is to be seen.
+        pub container_root_path: String = "ContainerRootPath",
+        /// The read-only layers, the top one first.
+        pub layers: Vec<Layer> = "Layers",
+        /// What is written goes here; empty: the result is read-only.
+        pub scratch_path: String = "ScratchPath",
+    }
+}
+
+omitting_object! {
+    /// One read-only layer.
+    pub struct Layer {
+        /// Windows guests: the layer's GUID.
+        pub id: String = "Id",
+        /// Where the layer is in the guest.
+        pub path: String = "Path",
+    }
+}
