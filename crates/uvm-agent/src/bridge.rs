@@ -1,0 +1,269 @@
+//! One connection of the bridge: reads requests, answers them, in any order.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use uvm_mux::{Mux, MuxStream, Priority};
+use uvm_wire::call::{Done, Rpc};
+use uvm_wire::execute::ExecuteProcess;
+use uvm_wire::negotiate::{
+    Capabilities, GuestDefinedCapabilities, NegotiateProtocol, NegotiateProtocolReply, is_served,
+};
+use uvm_wire::ports::BRIDGE_PORT;
+use uvm_wire::process::{ResizeConsole, SignalProcess, WaitForProcess, WaitForProcessReply};
+use uvm_wire::properties::GetProperties;
+use uvm_wire::system::{DeleteContainerState, DumpStacks, DumpStacksReply, ShutdownForced, ShutdownGraceful, Start};
+use uvm_wire::{
+    Call, ContainerId, Failure, Frame, FrameDecoder, FrameError, Guid, Hresult, MessageType, Request, SizeLimit,
+    decode_request, encode_failure, encode_response,
+};
+
+use crate::agent::Agent;
+use crate::execute::execute;
+use crate::init_line::Level;
+use crate::process::{Exit, ProcessError};
+use crate::shutdown::Shutdown;
+use crate::stacks;
+
+/// Between a lost connection and the next attempt, as the original has it.
+const REDIAL_AFTER: Duration = Duration::from_millis(100);
+/// Requests that are being worked on at the same time; further ones are not read meanwhile.
+const MAX_OPEN: usize = 4096;
+
+/// Serves the bridge over `mux` for ever: dials, serves, and dials again.
+pub async fn serve(agent: Arc<Agent>, mux: Mux) {
+    loop {
+        if mux.up().await.is_err() {
+            // This transport will not come back; another may.
+            return;
+        }
+        // While another transport carries the bridge, this one waits.
+        if let Some(_seat) = agent.take_seat()
+            && let Ok(stream) = mux.dial(BRIDGE_PORT).await
+        {
+            stream.set_priority(Priority::Control);
+            agent.log.add(Level::Info, "bridge connected", &[]);
+            match (Connection { agent: &agent, mux: &mux, version: None }).run(stream).await {
+                Ok(()) => agent.log.add(Level::Info, "bridge closed by the host", &[]),
+                Err(e) => agent.log.error("bridge lost", &e),
+            }
+        }
+        if agent.shutdown().is_some() {
+            return;
+        }
+        tokio::time::sleep(REDIAL_AFTER).await;
+    }
+}
+
+/// Why a connection ended early.
+#[derive(Debug, thiserror::Error)]
+enum ConnectionError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+}
+
+struct Connection<'a> {
+    agent: &'a Arc<Agent>,
+    mux: &'a Mux,
+    /// The negotiated version of the protocol: each connection begins without one.
+    version: Option<u32>,
+}
+
+impl Connection<'_> {
+    /// Reads and writes until the host closes the connection, or the VM is to end.
+    async fn run(&mut self, stream: MuxStream) -> Result<(), ConnectionError> {
+        let (mut read, mut write) = stream.into_split();
+        let mut decoder = FrameDecoder::new(SizeLimit::FROM_HOST);
+        let mut buffer = vec![0; 8 * 1024];
+        loop {
+            let agent = self.agent;
+            tokio::select! {
+                biased;
+                frame = agent.outbox.next() => {
+                    write.write_all(&frame).await?;
+                    agent.outbox.sent();
+                }
+                count = read.read(&mut buffer), if agent.outbox.len() < MAX_OPEN => {
+                    let mut bytes = &buffer[..count?];
+                    if bytes.is_empty() {
+                        return Ok(());
+                    }
+                    while let Some(frame) = decoder.next_frame(&mut bytes)? {
+                        self.receive(&frame);
+                    }
+                }
+            }
+            if agent.shutdown().is_some() {
+                // The end of the connection is the answer to the request for it.
+                write.shutdown().await?;
+                return Ok(());
+            }
+        }
+    }
+
+    fn receive(&mut self, frame: &Frame<'_>) {
+        let (message_type, id) = (frame.header.message_type, frame.header.id);
+        if !is_served(self.version, message_type) {
+            let request = decode_request(message_type, frame.payload);
+            let activity = match &request {
+                Ok(request) => request.base.activity_id,
+                Err(e) => e.activity_id(),
+            };
+            return self.refuse(message_type, id, activity, Failure::not_implemented(message_type));
+        }
+        match decode_request(message_type, frame.payload) {
+            Ok(request) => self.handle(message_type, id, request),
+            Err(e) => self.refuse(message_type, id, e.activity_id(), e.failure()),
+        }
+    }
+
+    fn refuse(&self, message_type: MessageType, id: u64, activity: Option<Guid>, failure: Failure) {
+        self.agent.log.add(
+            Level::Debug,
+            "request failed",
+            &[("request", &message_type), ("id", &id), ("result", &failure.result), ("error", &failure.message)],
+        );
+        self.agent.outbox.push(encode_failure(message_type, id, activity, failure));
+    }
+
+    fn handle(&mut self, message_type: MessageType, id: u64, request: Request) {
+        let Request { base, call } = request;
+        let reply = Reply { agent: Arc::clone(self.agent), id, activity: base.activity_id };
+        let container = base.container_id;
+        match call {
+            Call::NegotiateProtocol(call) => self.negotiate(*call, reply),
+            Call::ExecuteProcess(call) => {
+                if !container.is_uvm() && !call.settings.parameters.create_in_utility_vm {
+                    return reply.send::<ExecuteProcess>(Err(no_container()));
+                }
+                let (agent, mux) = (Arc::clone(self.agent), self.mux.clone());
+                tokio::spawn(async move { reply.send::<ExecuteProcess>(execute(&agent, &mux, &call).await) });
+            }
+            Call::WaitForProcess(call) => {
+                if let Err(failure) = the_vm(&container) {
+                    return reply.send::<WaitForProcess>(Err(failure));
+                }
+                let agent = Arc::clone(self.agent);
+                tokio::spawn(async move { reply.send::<WaitForProcess>(wait(&agent, *call).await) });
+            }
+            Call::SignalProcess(call) => reply.send::<SignalProcess>(self.signal(&container, &call)),
+            Call::ResizeConsole(call) => reply.send::<ResizeConsole>(self.resize(&container, *call)),
+            Call::DumpStacks(_) => {
+                let agent = Arc::clone(self.agent);
+                // Reads files of every process, which may take a while.
+                tokio::task::spawn_blocking(move || {
+                    let guest_stacks = stacks::dump(&agent);
+                    reply.send::<DumpStacks>(Ok(DumpStacksReply { guest_stacks }));
+                });
+            }
+            Call::GetProperties(_) => reply.send::<GetProperties>(Err(match the_vm(&container) {
+                Ok(()) => Failure::plain("the VM itself has no properties, only containers have"),
+                Err(failure) => failure,
+            })),
+            Call::ShutdownGraceful(_) => self.shut_down::<ShutdownGraceful>(&container, Shutdown::Graceful, &reply),
+            Call::ShutdownForced(_) => self.shut_down::<ShutdownForced>(&container, Shutdown::Forced, &reply),
+            Call::Start(_) => reply.send::<Start>(Ok(Done {})),
+            Call::DeleteContainerState(_) => reply.send::<DeleteContainerState>(Err(no_container())),
+            // Containers, and what is plugged in for them, are not there yet; nor is what later versions add.
+            _ => self.refuse(message_type, id, reply.activity, Failure::not_implemented(message_type)),
+        }
+    }
+
+    fn negotiate(&mut self, call: NegotiateProtocol, reply: Reply) {
+        let version = match call.choose_version() {
+            Ok(version) => version,
+            Err(failure) => return reply.send::<NegotiateProtocol>(Err(failure)),
+        };
+        self.version = Some(version);
+        tokio::spawn(async move {
+            reply.agent.ready.wait().await;
+            let capabilities = Capabilities::linux(GuestDefinedCapabilities {
+                signal_process: true,
+                dump_stacks: true,
+                delete_container_state: true,
+                external_process_signal: true,
+                exit_detail: true,
+                uvm_agent_version: env!("CARGO_PKG_VERSION").into(),
+                ..Default::default()
+            });
+            reply.send::<NegotiateProtocol>(Ok(NegotiateProtocolReply { version, capabilities }));
+        });
+    }
+
+    fn signal(&self, container: &ContainerId, call: &SignalProcess) -> Result<Done, Failure> {
+        the_vm(container)?;
+        let signal = call.linux_signal()?;
+        self.agent.processes.signal(call.process_id, signal).map(|()| Done {}).map_err(process_failure)
+    }
+
+    fn resize(&self, container: &ContainerId, call: ResizeConsole) -> Result<Done, Failure> {
+        the_vm(container)?;
+        let resized = self.agent.processes.resize(call.process_id, call.height, call.width);
+        resized.map(|()| Done {}).map_err(process_failure)
+    }
+
+    fn shut_down<R: Rpc<Reply = Done>>(&self, container: &ContainerId, how: Shutdown, reply: &Reply) {
+        if container.is_uvm() {
+            // No answer: the connection ends.
+            self.agent.shut_down(how);
+        } else {
+            reply.send::<R>(Err(no_container()));
+        }
+    }
+}
+
+/// Where the answer to one request goes.
+struct Reply {
+    agent: Arc<Agent>,
+    id: u64,
+    activity: Option<Guid>,
+}
+
+impl Reply {
+    fn send<R: Rpc>(&self, outcome: Result<R::Reply, Failure>) {
+        if let Err(failure) = &outcome {
+            self.agent.log.add(
+                Level::Debug,
+                "request failed",
+                &[
+                    ("request", &R::MESSAGE_TYPE),
+                    ("id", &self.id),
+                    ("result", &failure.result),
+                    ("error", &failure.message),
+                ],
+            );
+        }
+        self.agent.outbox.push(encode_response::<R>(self.id, self.activity, outcome));
+    }
+}
+
+async fn wait(agent: &Agent, call: WaitForProcess) -> Result<WaitForProcessReply, Failure> {
+    match agent.processes.wait(call.process_id, call.timeout()).await {
+        Ok(Some(Exit::Code(exit_code))) => Ok(WaitForProcessReply { exit_code, signal: None }),
+        Ok(Some(Exit::Signal(signal))) => {
+            Ok(WaitForProcessReply { exit_code: WaitForProcessReply::KILLED, signal: Some(signal) })
+        }
+        Ok(None) => Err(Failure::code(Hresult::TIMEOUT)),
+        Err(e) => Err(process_failure(e)),
+    }
+}
+
+fn process_failure(error: ProcessError) -> Failure {
+    match error {
+        ProcessError::Unknown | ProcessError::Ended => Failure::wrapping(Hresult::NOT_FOUND, error),
+        ProcessError::NoTerminal => Failure::plain(error),
+        ProcessError::Os(errno) => Failure::plain(error).with_errno(errno.raw_os_error()),
+    }
+}
+
+fn the_vm(container: &ContainerId) -> Result<(), Failure> {
+    if container.is_uvm() { Ok(()) } else { Err(no_container()) }
+}
+
+fn no_container() -> Failure {
+    Failure::code(Hresult::SYSTEM_NOT_FOUND)
+}

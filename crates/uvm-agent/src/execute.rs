@@ -1,0 +1,341 @@
+//! Starting a process of the VM: outside any container, as root.
+
+use std::collections::BTreeMap;
+use std::ffi::{CString, NulError};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::termios::Winsize;
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncWriteExt, Interest};
+use tokio::sync::watch;
+use uvm_mux::{Mux, MuxReadHalf, MuxStream, MuxWriteHalf};
+use uvm_wire::execute::{ConsoleSize, ExecuteProcess, ExecuteProcessReply, ProcessParameters, VsockStdio};
+use uvm_wire::{Failure, Hresult};
+
+use crate::agent::Agent;
+use crate::relay;
+use crate::sys::{self, Spawn, Stdio};
+use crate::words;
+
+/// Where programs are looked for when the environment does not say, and after it.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// How long the host may take to accept a standard stream.
+const DIAL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Dials the streams that are asked for, then starts the process.
+pub(crate) async fn execute(agent: &Agent, mux: &Mux, call: &ExecuteProcess) -> Result<ExecuteProcessReply, Failure> {
+    let parameters = &call.settings.parameters;
+    let command = Command::new(parameters)?;
+    let stdio = call.settings.vsock_stdio.unwrap_or_default();
+    let streams = dial(mux, parameters, &stdio).await?;
+    let started = if parameters.emulate_console {
+        in_terminal(agent, &command, parameters.console_size, streams)
+    } else {
+        with_pipes(agent, &command, streams)
+    };
+    let process_id = started.map_err(|e| command.failure(&e))?;
+    Ok(ExecuteProcessReply { process_id })
+}
+
+/// What is to be run, ready for the system call.
+struct Command {
+    program: CString,
+    arguments: Vec<CString>,
+    environment: Vec<CString>,
+    directory: CString,
+}
+
+impl Command {
+    fn new(parameters: &ProcessParameters) -> Result<Self, Failure> {
+        let split;
+        let words = if parameters.command_args.is_empty() {
+            split = words::split(&parameters.command_line).map_err(|e| Failure::wrapping(Hresult::INVALID_JSON, e))?;
+            &split
+        } else {
+            &parameters.command_args
+        };
+        let Some(name) = words.first() else {
+            return Err(Failure::wrapping(
+                Hresult::INVALID_JSON,
+                "neither CommandArgs nor CommandLine names a program",
+            ));
+        };
+        let zero = |_: NulError| Failure::wrapping(Hresult::INVALID_JSON, "a zero byte in an argument or a variable");
+        let directory = if parameters.working_directory.is_empty() { "/" } else { &parameters.working_directory };
+        if let Err(e) =
+            std::fs::metadata(directory).and_then(|meta| if meta.is_dir() { Ok(()) } else { Err(Errno::NOTDIR.into()) })
+        {
+            return Err(with_errno(Failure::plain(format_args!("working directory {directory:?}: {e}")), &e));
+        }
+        let program = find(name, &parameters.environment, Path::new(directory))
+            .map_err(|e| with_errno(Failure::plain(format_args!("program {name:?}: {e}")), &e))?;
+        let environment = if parameters.environment.is_empty() {
+            vec![format!("PATH={PATH}"), "HOME=/root".into()]
+        } else {
+            parameters.environment.iter().map(|(name, value)| format!("{name}={value}")).collect()
+        };
+        Ok(Self {
+            program: CString::new(program.as_os_str().as_bytes()).map_err(zero)?,
+            arguments: words.iter().map(|word| CString::new(word.as_str())).collect::<Result<_, _>>().map_err(zero)?,
+            environment: environment.into_iter().map(CString::new).collect::<Result<_, _>>().map_err(zero)?,
+            directory: CString::new(directory).map_err(zero)?,
+        })
+    }
+
+    fn spawn(&self, stdio: Stdio<'_>) -> io::Result<rustix::process::Pid> {
+        sys::spawn(&Spawn {
+            program: &self.program,
+            arguments: &self.arguments,
+            environment: &self.environment,
+            directory: &self.directory,
+            stdio,
+        })
+    }
+
+    fn failure(&self, error: &io::Error) -> Failure {
+        with_errno(Failure::plain(format_args!("cannot start {}: {error}", self.program.to_string_lossy())), error)
+    }
+}
+
+fn with_errno(failure: Failure, error: &io::Error) -> Failure {
+    match error.raw_os_error() {
+        Some(errno) => failure.with_errno(errno),
+        None => failure,
+    }
+}
+
+/// The program's path: a name with a slash is one, any other is looked for.
+fn find(name: &str, environment: &BTreeMap<String, String>, directory: &Path) -> io::Result<PathBuf> {
+    if name.contains('/') {
+        return check(&directory.join(name));
+    }
+    let path = environment.get("PATH").map_or("", String::as_str);
+    let mut outcome = Err(Errno::NOENT.into());
+    for dir in path.split(':').chain(PATH.split(':')).filter(|dir| !dir.is_empty()) {
+        match check(&directory.join(dir).join(name)) {
+            Ok(found) => return Ok(found),
+            // One that may not be run says more than that there is none.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => outcome = Err(e),
+            Err(_) => {}
+        }
+    }
+    outcome
+}
+
+fn check(path: &Path) -> io::Result<PathBuf> {
+    let meta = path.metadata()?;
+    if meta.is_dir() || meta.permissions().mode() & 0o111 == 0 {
+        return Err(Errno::ACCESS.into());
+    }
+    Ok(path.to_owned())
+}
+
+/// Input, output, error.
+type Streams = [Option<MuxStream>; 3];
+
+/// Dials the streams that are asked for and have a port, all at once, and waits until the host has accepted them.
+async fn dial(mux: &Mux, parameters: &ProcessParameters, stdio: &VsockStdio) -> Result<Streams, Failure> {
+    let wanted = [
+        ("stdin", parameters.create_stdin_pipe, stdio.stdin),
+        ("stdout", parameters.create_stdout_pipe, stdio.stdout),
+        ("stderr", parameters.create_stderr_pipe, stdio.stderr),
+    ];
+    let mut streams = [None, None, None];
+    for (slot, (name, _, port)) in streams.iter_mut().zip(wanted).filter(|(_, (_, wanted, _))| *wanted) {
+        let port = port.ok_or_else(|| Failure::plain(format_args!("{name} is asked for, but without a port")))?.get();
+        let dialled = mux.dial_now(port).map_err(|e| Failure::plain(format_args!("{name}: port {port}: {e}")))?;
+        *slot = Some(dialled);
+    }
+    let accepted = async {
+        for (stream, (name, _, _)) in streams.iter_mut().zip(wanted) {
+            if let Some(stream) = stream {
+                stream.accepted().await.map_err(|e| Failure::plain(format_args!("{name}: {e}")))?;
+            }
+        }
+        Ok(())
+    };
+    match tokio::time::timeout(DIAL_DEADLINE, accepted).await {
+        Ok(result) => result.map(|()| streams),
+        Err(_) => Err(Failure::plain(format_args!("the host did not accept a stream within {DIAL_DEADLINE:?}"))),
+    }
+}
+
+fn with_pipes(agent: &Agent, command: &Command, streams: Streams) -> io::Result<u32> {
+    let [stdin, stdout, stderr] = streams;
+    let joined = [
+        stdin.map(|stream| Joined::new(stream, End::Write)).transpose()?,
+        stdout.map(|stream| Joined::new(stream, End::Read)).transpose()?,
+        stderr.map(|stream| Joined::new(stream, End::Read)).transpose()?,
+    ];
+    let descriptors = joined.each_ref().map(|joined| joined.as_ref().map(|joined| joined.theirs.as_fd()));
+    // Nothing has to be drained before the end is told: the streams go on by themselves.
+    let (_, drained) = watch::channel(true);
+    let id = agent.processes.start(None, drained, || command.spawn(Stdio::Descriptors(descriptors)))?;
+    let [stdin, stdout, stderr] = joined;
+    if let Some(Joined { stream, ours, .. }) = stdin {
+        agent.relays.spawn("stdin", relay_in(stream, ours));
+    }
+    for (name, output) in [("stdout", stdout), ("stderr", stderr)] {
+        if let Some(Joined { stream, ours, .. }) = output {
+            agent.relays.spawn(name, relay_out(stream, ours));
+        }
+    }
+    Ok(id)
+}
+
+/// A stream and the pipe that joins it with a process: our end, which never blocks, and the process's.
+struct Joined {
+    stream: MuxStream,
+    ours: OwnedFd,
+    theirs: OwnedFd,
+}
+
+/// Which end of the pipe is ours.
+#[derive(Clone, Copy)]
+enum End {
+    Read,
+    Write,
+}
+
+impl Joined {
+    fn new(stream: MuxStream, end: End) -> io::Result<Self> {
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let (ours, theirs) = match end {
+            End::Read => (read, write),
+            End::Write => (write, read),
+        };
+        relay::non_blocking(&ours)?;
+        Ok(Self { stream, ours, theirs })
+    }
+}
+
+async fn relay_in(stream: MuxStream, to: OwnedFd) -> io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let result = relay::inwards(read, to).await;
+    // The host sees here that nobody reads its input any more.
+    write.shutdown().await?;
+    result
+}
+
+async fn relay_out(stream: MuxStream, from: OwnedFd) -> io::Result<()> {
+    let (_read, write) = stream.into_split();
+    relay::outwards(from, write).await
+}
+
+fn in_terminal(agent: &Agent, command: &Command, size: Option<ConsoleSize>, streams: Streams) -> io::Result<u32> {
+    let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC;
+    let master = rustix::pty::openpt(flags)?;
+    rustix::pty::grantpt(&master)?;
+    rustix::pty::unlockpt(&master)?;
+    let name = rustix::pty::ptsname(&master, Vec::new())?;
+    let size = size.unwrap_or(ConsoleSize { height: 24, width: 80 });
+    let window = Winsize { ws_row: size.height, ws_col: size.width, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(&master, window)?;
+    relay::non_blocking(&master)?;
+    let master = Arc::new(master);
+    let relayed = Arc::new(sys::watch(Arc::clone(&master), Interest::READABLE | Interest::WRITABLE)?);
+    let (drained_sender, drained) = watch::channel(false);
+    let id = agent.processes.start(Some(master), drained, || command.spawn(Stdio::Terminal(&name)))?;
+    let [stdin, stdout, stderr] = streams;
+    // A terminal has one output.
+    drop(stderr);
+    let exit = agent.processes.follow(id);
+    if let Some(stream) = stdin {
+        let (read, write) = stream.into_split();
+        let terminal = Arc::clone(&relayed);
+        agent.relays.spawn("terminal input", async move {
+            let ended = async {
+                if let Some(mut exit) = exit {
+                    drop(exit.wait_for(Option::is_some).await);
+                }
+            };
+            tokio::select! {
+                result = typed(read, &terminal) => result,
+                () = ended => end_input(write).await,
+            }
+        });
+    }
+    let output = stdout.map(|stream| stream.into_split().1);
+    agent.relays.spawn("terminal output", async move {
+        let result = match output {
+            Some(write) => relay::outwards_from_terminal(&relayed, write).await,
+            None => relay::swallow(&relayed).await,
+        };
+        // Nobody may be waiting for the process.
+        let _ = drained_sender.send(true);
+        result
+    });
+    Ok(id)
+}
+
+/// What the user types. The end of it is not the end of the terminal, so this never returns but by an error.
+async fn typed(read: MuxReadHalf, terminal: &AsyncFd<Arc<OwnedFd>>) -> io::Result<()> {
+    relay::inwards_to_terminal(read, terminal).await?;
+    std::future::pending().await
+}
+
+async fn end_input(mut write: MuxWriteHalf) -> io::Result<()> {
+    write.shutdown().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parameters(args: &[&str]) -> ProcessParameters {
+        ProcessParameters { command_args: args.iter().map(|&arg| arg.to_owned()).collect(), ..Default::default() }
+    }
+
+    #[test]
+    fn a_command_without_a_program_does_not_decode() {
+        for line in ["", "  ", "'unfinished"] {
+            let parameters = ProcessParameters { command_line: line.into(), ..Default::default() };
+            let failure = Command::new(&parameters).map(|_| ()).expect_err(line);
+            assert_eq!(failure.result, Hresult::INVALID_JSON, "{line:?}");
+        }
+        let zero = Command::new(&parameters(&["/bin/sh", "a\0b"])).map(|_| ()).expect_err("a zero byte");
+        assert_eq!(zero.result, Hresult::INVALID_JSON);
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_its_errno() {
+        let failure = |parameters: &ProcessParameters| {
+            let failure = Command::new(parameters).map(|_| ()).expect_err("something is missing");
+            (failure.result, failure.errno, failure.message)
+        };
+        let (result, errno, message) = failure(&parameters(&["no-such-program"]));
+        assert_eq!((result, errno), (Hresult::FAIL, Some(2)));
+        assert!(message.contains("no-such-program") && message.contains("No such file"), "{message}");
+        let (_, errno, message) = failure(&parameters(&["/etc/passwd"]));
+        assert_eq!(errno, Some(13), "{message}");
+        let elsewhere = ProcessParameters { working_directory: "/nonexistent".into(), ..parameters(&["/bin/sh"]) };
+        let (_, errno, message) = failure(&elsewhere);
+        assert_eq!(errno, Some(2));
+        assert!(message.contains("working directory \"/nonexistent\""), "{message}");
+        let file = ProcessParameters { working_directory: "/etc/passwd".into(), ..parameters(&["/bin/sh"]) };
+        assert_eq!(failure(&file).1, Some(20));
+    }
+
+    #[test]
+    fn programs_are_found_as_a_shell_finds_them() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let program = dir.path().join("program");
+        std::fs::write(&program, "").expect("written");
+        let environment = BTreeMap::from([("PATH".to_owned(), dir.path().display().to_string())]);
+        let find = |name: &str| find(name, &environment, dir.path()).map_err(|e| e.kind());
+        assert_eq!(find("program"), Err(io::ErrorKind::PermissionDenied));
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("changed");
+        assert_eq!(find("program"), Ok(program.clone()));
+        assert_eq!(find("./program").map(|path| path.canonicalize().expect("there")), Ok(program));
+        assert_eq!(find("sh").map(|path| path.file_name().map(ToOwned::to_owned)), Ok(Some("sh".into())));
+        assert_eq!(find("nothing"), Err(io::ErrorKind::NotFound));
+        assert_eq!(find("/tmp/"), Err(io::ErrorKind::PermissionDenied), "a directory");
+    }
+}

@@ -1,0 +1,268 @@
+//! The processes that were started through the bridge: who runs, how those ended that nobody has asked about yet.
+//!
+//! Children are reaped in one place, under the lock of the table, and entered under the same lock: so a process that ends
+//! at once is known before its end is, and a signal never goes to a number that belongs to somebody else by then.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
+use rustix::termios::Winsize;
+use tokio::sync::watch;
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// By itself, with this code.
+    Code(u32),
+    /// By this signal.
+    Signal(u32),
+}
+
+impl Exit {
+    fn of(status: WaitStatus) -> Self {
+        match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Self::Code(code.unsigned_abs()),
+            (None, signal) => Self::Signal(signal.unwrap_or_default().unsigned_abs()),
+        }
+    }
+}
+
+/// Which children this process reaps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reap {
+    /// All: it is PID 1, and every orphan becomes its child.
+    All,
+    /// Only those in the table: it is a guest of another program.
+    Known,
+}
+
+/// Why something cannot be done to a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ProcessError {
+    #[error("no process has this id")]
+    Unknown,
+    #[error("it has ended")]
+    Ended,
+    #[error("it has no terminal")]
+    NoTerminal,
+    #[error("{0}")]
+    Os(rustix::io::Errno),
+}
+
+/// The table. Clones share it.
+#[derive(Clone)]
+pub struct Processes {
+    shared: Arc<Mutex<HashMap<u32, Entry>>>,
+    reap: Reap,
+}
+
+struct Entry {
+    pid: Pid,
+    terminal: Option<Arc<OwnedFd>>,
+    /// What must be over before the end is told: the relays of a terminal.
+    drained: watch::Receiver<bool>,
+    exit: watch::Sender<Option<Exit>>,
+}
+
+impl Processes {
+    /// An empty table.
+    pub fn new(reap: Reap) -> Self {
+        Self { shared: Arc::default(), reap }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Entry>> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts a process by `spawn` and enters it. Its end is told once `drained` says true.
+    pub(crate) fn start(
+        &self,
+        terminal: Option<Arc<OwnedFd>>,
+        drained: watch::Receiver<bool>,
+        spawn: impl FnOnce() -> io::Result<Pid>,
+    ) -> io::Result<u32> {
+        let mut table = self.lock();
+        let pid = spawn()?;
+        let id = pid.as_raw_nonzero().get().unsigned_abs();
+        // An old entry of the same number has ended and was never asked about; the number now means another process.
+        table.insert(id, Entry { pid, terminal, drained, exit: watch::Sender::new(None) });
+        Ok(id)
+    }
+
+    /// Waits for the end. The first who learns of it takes the process off the table; whoever waits at the same time
+    /// learns of it too. `None`: it did not end in time.
+    pub(crate) async fn wait(&self, id: u32, timeout: Option<Duration>) -> Result<Option<Exit>, ProcessError> {
+        let (mut exit, mut drained) = {
+            let table = self.lock();
+            let entry = table.get(&id).ok_or(ProcessError::Unknown)?;
+            (entry.exit.subscribe(), entry.drained.clone())
+        };
+        let ended = async {
+            let status = exit.wait_for(Option::is_some).await.ok().and_then(|exit| *exit);
+            // Whoever reports it may be gone: then there is nothing left to drain.
+            let _ = drained.wait_for(|drained| *drained).await;
+            status
+        };
+        let status = match timeout {
+            None => ended.await,
+            Some(timeout) => match tokio::time::timeout(timeout, ended).await {
+                Ok(status) => status,
+                Err(_) => return Ok(None),
+            },
+        };
+        let status = status.ok_or(ProcessError::Unknown)?;
+        let mut table = self.lock();
+        // Another process may have the number by now.
+        if table.get(&id).is_some_and(|entry| *entry.exit.borrow() == Some(status)) {
+            table.remove(&id);
+        }
+        Ok(Some(status))
+    }
+
+    /// Follows the end of a process that was just started.
+    pub(crate) fn follow(&self, id: u32) -> Option<watch::Receiver<Option<Exit>>> {
+        self.lock().get(&id).map(|entry| entry.exit.subscribe())
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, id: u32, signal: i32) -> Result<(), ProcessError> {
+        let table = self.lock();
+        let entry = table.get(&id).ok_or(ProcessError::Unknown)?;
+        if entry.exit.borrow().is_some() {
+            return Err(ProcessError::Ended);
+        }
+        let signal = Signal::from_named_raw(signal).ok_or(ProcessError::Os(rustix::io::Errno::INVAL))?;
+        // Not reaped, since that happens under this lock: the number is still its own.
+        match rustix::process::kill_process(entry.pid, signal) {
+            Ok(()) => Ok(()),
+            Err(rustix::io::Errno::SRCH) => Err(ProcessError::Ended),
+            Err(e) => Err(ProcessError::Os(e)),
+        }
+    }
+
+    /// Tells a process the size of its terminal. Success if it has ended and nobody has asked about it yet.
+    pub(crate) fn resize(&self, id: u32, rows: u16, columns: u16) -> Result<(), ProcessError> {
+        let table = self.lock();
+        let entry = table.get(&id).ok_or(ProcessError::Unknown)?;
+        let terminal = entry.terminal.as_ref().ok_or(ProcessError::NoTerminal)?;
+        if entry.exit.borrow().is_some() {
+            return Ok(());
+        }
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(terminal, size).map_err(ProcessError::Os)
+    }
+
+    /// Takes note of every child that has ended. To be called on each SIGCHLD.
+    pub fn reap(&self) {
+        let table = self.lock();
+        match self.reap {
+            Reap::All => {
+                while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+                    if let Some(entry) = table.get(&pid.as_raw_nonzero().get().unsigned_abs()) {
+                        entry.exit.send_replace(Some(Exit::of(status)));
+                    }
+                }
+            }
+            Reap::Known => {
+                for entry in table.values().filter(|entry| entry.exit.borrow().is_none()) {
+                    if let Ok(Some((_, status))) = rustix::process::waitpid(Some(entry.pid), WaitOptions::NOHANG) {
+                        entry.exit.send_replace(Some(Exit::of(status)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ids of those that run, sorted.
+    pub(crate) fn running(&self) -> Vec<u32> {
+        let table = self.lock();
+        let mut ids: Vec<u32> =
+            table.iter().filter(|(_, entry)| entry.exit.borrow().is_none()).map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        ids
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::CString;
+
+    use super::*;
+    use crate::sys::{Spawn, Stdio, spawn};
+
+    fn start(processes: &Processes, script: &str) -> (u32, watch::Sender<bool>) {
+        let arguments = ["sh", "-c", script].map(|word| CString::new(word).expect("no zero"));
+        let (sender, drained) = watch::channel(true);
+        let start = || {
+            spawn(&Spawn {
+                program: c"/bin/sh",
+                arguments: &arguments,
+                environment: &[],
+                directory: c"/",
+                stdio: Stdio::Descriptors([None; 3]),
+            })
+        };
+        (processes.start(None, drained, start).expect("started"), sender)
+    }
+
+    /// Stands in for SIGCHLD.
+    fn reap_soon(processes: &Processes) {
+        let processes = processes.clone();
+        tokio::spawn(async move {
+            loop {
+                processes.reap();
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        });
+    }
+
+    #[tokio::test]
+    async fn the_first_wait_takes_the_process_off_the_table() {
+        let processes = Processes::new(Reap::Known);
+        reap_soon(&processes);
+        let (id, _drained) = start(&processes, "exit 42");
+        let both = tokio::join!(processes.wait(id, None), processes.wait(id, None));
+        assert_eq!(both, (Ok(Some(Exit::Code(42))), Ok(Some(Exit::Code(42)))));
+        assert_eq!(processes.wait(id, None).await, Err(ProcessError::Unknown));
+        assert_eq!(processes.signal(id, 9), Err(ProcessError::Unknown));
+    }
+
+    #[tokio::test]
+    async fn a_late_wait_still_gets_the_code() {
+        let processes = Processes::new(Reap::Known);
+        reap_soon(&processes);
+        let (id, _drained) = start(&processes, "kill -15 $$");
+        processes.follow(id).expect("there").wait_for(Option::is_some).await.expect("ended");
+        assert_eq!(processes.signal(id, 9), Err(ProcessError::Ended));
+        assert_eq!(processes.resize(id, 1, 1), Err(ProcessError::NoTerminal));
+        assert_eq!(processes.running(), [] as [u32; 0]);
+        assert_eq!(processes.wait(id, Some(Duration::from_millis(50))).await, Ok(Some(Exit::Signal(15))));
+    }
+
+    #[tokio::test]
+    async fn a_timeout_leaves_the_process_as_it_is() {
+        let processes = Processes::new(Reap::Known);
+        reap_soon(&processes);
+        let (id, _drained) = start(&processes, "exec sleep 1000");
+        assert_eq!(processes.wait(id, Some(Duration::from_millis(5))).await, Ok(None));
+        assert_eq!(processes.signal(id, 999), Err(ProcessError::Os(rustix::io::Errno::INVAL)));
+        assert_eq!(processes.running(), [id]);
+        processes.signal(id, 9).expect("sent");
+        assert_eq!(processes.wait(id, None).await, Ok(Some(Exit::Signal(9))));
+    }
+
+    #[tokio::test]
+    async fn the_end_is_told_only_when_drained() {
+        let processes = Processes::new(Reap::Known);
+        reap_soon(&processes);
+        let (id, drained) = start(&processes, "exit 0");
+        drained.send_replace(false);
+        assert_eq!(processes.wait(id, Some(Duration::from_millis(50))).await, Ok(None));
+        drained.send_replace(true);
+        assert_eq!(processes.wait(id, None).await, Ok(Some(Exit::Code(0))));
+    }
+}

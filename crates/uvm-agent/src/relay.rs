@@ -1,0 +1,222 @@
+//! Carrying bytes between a stream of the transport and a descriptor of a process.
+//!
+//! A stream is not a descriptor, so a process gets pipes or a terminal, and these relays join them. Bytes go from the
+//! descriptor straight into the frame that is sent, and from the frame that was received straight into the descriptor.
+
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::task::{Poll, ready};
+
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncWriteExt, Interest};
+use uvm_mux::{MuxReadHalf, MuxWriteHalf};
+
+use crate::sys;
+
+/// Makes a descriptor non-blocking. It must share its open file description with no process.
+pub(crate) fn non_blocking(fd: &OwnedFd) -> io::Result<()> {
+    let flags = rustix::fs::fcntl_getfl(fd)?;
+    Ok(rustix::fs::fcntl_setfl(fd, flags | rustix::fs::OFlags::NONBLOCK)?)
+}
+
+/// Reads `from` until its end and sends it, then half-closes the stream. If the host closed the stream, `from` is
+/// dropped: the process learns of it by its next write.
+pub(crate) async fn outwards(from: OwnedFd, mut to: MuxWriteHalf) -> io::Result<()> {
+    let from = sys::watch(from, Interest::READABLE)?;
+    while fill(&from, &mut to).await? > 0 {}
+    to.shutdown().await
+}
+
+/// As [`outwards`], from a terminal: it ends with an error when the last process has closed it, and it is shared.
+pub(crate) async fn outwards_from_terminal(from: &AsyncFd<Arc<OwnedFd>>, mut to: MuxWriteHalf) -> io::Result<()> {
+    loop {
+        match fill(from, &mut to).await {
+            Ok(0) => break,
+            Err(e) if e.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => break,
+            Ok(_) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    to.shutdown().await
+}
+
+/// Reads a terminal whose output nobody wants, so that its processes do not block.
+pub(crate) async fn swallow(from: &AsyncFd<Arc<OwnedFd>>) -> io::Result<()> {
+    let mut buffer = [0; 4096];
+    loop {
+        let mut ready = from.readable().await?;
+        match rustix::io::read(from, &mut buffer) {
+            Ok(0) | Err(rustix::io::Errno::IO) => return Ok(()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => ready.clear_ready(),
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+async fn fill<T: std::os::fd::AsRawFd + std::os::fd::AsFd>(
+    from: &AsyncFd<T>,
+    to: &mut MuxWriteHalf,
+) -> io::Result<usize> {
+    poll_fn(|cx| {
+        loop {
+            let mut ready = ready!(from.poll_read_ready(cx))?;
+            let read = to.poll_fill(cx, |buffer| Ok(rustix::io::read(from, buffer)?));
+            match ready!(read) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    })
+    .await
+}
+
+/// Writes what the host sends to `to`, until the host half-closes or nobody can read `to` any more.
+pub(crate) async fn inwards(mut from: MuxReadHalf, to: OwnedFd) -> io::Result<()> {
+    let to = sys::watch(to, Interest::WRITABLE | Interest::ERROR)?;
+    let no_reader = async {
+        // A pipe shows an error once its last reader is gone.
+        drop(to.ready(Interest::ERROR).await);
+    };
+    tokio::select! {
+        result = copy_in(&mut from, &to) => result,
+        () = no_reader => Ok(()),
+    }
+}
+
+/// As [`inwards`], to a terminal. The end of what the host sends is not the end of the terminal.
+pub(crate) async fn inwards_to_terminal(mut from: MuxReadHalf, to: &AsyncFd<Arc<OwnedFd>>) -> io::Result<()> {
+    copy_in(&mut from, to).await
+}
+
+async fn copy_in<T: std::os::fd::AsRawFd + std::os::fd::AsFd>(
+    from: &mut MuxReadHalf,
+    to: &AsyncFd<T>,
+) -> io::Result<()> {
+    let drain = poll_fn(|cx| {
+        loop {
+            let mut ready = ready!(to.poll_write_ready(cx))?;
+            let written = from.poll_drain(cx, |bytes| Ok(rustix::io::write(to, bytes)?));
+            match ready!(written) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Ok(0) => return Poll::Ready(Ok(())),
+                Ok(_) => {}
+                Err(e) => return Poll::Ready(Err(e)),
+            }
+        }
+    });
+    drain.await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::fd::AsFd;
+
+    use tokio::io::AsyncReadExt;
+    use uvm_mux::MuxStream;
+
+    use super::*;
+    use crate::test_link::link;
+
+    async fn stream() -> (MuxStream, MuxStream) {
+        let (host, guest) = link().await;
+        let mut listener = host.listen(1).expect("free");
+        let (dialled, accepted) = tokio::join!(guest.dial(1), listener.accept());
+        (dialled.expect("dialled"), accepted.expect("accepted"))
+    }
+
+    fn pattern(len: usize) -> Vec<u8> {
+        (0..len).map(|i| (i * 31 % 251) as u8).collect()
+    }
+
+    #[tokio::test]
+    async fn all_output_arrives_and_then_end_of_file() {
+        let (guest, mut host) = stream().await;
+        let (read, mut write) = io::pipe().expect("a pipe");
+        let read = OwnedFd::from(read);
+        non_blocking(&read).expect("set");
+        let relay = tokio::spawn(outwards(read, guest.into_split().1));
+        let sent = pattern(3 << 20);
+        let writer = std::thread::spawn({
+            let sent = sent.clone();
+            move || write.write_all(&sent).expect("written")
+        });
+        let mut got = Vec::new();
+        host.read_to_end(&mut got).await.expect("read");
+        assert!(got == sent, "{} bytes of {}", got.len(), sent.len());
+        relay.await.expect("joined").expect("relayed");
+        writer.join().expect("joined");
+    }
+
+    #[tokio::test]
+    async fn all_input_arrives_and_then_end_of_file() {
+        let (guest, mut host) = stream().await;
+        let (mut read, write) = io::pipe().expect("a pipe");
+        let write = OwnedFd::from(write);
+        non_blocking(&write).expect("set");
+        let (from_host, _to_host) = guest.into_split();
+        let relay = tokio::spawn(inwards(from_host, write));
+        let reader = std::thread::spawn(move || {
+            let mut got = Vec::new();
+            read.read_to_end(&mut got).expect("read");
+            got
+        });
+        let sent = pattern(3 << 20);
+        host.write_all(&sent).await.expect("written");
+        host.shutdown().await.expect("half-closed");
+        relay.await.expect("joined").expect("relayed");
+        assert!(reader.join().expect("joined") == sent);
+    }
+
+    #[tokio::test]
+    async fn input_that_nobody_can_read_any_more_ends_the_relay() {
+        let (guest, _host) = stream().await;
+        let (read, write) = io::pipe().expect("a pipe");
+        let write = OwnedFd::from(write);
+        non_blocking(&write).expect("set");
+        let (from_host, _to_host) = guest.into_split();
+        let relay = tokio::spawn(inwards(from_host, write));
+        tokio::task::yield_now().await;
+        drop(read);
+        relay.await.expect("joined").expect("no error: a process need not read its input");
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_the_host_drops_closes_the_pipe() {
+        let (guest, host) = stream().await;
+        let (read, mut write) = io::pipe().expect("a pipe");
+        let read = OwnedFd::from(read);
+        non_blocking(&read).expect("set");
+        let relay = tokio::spawn(outwards(read, guest.into_split().1));
+        drop(host);
+        let writer = std::thread::spawn(move || write.write_all(&pattern(1 << 20)).expect_err("nobody reads").kind());
+        relay.await.expect("joined").expect_err("the stream was cut");
+        assert_eq!(writer.join().expect("joined"), io::ErrorKind::BrokenPipe);
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_terminal_is_end_of_file() {
+        let (guest, mut host) = stream().await;
+        let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY;
+        let master = rustix::pty::openpt(flags).expect("a pty");
+        rustix::pty::grantpt(&master).expect("granted");
+        rustix::pty::unlockpt(&master).expect("unlocked");
+        let name = rustix::pty::ptsname(&master, Vec::new()).expect("a name");
+        let slave =
+            rustix::fs::open(&name, rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY, rustix::fs::Mode::empty())
+                .expect("opened");
+        non_blocking(&master).expect("set");
+        rustix::io::write(slave.as_fd(), b"hello").expect("written");
+        let terminal = sys::watch(Arc::new(master), Interest::READABLE).expect("registered");
+        drop(slave);
+        outwards_from_terminal(&terminal, guest.into_split().1).await.expect("relayed");
+        let mut got = Vec::new();
+        host.read_to_end(&mut got).await.expect("read");
+        assert_eq!(got, b"hello");
+    }
+}
