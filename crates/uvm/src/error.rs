@@ -1,0 +1,344 @@
+//! How the library's operations fail.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use uvm_platform::{ExitStatus, LastWords, PlatformError, UvmId};
+
+use crate::bridge::BridgeError;
+use crate::options::OptionsError;
+use crate::vm::Refusal;
+
+/// Why an operation failed. Each variant's doc says in what state things are left; the causes are in
+/// [`source`](std::error::Error::source).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UvmError {
+    /// The options make no sense, or name something that is not there. Nothing was made.
+    #[error("UVM options incorrect")]
+    Options(#[from] OptionsError),
+    /// This host cannot run utility VMs. Nothing was made.
+    #[error("this host cannot run utility VMs")]
+    Host(#[source] PlatformError),
+    /// The boot files cannot be had. Nothing was made.
+    #[error("cannot get boot files{}", at(path.as_ref()))]
+    BootFiles {
+        /// Where they were looked for, if a place was named.
+        path: Option<PathBuf>,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The host could not create the VM. What was begun has been undone.
+    #[error("cannot create utility VM {id}")]
+    Create {
+        /// The VM.
+        id: UvmId,
+        /// Why.
+        source: PlatformError,
+    },
+    /// The VM did not start. It has been terminated; close it.
+    #[error("utility VM {id} did not start: {phase}{last_words}")]
+    Start {
+        /// The VM.
+        id: UvmId,
+        /// How far it came.
+        phase: StartPhase,
+        /// What it said and did meanwhile.
+        last_words: Box<LastWords>,
+        /// Why.
+        source: Box<StartError>,
+    },
+    /// The operation does not fit what the VM is doing. Nothing was changed.
+    #[error("cannot {intent} utility VM {id}: {why}")]
+    Refused {
+        /// The VM.
+        id: UvmId,
+        /// What was tried, as the object of "cannot".
+        intent: &'static str,
+        /// What it is doing.
+        why: Refusal,
+    },
+    /// The VM ended before the operation did.
+    #[error("cannot {intent} utility VM {id}: it has ended: {status}{last_words}")]
+    Exited {
+        /// The VM.
+        id: UvmId,
+        /// What was tried.
+        intent: &'static str,
+        /// How it ended.
+        status: ExitStatus,
+        /// What it said and did before.
+        last_words: Box<LastWords>,
+    },
+    /// The host failed at something. The variant of the cause says how things are left.
+    #[error("cannot {intent} utility VM {id}")]
+    Operation {
+        /// The VM.
+        id: UvmId,
+        /// What was tried.
+        intent: &'static str,
+        /// Why.
+        source: PlatformError,
+    },
+    /// The VM did not do something in time. It is still there.
+    #[error("utility VM {id}: {what}: nothing within {waited:?}{last_words}")]
+    Timeout {
+        /// The VM.
+        id: UvmId,
+        /// What was waited for.
+        what: &'static str,
+        /// How long.
+        waited: Duration,
+        /// What it said and did meanwhile.
+        last_words: Box<LastWords>,
+    },
+    /// The guest failed at something, or did not answer. The VM goes on.
+    #[error("utility VM {id}: cannot {intent}")]
+    Guest {
+        /// The VM.
+        id: UvmId,
+        /// What was tried.
+        intent: &'static str,
+        /// Why.
+        source: BridgeError,
+    },
+    /// A program could not be started. The VM goes on; nothing of the process is left.
+    #[error("utility VM {id}: cannot run {program:?}")]
+    Program {
+        /// The VM.
+        id: UvmId,
+        /// The program's name.
+        program: String,
+        /// Why.
+        source: Box<ProgramError>,
+    },
+    /// A container could not be made, or did not do what it was asked. For one that could not be made the id is free again.
+    #[error("utility VM {id}: cannot {intent} container {container:?}")]
+    Container {
+        /// The VM.
+        id: UvmId,
+        /// The container.
+        container: String,
+        /// What was tried.
+        intent: &'static str,
+        /// Why.
+        source: ContainerError,
+    },
+    /// The guest's agent, or the guest connection, cannot do this. Nothing was changed.
+    #[error("utility VM {id}: {what}: the guest agent does not support it")]
+    GuestUnsupported {
+        /// The VM.
+        id: UvmId,
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// Reading or writing a process's standard streams failed.
+    #[error("utility VM {id}: a standard stream of process {process} was cut")]
+    Stream {
+        /// The VM.
+        id: UvmId,
+        /// The process.
+        process: u32,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+fn at(path: Option<&PathBuf>) -> String {
+    path.map(|path| format!(" from {}", path.display())).unwrap_or_default()
+}
+
+/// How far a start came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StartPhase {
+    /// The host powers it on.
+    PowerOn,
+    /// The guest boots, until its init asks for entropy.
+    Entropy,
+    /// The guest boots, until its agent connects its log.
+    Log,
+    /// The guest boots, until its agent connects the bridge.
+    Bridge,
+    /// Host and guest agree on the protocol, the guest brings its processors online.
+    Negotiation,
+}
+
+impl std::fmt::Display for StartPhase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::PowerOn => "the host did not power it on",
+            Self::Entropy => "its init did not connect for entropy",
+            Self::Log => "its agent did not connect its log",
+            Self::Bridge => "its agent did not connect",
+            Self::Negotiation => "its agent did not complete the handshake",
+        })
+    }
+}
+
+/// Why a start failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The time given to all of the start has passed.
+    #[error("not done within {0:?}")]
+    Timeout(Duration),
+    /// The VM ended.
+    #[error("the VM ended: {0}")]
+    Exited(ExitStatus),
+    /// It was terminated or closed meanwhile.
+    #[error("it was given up meanwhile")]
+    Cancelled,
+    /// The host failed.
+    #[error(transparent)]
+    Host(PlatformError),
+    /// A stream to the guest broke.
+    #[error("the connection broke")]
+    Io(#[source] std::io::Error),
+    /// The guest did not answer as it must.
+    #[error(transparent)]
+    Bridge(BridgeError),
+    /// The guest chose a protocol that was not offered.
+    #[error(transparent)]
+    Version(uvm_wire::negotiate::UnexpectedVersion),
+    /// The agent in the boot files is not of this library's version.
+    #[error("the boot files hold agent version {theirs:?}, this library needs {ours:?}: make them anew")]
+    AgentVersion {
+        /// What the library needs.
+        ours: &'static str,
+        /// What the boot files hold; empty for an agent that does not say, as the original.
+        theirs: String,
+    },
+}
+
+/// Why a program could not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProgramError {
+    /// The guest refused, or did not answer.
+    #[error(transparent)]
+    Guest(BridgeError),
+    /// A port for its standard streams cannot be opened.
+    #[error("no port for its {stream}")]
+    Port {
+        /// Which stream.
+        stream: &'static str,
+        /// Why.
+        source: PlatformError,
+    },
+    /// The guest started it but did not connect a standard stream. The process has been killed.
+    #[error("the guest did not connect its {stream} within {waited:?}")]
+    StreamNotDialled {
+        /// Which stream.
+        stream: &'static str,
+        /// How long was waited.
+        waited: Duration,
+    },
+}
+
+/// Why something about a container failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ContainerError {
+    /// The id cannot be that of a container.
+    #[error(transparent)]
+    Id(uvm_wire::ids::InvalidContainerId),
+    /// A handle of a container with this id is open in this VM.
+    #[error("it already exists")]
+    Exists,
+    /// The specification is no JSON.
+    #[error("its specification is no JSON")]
+    Specification(#[source] uvm_wire::JsonError),
+    /// The guest refused, or did not answer.
+    #[error(transparent)]
+    Guest(BridgeError),
+}
+
+/// What kind of failure it is. Stable across versions, unlike the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The caller gave something that cannot be used.
+    InvalidInput,
+    /// Something with this name exists.
+    AlreadyExists,
+    /// This host or guest cannot do it.
+    Unsupported,
+    /// It does not fit the VM's state.
+    WrongState,
+    /// The VM has ended.
+    Exited,
+    /// Something took too long.
+    Timeout,
+    /// A program or a file in the guest is not there.
+    NotFound,
+    /// A file in the guest may not be used so, or is no program.
+    PermissionDenied,
+    /// The guest failed.
+    Guest,
+    /// The host failed.
+    Host,
+}
+
+impl UvmError {
+    /// The kind of failure.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Options(_) => ErrorKind::InvalidInput,
+            Self::Host(source) | Self::Create { source, .. } | Self::Operation { source, .. } => host_kind(source),
+            Self::BootFiles { .. } | Self::Stream { .. } => ErrorKind::Host,
+            Self::Start { source, .. } => match &**source {
+                StartError::Timeout(_) => ErrorKind::Timeout,
+                StartError::Exited(_) => ErrorKind::Exited,
+                StartError::Cancelled => ErrorKind::WrongState,
+                StartError::Host(source) => host_kind(source),
+                StartError::Bridge(source) => bridge_kind(source),
+                StartError::Io(_) | StartError::Version(_) | StartError::AgentVersion { .. } => ErrorKind::Guest,
+            },
+            Self::Refused { .. } => ErrorKind::WrongState,
+            Self::Exited { .. } => ErrorKind::Exited,
+            Self::Timeout { .. } => ErrorKind::Timeout,
+            Self::Guest { source, .. } => bridge_kind(source),
+            Self::Program { source, .. } => match &**source {
+                ProgramError::Guest(source) => bridge_kind(source),
+                ProgramError::Port { source, .. } => host_kind(source),
+                ProgramError::StreamNotDialled { .. } => ErrorKind::Timeout,
+            },
+            Self::Container { source, .. } => match source {
+                ContainerError::Id(_) | ContainerError::Specification(_) => ErrorKind::InvalidInput,
+                ContainerError::Exists => ErrorKind::AlreadyExists,
+                ContainerError::Guest(source) => bridge_kind(source),
+            },
+            Self::GuestUnsupported { .. } => ErrorKind::Unsupported,
+        }
+    }
+}
+
+fn host_kind(error: &PlatformError) -> ErrorKind {
+    match error {
+        PlatformError::Unsupported { .. } => ErrorKind::Unsupported,
+        PlatformError::AlreadyExists { .. } => ErrorKind::AlreadyExists,
+        PlatformError::BadInput { .. } => ErrorKind::InvalidInput,
+        PlatformError::Timeout { .. } => ErrorKind::Timeout,
+        PlatformError::Ended { .. } => ErrorKind::Exited,
+        PlatformError::WrongState { .. } => ErrorKind::WrongState,
+        // The enum may grow: whatever comes is the host's affair.
+        _ => ErrorKind::Host,
+    }
+}
+
+fn bridge_kind(error: &BridgeError) -> ErrorKind {
+    match error {
+        BridgeError::Timeout { .. } => ErrorKind::Timeout,
+        BridgeError::Encode { .. } => ErrorKind::InvalidInput,
+        BridgeError::Closed { .. } => ErrorKind::Exited,
+        BridgeError::Answer { .. } => ErrorKind::Guest,
+        // Errno values of Linux, whose guest this is; the host may be another system.
+        BridgeError::Failed(failure) => match failure.errno {
+            Some(2 | 20) => ErrorKind::NotFound,
+            Some(1 | 8 | 13 | 26) => ErrorKind::PermissionDenied,
+            _ if failure.result == uvm_wire::Hresult::NOT_IMPLEMENTED => ErrorKind::Unsupported,
+            _ => ErrorKind::Guest,
+        },
+    }
+}

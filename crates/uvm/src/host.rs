@@ -1,0 +1,90 @@
+//! The host of this machine: the only place that asks what system this is.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use uvm_platform::{Platform, PlatformError};
+
+use crate::options::BootInfo;
+
+/// A cause of any kind.
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// A directory of boot files that stays as it is while this lives.
+pub(crate) struct BootDirectory {
+    pub(crate) path: PathBuf,
+    pub(crate) info: BootInfo,
+    /// Keeps others from removing the files.
+    pub(crate) hold: Option<Hold>,
+}
+
+/// Something that has to live as long as a VM.
+pub(crate) type Hold = Box<dyn std::any::Any + Send + Sync>;
+
+/// Runs `work`, which may block, on a thread of its own: this library needs no particular runtime.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, PlatformError> {
+    let (reply, answer) = oneshot::channel();
+    let work = move || {
+        // A caller that gave up does not want the answer.
+        let _ = reply.send(work());
+    };
+    let spawned = std::thread::Builder::new().name("uvm-blocking".into()).spawn(work);
+    spawned.map_err(|e| PlatformError::host("start a thread", e))?;
+    answer.await.map_err(|_| PlatformError::host("look at the host", "an internal error (panic)"))
+}
+
+#[cfg(target_os = "linux")]
+mod system {
+    use uvm_image::{AgentKind, BootFiles, BootFilesOptions, Manifest};
+    use uvm_platform::spec::GuestAgent;
+
+    use super::{Arc, BootDirectory, BootInfo, Cause, Path, Platform, PlatformError};
+
+    pub use uvm_image as image;
+    pub use uvm_qemu as qemu;
+
+    pub(crate) fn default_host() -> Result<Arc<dyn Platform>, PlatformError> {
+        let host = uvm_qemu::QemuHost::new(&uvm_qemu::QemuOptions::default())?;
+        Ok(Arc::new(host))
+    }
+
+    /// The boot files in `directory`, or the default ones, which are made if they are missing.
+    pub(crate) fn boot_directory(directory: Option<&Path>) -> Result<BootDirectory, Cause> {
+        let files = match directory {
+            None => BootFiles::ensure(&BootFilesOptions::from_env()?)?,
+            Some(path) if path.join(Manifest::FILE).exists() => BootFiles::open(path)?,
+            // Files without a description: they are taken for this project's.
+            Some(path) => {
+                return Ok(BootDirectory { path: path.to_owned(), info: BootInfo::default(), hold: None });
+            }
+        };
+        let manifest = files.manifest();
+        let agent = match manifest.agent.kind {
+            AgentKind::Original => GuestAgent::Original,
+            AgentKind::Ours => GuestAgent::Ours,
+        };
+        let info = BootInfo { agent, kernel_hz: manifest.kernel.hz };
+        Ok(BootDirectory { path: files.dir().to_owned(), info, hold: Some(Box::new(files)) })
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod system {
+    use super::{Arc, BootDirectory, BootInfo, Cause, Path, Platform, PlatformError};
+
+    pub(crate) fn default_host() -> Result<Arc<dyn Platform>, PlatformError> {
+        Err(PlatformError::host("find a host", "there is none for this system yet"))
+    }
+
+    pub(crate) fn boot_directory(directory: Option<&Path>) -> Result<BootDirectory, Cause> {
+        match directory {
+            Some(path) => Ok(BootDirectory { path: path.to_owned(), info: BootInfo::default(), hold: None }),
+            None => Err("there are no default boot files on this system yet: name a directory".into()),
+        }
+    }
+}
+
+pub(crate) use system::{boot_directory, default_host};
+#[cfg(target_os = "linux")]
+pub use system::{image, qemu};

@@ -1,0 +1,40 @@
+//! Utility VMs: light VMs that host containers or single processes behind a hardware boundary.
+#![doc = include_str!("../README.md")]
+//!
+//! | module | concept |
+//! | --- | --- |
+//! | [`LcowOptions`] | everything needed to create one VM |
+//! | [`UtilityVm`] | a VM: create, start, use, end |
+//! | [`Process`] | a process in it |
+//! | [`Container`] | a container in it |
+//! | [`OutputHandler`] | what is done with the guest's log |
+//! | [`UvmError`] | how it fails |
+//! | [`platform`] | what a host must offer, and a host in memory for tests |
+
+mod bridge;
+mod container;
+mod error;
+mod host;
+mod options;
+mod output;
+mod process;
+mod vm;
+
+pub use uvm_platform as platform;
+pub use uvm_platform::spec::Console;
+pub use uvm_platform::{Accelerator, Deadlines, ExitStatus, InvalidUvmId, LastWords, UvmId, VmProperties};
+pub use uvm_wire as wire;
+
+pub use bridge::{BridgeClosed, BridgeError, ContainerEnd};
+pub use container::{Container, ContainerStdio};
+pub use error::{ContainerError, ErrorKind, ProgramError, StartError, StartPhase, UvmError};
+#[cfg(target_os = "linux")]
+pub use host::{image, qemu};
+pub use options::{
+    DEFAULT_VPMEM_COUNT, DEFAULT_VPMEM_SIZE_BYTES, GuestConnection, INITRD_FILE, KERNEL_FILE, KernelBoot, LcowOptions,
+    MAX_SCSI_CONTROLLERS, MAX_VPMEM_COUNT, MemoryBacking, MemoryMib, OptionsError, ProcessorCount, RootFsType,
+    UNCOMPRESSED_KERNEL_FILE, VHD_FILE,
+};
+pub use output::{GuestLogEntry, GuestLogParser, LogLevel, NotALog, OutputHandler};
+pub use process::{Output, Process, ProcessExit, ProcessInput, ProcessOutput, ProcessSpec, TerminalSize};
+pub use vm::{Refusal, UtilityVm};

@@ -1,0 +1,92 @@
+//! Standard streams of a process.
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use uvm_platform::GuestStream;
+
+/// The standard input of a process. Shutting it down, or dropping it, ends the input; what was written before arrives.
+pub struct ProcessInput(Option<GuestStream>);
+
+impl ProcessInput {
+    pub(super) fn new(stream: GuestStream) -> Self {
+        Self(Some(stream))
+    }
+
+    /// Ends the input.
+    ///
+    /// # Errors
+    /// The process, or the VM, is gone.
+    pub async fn finish(&mut self) -> io::Result<()> {
+        match &mut self.0 {
+            Some(stream) => stream.shutdown().await,
+            None => Ok(()),
+        }
+    }
+
+    fn stream(&mut self) -> io::Result<Pin<&mut GuestStream>> {
+        self.0.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+impl AsyncWrite for ProcessInput {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.stream()?.poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream()?.poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream()?.poll_shutdown(cx)
+    }
+}
+
+impl Drop for ProcessInput {
+    fn drop(&mut self) {
+        if let Some(mut stream) = self.0.take() {
+            // Once asked for, the half-close happens by itself; a stream dropped without it would be reset, and what the
+            // process has not read yet would be lost.
+            let waker = std::task::Waker::noop();
+            let _ = Pin::new(&mut stream).poll_shutdown(&mut Context::from_waker(waker));
+        }
+    }
+}
+
+/// An output of a process. At its end it is closed by itself, as the guest expects.
+pub struct ProcessOutput(Option<GuestStream>);
+
+impl ProcessOutput {
+    pub(super) fn new(stream: GuestStream) -> Self {
+        Self(Some(stream))
+    }
+}
+
+impl AsyncRead for ProcessOutput {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Some(stream) = &mut self.0 else { return Poll::Ready(Ok(())) };
+        let (before, room) = (buf.filled().len(), buf.remaining());
+        ready!(Pin::new(stream).poll_read(cx, buf))?;
+        if room > 0 && buf.filled().len() == before {
+            // The agent of the original tells the exit only once this end is closed, too.
+            self.0 = None;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl fmt::Debug for ProcessInput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ProcessInput")
+    }
+}
+
+impl fmt::Debug for ProcessOutput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ProcessOutput")
+    }
+}

@@ -1,0 +1,352 @@
+//! A utility VM: create, start, use, end.
+
+mod create;
+mod driver;
+mod start;
+mod state;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use uvm_platform::{Accelerator, Deadlines, ExitStatus, LastWords, Platform, PlatformVm, UvmId, VmProperties};
+use uvm_wire::ContainerId;
+use uvm_wire::negotiate::{Capabilities, GuestOs};
+use uvm_wire::ports::FIRST_STDIO_PORT;
+use uvm_wire::system::DumpStacks;
+
+pub use state::Refusal;
+
+pub(crate) use start::Guest;
+
+use driver::{Handles, Request, Status};
+use state::{Ask, Verdict, admit};
+
+use crate::bridge::BridgeError;
+use crate::container::{self, Container};
+use crate::error::UvmError;
+use crate::host::Hold;
+use crate::options::LcowOptions;
+use crate::process::{self, Process, ProcessSpec};
+
+/// A utility VM. Clones are handles of the same one; when the last is dropped (those inside a [`Process`] included) the VM
+/// is ended at once, in the background. [`close`](Self::close) ends it and tells what goes wrong.
+///
+/// Its methods work on any async runtime, and a future of them that is dropped leaves nothing half done: what was begun
+/// goes on or is undone in the background.
+#[derive(Clone)]
+pub struct UtilityVm {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) id: UvmId,
+    pub(crate) vm: Arc<dyn PlatformVm>,
+    /// As they hold on this VM's accelerator.
+    pub(crate) deadlines: Deadlines,
+    requests: mpsc::UnboundedSender<Request>,
+    status: watch::Receiver<Status>,
+    output_done: watch::Receiver<bool>,
+    processor_count: u32,
+    physically_backed: bool,
+    next_stdio_port: AtomicU32,
+    _boot_files: Option<Hold>,
+}
+
+impl UtilityVm {
+    /// Creates a VM with a Linux guest on this machine's host, powered off. The options are not changed.
+    ///
+    /// # Errors
+    /// [`UvmError::Options`], [`UvmError::BootFiles`], [`UvmError::Host`] (no QEMU, no writable state directory, ...) or
+    /// [`UvmError::Create`]. Nothing is left behind.
+    pub async fn create_lcow(options: &LcowOptions) -> Result<Self, UvmError> {
+        let host =
+            crate::host::blocking(crate::host::default_host).await.and_then(|host| host).map_err(UvmError::Host)?;
+        Self::create_lcow_on(host, options).await
+    }
+
+    /// As [`create_lcow`](Self::create_lcow), on `host`.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn create_lcow_on(host: Arc<dyn Platform>, options: &LcowOptions) -> Result<Self, UvmError> {
+        create::create_lcow(&*host, options).await
+    }
+
+    pub(crate) fn new(parts: create::Parts, handles: Handles) -> Self {
+        let create::Parts { id, vm, deadlines, output_done, processor_count, physically_backed, boot_files } = parts;
+        let Handles { requests, status } = handles;
+        let next_stdio_port = AtomicU32::new(FIRST_STDIO_PORT);
+        let inner = Inner {
+            id,
+            vm,
+            deadlines,
+            requests,
+            status,
+            output_done,
+            processor_count,
+            physically_backed,
+            next_stdio_port,
+            _boot_files: boot_files,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    async fn ask(&self, request: impl FnOnce(driver::Answer) -> Request) -> Result<(), UvmError> {
+        let (reply, answer) = oneshot::channel();
+        let gone = |_| UvmError::Refused { id: self.inner.id.clone(), intent: "use", why: Refusal::Closed };
+        self.inner.requests.send(request(reply)).map_err(|e| gone(e.to_string()))?;
+        answer.await.unwrap_or_else(|e| Err(gone(e.to_string())))
+    }
+
+    /// Powers the VM on and waits until its agent answers and its processors are online, at most
+    /// [`Deadlines::start`].
+    ///
+    /// # Errors
+    /// [`UvmError::Start`], which says how far it came, what the VM did meanwhile, and why: it has been terminated then.
+    /// [`UvmError::Refused`] if it was started before.
+    pub async fn start(&self) -> Result<(), UvmError> {
+        self.ask(Request::Start).await
+    }
+
+    /// Stops the guest's processors. Idempotent.
+    ///
+    /// # Errors
+    /// [`UvmError::Operation`], [`UvmError::Refused`].
+    pub async fn pause(&self) -> Result<(), UvmError> {
+        self.ask(Request::Pause).await
+    }
+
+    /// Lets the guest's processors go on. Idempotent.
+    ///
+    /// # Errors
+    /// [`UvmError::Operation`], [`UvmError::Refused`].
+    pub async fn resume(&self) -> Result<(), UvmError> {
+        self.ask(Request::Resume).await
+    }
+
+    /// Asks the guest to end its processes and power off, and waits until it has, at most [`Deadlines::shutdown`].
+    ///
+    /// # Errors
+    /// [`UvmError::Timeout`]: it still runs; terminate it. [`UvmError::Guest`]: it refused.
+    pub async fn shutdown(&self) -> Result<(), UvmError> {
+        self.ask(Request::Shutdown).await
+    }
+
+    /// Ends the VM at once, without asking the guest, and waits until it has ended. Idempotent.
+    ///
+    /// # Errors
+    /// [`UvmError::Operation`].
+    pub async fn terminate(&self) -> Result<(), UvmError> {
+        self.ask(Request::Terminate).await
+    }
+
+    /// Ends the VM if it still runs and removes everything it left on the host, within [`Deadlines::close`]. Idempotent;
+    /// callers at the same time share the outcome.
+    ///
+    /// # Errors
+    /// [`UvmError::Operation`]: something is left. It can be called again.
+    pub async fn close(&self) -> Result<(), UvmError> {
+        self.ask(Request::Close).await
+    }
+
+    /// Waits until the VM has ended and its output was handled, and tells how it ended. Without limit, since a VM may run
+    /// for ever. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`UvmError::Refused`]: the VM is gone without a word, with the thread it ran on.
+    pub async fn wait(&self) -> Result<ExitStatus, UvmError> {
+        let mut status = self.inner.status.clone();
+        let exit = status.wait_for(|status| status.exit.is_some()).await.ok().and_then(|status| status.exit.clone());
+        // Nobody to wait for if the handler never ran.
+        let _ = self.inner.output_done.clone().wait_for(|done| *done).await;
+        exit.ok_or_else(|| UvmError::Refused { id: self.inner.id.clone(), intent: "wait for", why: Refusal::Closed })
+    }
+
+    /// How the VM ended, if it has.
+    pub fn exit_status(&self) -> Option<ExitStatus> {
+        self.inner.status.borrow().exit.clone()
+    }
+
+    /// Passes if the VM has ended as its guest or owner wished.
+    ///
+    /// # Errors
+    /// [`UvmError::Exited`] if it ended otherwise, [`UvmError::Refused`] if it has not ended.
+    pub fn exit_error(&self) -> Result<(), UvmError> {
+        match self.exit_status() {
+            Some(status) if status.is_clean() => Ok(()),
+            Some(status) => Err(driver::exited(&self.inner.id, "find no fault with", status, &*self.inner.vm)),
+            None => {
+                let (id, why) = (self.inner.id.clone(), Refusal::NotEnded);
+                Err(UvmError::Refused { id, intent: "tell the exit of", why })
+            }
+        }
+    }
+
+    /// The VM's id.
+    pub fn id(&self) -> &UvmId {
+        &self.inner.id
+    }
+
+    /// The guest's operating system.
+    pub fn os(&self) -> GuestOs {
+        GuestOs::Linux
+    }
+
+    /// How many processors the VM has: those asked for, or as many as the host has if that is less.
+    pub fn processor_count(&self) -> u32 {
+        self.inner.processor_count
+    }
+
+    /// Whether its memory was taken from the host when it was created.
+    pub fn physically_backed(&self) -> bool {
+        self.inner.physically_backed
+    }
+
+    /// What runs the guest's instructions.
+    pub fn accelerator(&self) -> Accelerator {
+        self.inner.vm.accelerator()
+    }
+
+    /// What the guest's agent can do; `None` before it was asked, at the end of [`start`](Self::start).
+    pub fn capabilities(&self) -> Option<Arc<Capabilities>> {
+        self.inner.status.borrow().guest.as_ref().map(|guest| Arc::clone(&guest.capabilities))
+    }
+
+    /// Whether the guest's agent can signal processes of containers.
+    pub fn signal_process_supported(&self) -> bool {
+        self.capabilities().is_some_and(|capabilities| capabilities.guest_defined.signal_process)
+    }
+
+    /// What the host knows of the VM; never asks the guest.
+    ///
+    /// # Errors
+    /// [`UvmError::Operation`]; [`UvmError::Refused`] once it is closed.
+    pub async fn properties(&self) -> Result<VmProperties, UvmError> {
+        let refused = |why| UvmError::Refused { id: self.inner.id.clone(), intent: "inspect", why };
+        if matches!(self.inner.status.borrow().phase, state::Phase::Closing | state::Phase::Closed) {
+            return Err(refused(Refusal::Closed));
+        }
+        let intent = "inspect";
+        self.inner.vm.properties().await.map_err(|source| UvmError::Operation {
+            id: self.inner.id.clone(),
+            intent,
+            source,
+        })
+    }
+
+    /// What the VM said and did last. Never waits.
+    pub fn last_words(&self) -> LastWords {
+        self.inner.vm.last_words()
+    }
+
+    /// Starts a process in the VM, outside any container, as root.
+    ///
+    /// # Errors
+    /// [`UvmError::Program`]; its [`kind`](UvmError::kind) is [`NotFound`](crate::ErrorKind::NotFound) for a program that is
+    /// not there. [`UvmError::Refused`], [`UvmError::Exited`].
+    pub async fn create_process(&self, spec: &ProcessSpec) -> Result<Process, UvmError> {
+        process::create(self, spec.launch()).await
+    }
+
+    /// Makes a container in the VM: its init process exists then, and waits for [`Container::start`]. `specification` is an
+    /// OCI runtime specification as JSON; its root file system must be in the VM already.
+    ///
+    /// # Errors
+    /// [`UvmError::Container`]; the id is free again then. [`UvmError::Refused`], [`UvmError::Exited`].
+    pub async fn create_container(&self, id: &str, specification: &str) -> Result<Container, UvmError> {
+        container::create(self, id, specification).await
+    }
+
+    /// What the guest's agent and every process in the VM are doing, as text. Empty if the agent cannot tell.
+    ///
+    /// # Errors
+    /// [`UvmError::Guest`], [`UvmError::Refused`], [`UvmError::Exited`].
+    pub async fn dump_stacks(&self) -> Result<String, UvmError> {
+        let intent = "dump the stacks of";
+        let guest = self.inner.guest(intent)?;
+        if !guest.capabilities.guest_defined.dump_stacks {
+            return Ok(String::new());
+        }
+        let inner = Arc::clone(&self.inner);
+        self.inner
+            .run(async move { inner.call(&guest, &ContainerId::UVM, intent, &DumpStacks::default()).await })
+            .await?
+            .map(|r| r.guest_stacks)
+    }
+}
+
+impl Inner {
+    /// The running guest, or why there is none.
+    pub(crate) fn guest(&self, intent: &'static str) -> Result<Guest, UvmError> {
+        let status = self.status.borrow().clone();
+        match (admit(status.phase, Ask::Use), status.guest, status.exit) {
+            (Verdict::Refuse(Refusal::Ended), _, Some(exit)) => Err(driver::exited(&self.id, intent, exit, &*self.vm)),
+            (Verdict::Refuse(why), _, _) => Err(UvmError::Refused { id: self.id.clone(), intent, why }),
+            (_, Some(guest), _) => Ok(guest),
+            (_, None, _) => Err(UvmError::GuestUnsupported { id: self.id.clone(), what: intent }),
+        }
+    }
+
+    /// Runs `work` where the VM's own I/O runs, and waits for it. A caller that gives up does not stop it.
+    pub(crate) async fn run<T, F>(&self, work: F) -> Result<T, UvmError>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        self.vm.spawn(Box::pin(async move {
+            // A caller that gave up does not want the answer.
+            let _ = reply.send(work.await);
+        }));
+        answer.await.map_err(|_| UvmError::Refused { id: self.id.clone(), intent: "use", why: Refusal::Closed })
+    }
+
+    /// Calls the guest, within the deadline for calls. An error tells of the VM's end where that is the reason.
+    pub(crate) async fn call<R: uvm_wire::Rpc>(
+        &self,
+        guest: &Guest,
+        container: &ContainerId,
+        intent: &'static str,
+        call: &R,
+    ) -> Result<R::Reply, UvmError> {
+        match guest.bridge.call(container.clone(), call, Some(self.deadlines.rpc)).await {
+            Ok(reply) => Ok(reply),
+            Err(source) => Err(self.guest_error(intent, source).await),
+        }
+    }
+
+    /// The error for a call that failed.
+    pub(crate) async fn guest_error(&self, intent: &'static str, source: BridgeError) -> UvmError {
+        if matches!(source, BridgeError::Closed { .. })
+            && let Some(status) = self.ended_by_now().await
+        {
+            return driver::exited(&self.id, intent, status, &*self.vm);
+        }
+        UvmError::Guest { id: self.id.clone(), intent, source }
+    }
+
+    /// How the VM ended, if it did: the end of a connection and of the VM may be noticed one after the other.
+    pub(crate) async fn ended_by_now(&self) -> Option<ExitStatus> {
+        let mut status = self.status.clone();
+        let ended = status.wait_for(|status| status.exit.is_some());
+        tokio::time::timeout(SETTLE, ended).await.ok()?.ok().and_then(|status| status.exit.clone())
+    }
+
+    /// A port for a standard stream, never used before.
+    pub(crate) fn stdio_port(&self) -> u32 {
+        self.next_stdio_port.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// How far the end of a connection and of its VM may lie apart.
+const SETTLE: Duration = Duration::from_secs(2);
+
+impl fmt::Debug for UtilityVm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let phase = self.inner.status.borrow().phase;
+        f.debug_struct("UtilityVm").field("id", &self.inner.id.as_str()).field("phase", &phase).finish_non_exhaustive()
+    }
+}
