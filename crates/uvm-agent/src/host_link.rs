@@ -20,6 +20,7 @@ const ENTROPY_MAX: u64 = 512;
 /// Reads boot entropy from `port` and gives it to the kernel.
 pub(crate) async fn read_entropy(mux: Mux, port: u32, log: Log) {
     let read = async {
+        mux.up().await.map_err(io::Error::other)?;
         let stream = mux.dial(port).await.map_err(io::Error::other)?;
         let mut bytes = Vec::new();
         stream.take(ENTROPY_MAX).read_to_end(&mut bytes).await?;

@@ -31,6 +31,10 @@ pub enum Feature {
     GraphicsConsole,
     /// A root file system on a disk instead of an initramfs.
     RootFromDisk,
+    /// Boot by UEFI firmware.
+    UefiBoot,
+    /// Cold discard hints for guest memory.
+    ColdDiscardHint,
     /// Control of the address space holes for devices.
     MmioGaps,
     /// Additional JSON merged into the host's creation document.
@@ -57,6 +61,8 @@ impl fmt::Display for Feature {
             Self::CpuGroups => "CPU groups",
             Self::GraphicsConsole => "a graphics console",
             Self::RootFromDisk => "a root file system on a disk",
+            Self::UefiBoot => "boot by UEFI firmware",
+            Self::ColdDiscardHint => "cold discard hints",
             Self::MmioGaps => "MMIO gaps",
             Self::AdditionalDocument => "an additional creation document",
             Self::HostOwnedGuestConnection => "a guest connection owned by the host's service",

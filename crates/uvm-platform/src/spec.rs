@@ -34,6 +34,8 @@ pub struct VmSpec {
     pub cpu_group: Option<String>,
     /// JSON to merge over the host's creation document.
     pub additional_document: Option<String>,
+    /// Let the host use cold discard hints for the guest's memory.
+    pub cold_discard_hint: bool,
     /// The longest waits.
     pub deadlines: Deadlines,
 }
@@ -54,6 +56,7 @@ impl VmSpec {
             storage_qos: StorageQos::default(),
             cpu_group: None,
             additional_document: None,
+            cold_discard_hint: false,
             deadlines: Deadlines::default(),
         }
     }
@@ -119,6 +122,8 @@ pub struct LinuxBoot {
     pub agent: GuestAgent,
     /// Timer ticks a second of this kernel, if known: saves the guest a calibration.
     pub kernel_hz: Option<u32>,
+    /// Boot by UEFI firmware instead of directly.
+    pub uefi: bool,
     /// Let the guest find PCI devices. Always so on QEMU.
     pub pci: bool,
 }

@@ -314,6 +314,8 @@ fn require(capabilities: &Capabilities, spec: &VmSpec) -> Result<(), PlatformErr
         (spec.memory.mmio != MmioGaps::default(), Feature::MmioGaps),
         (spec.memory.backing == MemoryBacking::Physical, Feature::PhysicallyBackedMemory),
         (spec.additional_document.is_some(), Feature::AdditionalDocument),
+        (spec.boot.uefi, Feature::UefiBoot),
+        (spec.cold_discard_hint, Feature::ColdDiscardHint),
         (spec.processors.limit.is_some(), Feature::ProcessorLimit),
         (spec.processors.weight.is_some(), Feature::ProcessorWeight),
     ];

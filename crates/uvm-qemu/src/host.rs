@@ -152,6 +152,8 @@ fn capabilities(hierarchies: &Hierarchies) -> Capabilities {
         .without(Feature::RootFromDisk, no_disks)
         .without(Feature::StorageQos, no_disks)
         .without(Feature::VirtualSockets, "only the multiplexed serial port carries streams yet")
+        .without(Feature::UefiBoot, "QEMU boots the kernel directly")
+        .without(Feature::ColdDiscardHint, hcs_only)
         .without(Feature::CpuGroups, hcs_only)
         .without(Feature::MmioGaps, hcs_only)
         .without(Feature::AdditionalDocument, hcs_only)

@@ -19,6 +19,7 @@ pub(crate) fn spec(processors: u32) -> VmSpec {
         },
         agent: GuestAgent::Ours,
         kernel_hz: Some(250),
+        uefi: false,
         pci: true,
     };
     let memory = MemorySpec { size_mib: 512, backing: MemoryBacking::Overcommit, mmio: MmioGaps::default() };

@@ -7,9 +7,12 @@ use tokio::net::UnixStream;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use uvm_mux::channel::SocketChannel;
-use uvm_mux::{Config, Greeting, GuestState, Mux, MuxError, MuxListener, Role};
+use uvm_mux::{Config, Greeting, GuestState, Mux, MuxError, MuxListener, Priority, Role};
 use uvm_platform::stream::PollAccept;
 use uvm_platform::{BoxFuture, GuestListener, GuestStream, GuestTransport, Link, PlatformError, Port};
+
+/// The port of the bridge: its messages go before what others send.
+const CONTROL_PORT: Port = Port(0x4000_0000);
 
 /// [`uvm_mux`] as a [`GuestTransport`].
 pub(crate) struct MuxTransport {
@@ -98,7 +101,13 @@ struct Listener(MuxListener);
 impl PollAccept for Listener {
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<GuestStream, PlatformError>> {
         let port = Port(self.0.port());
-        self.0.poll_accept(cx).map(|stream| stream.map(GuestStream::new).map_err(host("accept on", port)))
+        let accepted = self.0.poll_accept(cx).map_err(host("accept on", port));
+        accepted.map_ok(|stream| {
+            if port == CONTROL_PORT {
+                stream.set_priority(Priority::Control);
+            }
+            GuestStream::new(stream)
+        })
     }
 }
 
