@@ -1,0 +1,248 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Light virtual machines for single commands and containers.
+#[derive(Debug, Parser)]
+#[command(name = "uvm", version, max_term_width = 100, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// Say more on standard error: -v also the guest's own log, -vv details.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Run(RunArgs),
+    Doctor(DoctorArgs),
+    /// Make, list and remove what guests boot from.
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// List the VMs that run, with their owners.
+    Ps(ReportArgs),
+    Gc(GcArgs),
+    /// Print a completion script for a shell.
+    #[command(hide = true)]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages into a directory.
+    #[command(hide = true)]
+    Man {
+        /// The directory.
+        directory: PathBuf,
+    },
+}
+
+/// Run a command in a VM of its own, which is gone afterwards.
+///
+/// Standard input, output and error are those of the command, and so is the exit code; 128+N if signal N killed it. 125: the
+/// VM could not be had; 126: the command cannot be run; 127: there is no such command; 124: the time is up.
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
+pub(crate) struct RunArgs {
+    /// Guest memory: a number of MiB, or with a unit (512M, 2G).
+    #[arg(short, long, value_name = "SIZE", default_value = "1024", value_parser = memory)]
+    pub(crate) memory: uvm::MemoryMib,
+    /// Guest processors, at most as many as the host has [default: 2, or 1 on a host with one].
+    #[arg(short, long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(crate) cpus: u32,
+    /// The VM's name [default: a random GUID].
+    #[arg(long, value_name = "ID")]
+    pub(crate) name: Option<uvm::UvmId>,
+    #[command(flatten)]
+    pub(crate) boot: BootArgs,
+    /// Add a word to the kernel's command line. May be repeated.
+    #[arg(long = "kernel-arg", value_name = "WORD", allow_hyphen_values = true)]
+    pub(crate) kernel_args: Vec<String>,
+    /// End the VM after this time (90, 90s, 5m, 1h) and exit with 124.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// Connect standard input; the default.
+    #[arg(short, long, overrides_with = "no_stdin")]
+    pub(crate) interactive: bool,
+    /// Do not connect standard input: the command finds it closed.
+    #[arg(short = 'n', long)]
+    pub(crate) no_stdin: bool,
+    /// Give the command a terminal; the default where standard input and output are one.
+    #[arg(short, long, overrides_with = "no_tty")]
+    pub(crate) tty: bool,
+    /// Give the command no terminal.
+    #[arg(short = 'T', long)]
+    pub(crate) no_tty: bool,
+    /// Set a variable for the command, or pass one on: NAME=VALUE, NAME. May be repeated.
+    #[arg(short, long = "env", value_name = "VAR")]
+    pub(crate) env: Vec<String>,
+    /// Where the command starts, in the guest.
+    #[arg(short = 'w', long, value_name = "DIR", default_value = "/")]
+    pub(crate) cwd: String,
+    /// What runs the guest's instructions.
+    #[arg(long, value_enum, default_value_t = Accel::Auto)]
+    pub(crate) accel: Accel,
+    /// Also write the guest's serial console to this file; `-` is standard error.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) console: Option<PathBuf>,
+    /// The command and its arguments [default: sh].
+    #[arg(trailing_var_arg = true, value_name = "COMMAND", allow_hyphen_values = true)]
+    pub(crate) command: Vec<String>,
+}
+
+/// What the guest boots from.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct BootArgs {
+    /// A directory with kernel and initramfs [default: made in the user's data directory].
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["kernel"])]
+    pub(crate) boot_files: Option<PathBuf>,
+    /// The kernel: distribution, trimmed, installed, the name of one in `uvm image ls`, or a file.
+    #[arg(long, value_name = "KERNEL")]
+    pub(crate) kernel: Option<String>,
+    /// The initramfs to boot with [default: made for the kernel].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) initrd: Option<PathBuf>,
+}
+
+/// Check whether this machine can run VMs, by running one, and say what to do if not.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Print the findings as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) boot: BootArgs,
+    /// What runs the guest's instructions.
+    #[arg(long, value_enum, default_value_t = Accel::Auto)]
+    pub(crate) accel: Accel,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Make boot files, or find that they are there.
+    Build {
+        /// The kernel: distribution, trimmed, installed, the name of one in `uvm image ls`, or a file.
+        #[arg(long, value_name = "KERNEL", default_value = "distribution")]
+        kernel: String,
+        /// Look for a newer kernel package.
+        #[arg(long)]
+        newest: bool,
+        /// Print the result as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Build the trimmed guest kernel from the distribution's source. Takes 20 minutes of processor time.
+    Kernel {
+        /// Compilers at a time [default: one for each processor].
+        #[arg(short, long, value_name = "N")]
+        jobs: Option<std::num::NonZeroUsize>,
+        /// Look for a newer source package.
+        #[arg(long)]
+        newest: bool,
+    },
+    /// List boot files and kernels.
+    Ls(ReportArgs),
+    /// Remove boot files or kernels that no VM uses.
+    Rm {
+        /// Their keys or names, or the beginning of one.
+        #[arg(required = true, value_name = "KEY")]
+        keys: Vec<String>,
+    },
+    /// Compare all boot files with their recorded hashes.
+    Verify,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Remove what VMs left whose owner was killed. Every command that starts a VM does so, too.
+#[derive(Debug, Args)]
+pub(crate) struct GcArgs {
+    /// Only tell.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// An accelerator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Accel {
+    /// KVM where it works, else TCG.
+    Auto,
+    /// The Linux kernel's hypervisor.
+    Kvm,
+    /// QEMU's translator: works everywhere, slowly.
+    Tcg,
+}
+
+fn memory(text: &str) -> Result<uvm::MemoryMib, String> {
+    let (digits, factor) = match (text.strip_suffix(['M', 'm']), text.strip_suffix(['G', 'g'])) {
+        (Some(digits), _) => (digits, 1),
+        (_, Some(digits)) => (digits, 1024),
+        (None, None) => (text, 1),
+    };
+    let number: u64 =
+        digits.parse().map_err(|_| "a number of MiB, or with a unit (512M, 2G), is allowed".to_owned())?;
+    let mib = number.checked_mul(factor).ok_or("more than any machine has")?;
+    uvm::MemoryMib::new(mib).map_err(|e| e.to_string())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let (digits, factor) = match text.strip_suffix(['s', 'm', 'h']) {
+        Some(digits) if text.ends_with('m') => (digits, 60),
+        Some(digits) if text.ends_with('h') => (digits, 3600),
+        Some(digits) => (digits, 1),
+        None => (text, 1),
+    };
+    let number: u64 = digits.parse().map_err(|_| "a time as 90, 90s, 5m or 1h is allowed".to_owned())?;
+    match number.checked_mul(factor) {
+        Some(seconds @ 1..) => Ok(Duration::from_secs(seconds)),
+        _ => Err("a time from 1s on is allowed".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_and_times_have_units() {
+        let mib = |text: &str| memory(text).map(uvm::MemoryMib::get);
+        assert_eq!((mib("512"), mib("512M"), mib("2G")), (Ok(512), Ok(512), Ok(2048)));
+        for bad in ["", "G", "1.5G", "7", "-2", "99999999999999999999", "18446744073709551615G"] {
+            assert!(memory(bad).is_err(), "{bad}");
+        }
+        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(duration("1h"), Ok(Duration::from_secs(3600)));
+        for bad in ["", "s", "0", "1d", "-1", "18446744073709551615h"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_command_keeps_its_own_flags() {
+        let cli = Cli::try_parse_from(["uvm", "run", "--cpus", "1", "--", "ls", "-l", "--all"]).expect("valid");
+        let Command::Run(run) = cli.command else { panic!("run") };
+        assert_eq!((run.cpus, run.command), (1, vec!["ls".into(), "-l".into(), "--all".into()]));
+        let cli = Cli::try_parse_from(["uvm", "run", "ls", "-l"]).expect("valid");
+        let Command::Run(run) = cli.command else { panic!("run") };
+        assert_eq!(run.command, ["ls", "-l"]);
+    }
+}

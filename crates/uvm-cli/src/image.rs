@@ -1,0 +1,157 @@
+//! `uvm image`: what guests boot from.
+
+use std::time::SystemTime;
+
+use anyhow::Context;
+use serde::Serialize;
+use uvm::image::{
+    BootFiles, BootFilesOptions, DataDir, Freshness, ImageErrorKind, ImageStore, Kernel, TrimmedKernelOptions,
+};
+
+use crate::args::{ImageCommand, ReportArgs};
+use crate::boot::kernel_source;
+use crate::progress;
+
+pub(crate) fn run(command: &ImageCommand) -> anyhow::Result<()> {
+    match command {
+        ImageCommand::Build { kernel, newest, json } => build(kernel, *newest, *json),
+        ImageCommand::Kernel { jobs, newest } => build_kernel(*jobs, *newest),
+        ImageCommand::Ls(args) => list(args),
+        ImageCommand::Rm { keys } => keys.iter().try_for_each(|key| remove(key)),
+        ImageCommand::Verify => verify(),
+    }
+}
+
+fn store() -> anyhow::Result<ImageStore> {
+    Ok(ImageStore::from_env()?.with_progress(progress::sink(true)))
+}
+
+fn freshness(newest: bool) -> Freshness {
+    if newest { Freshness::Newest } else { Freshness::Cached }
+}
+
+#[derive(Serialize)]
+struct Built {
+    directory: String,
+    kernel: String,
+    initrd: String,
+    kernel_release: String,
+    agent_version: String,
+}
+
+fn build(kernel: &str, newest: bool, json: bool) -> anyhow::Result<()> {
+    let options = BootFilesOptions::new(store()?).with_kernel(kernel_source(kernel)).with_freshness(freshness(newest));
+    let files = BootFiles::ensure(&options)?;
+    let manifest = files.manifest();
+    let built = Built {
+        directory: files.dir().display().to_string(),
+        kernel: files.kernel_path().display().to_string(),
+        initrd: files.initrd_path().display().to_string(),
+        kernel_release: manifest.kernel.release.clone(),
+        agent_version: manifest.agent.version.clone(),
+    };
+    if json {
+        println!("{}", serde_json::to_string_pretty(&built)?);
+    } else {
+        println!("{}", built.directory);
+    }
+    Ok(())
+}
+
+fn build_kernel(jobs: Option<std::num::NonZeroUsize>, newest: bool) -> anyhow::Result<()> {
+    let mut options = TrimmedKernelOptions::new(store()?).with_freshness(freshness(newest));
+    if let Some(jobs) = jobs {
+        options = options.with_jobs(jobs);
+    }
+    let kernel = Kernel::build_trimmed(&options)?;
+    println!("{} ({})", kernel.name(), kernel.image_path().display());
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct Entry {
+    kind: &'static str,
+    key: String,
+    bytes: u64,
+    kernel_release: Option<String>,
+    agent_version: Option<String>,
+    in_use: bool,
+    made_seconds_ago: Option<u64>,
+    damage: Option<String>,
+}
+
+fn list(args: &ReportArgs) -> anyhow::Result<()> {
+    let data_dir = DataDir::from_env()?;
+    let age = |made: Option<SystemTime>| made.and_then(|made| made.elapsed().ok()).map(|age| age.as_secs());
+    let mut entries = Vec::new();
+    for boot in BootFiles::list(&data_dir)? {
+        let manifest = boot.manifest.as_ref().ok();
+        entries.push(Entry {
+            kind: "boot files",
+            key: boot.key.clone(),
+            bytes: boot.bytes,
+            kernel_release: manifest.map(|manifest| manifest.kernel.release.clone()),
+            agent_version: manifest.map(|manifest| manifest.agent.version.clone()),
+            in_use: boot.in_use,
+            made_seconds_ago: age(boot.made),
+            damage: boot.manifest.as_ref().err().cloned(),
+        });
+    }
+    for kernel in Kernel::list(&data_dir)? {
+        entries.push(Entry {
+            kind: "kernel",
+            key: kernel.name().to_owned(),
+            bytes: kernel.size(),
+            kernel_release: Some(kernel.release().to_owned()),
+            agent_version: None,
+            in_use: false,
+            made_seconds_ago: None,
+            damage: None,
+        });
+    }
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&entries)?);
+        return Ok(());
+    }
+    println!("{:<11} {:<44} {:>8}  {:<24} STATE", "KIND", "KEY", "MIB", "KERNEL");
+    for entry in entries {
+        let state = match (&entry.damage, entry.in_use) {
+            (Some(damage), _) => damage.as_str(),
+            (None, true) => "in use",
+            (None, false) => "",
+        };
+        let kernel = entry.kernel_release.unwrap_or_default();
+        println!("{:<11} {:<44} {:>8}  {kernel:<24} {state}", entry.kind, entry.key, entry.bytes >> 20);
+    }
+    Ok(())
+}
+
+/// Boot files of this key, or else a kernel of this name.
+fn remove(key: &str) -> anyhow::Result<()> {
+    let data_dir = DataDir::from_env()?;
+    let removed = match BootFiles::remove(&data_dir, key) {
+        Err(e) if e.kind() == ImageErrorKind::NotFound => {
+            Kernel::remove(&data_dir, key).with_context(|| format!("no boot files and no kernel {key:?}"))?
+        }
+        result => result?,
+    };
+    println!("removed {} ({} MiB)", removed.name, removed.bytes >> 20);
+    Ok(())
+}
+
+fn verify() -> anyhow::Result<()> {
+    let data_dir = DataDir::from_env()?;
+    let mut damaged = 0;
+    for entry in BootFiles::list(&data_dir)? {
+        let checked = BootFiles::open(&entry.dir).and_then(|files| files.verify());
+        match checked {
+            Ok(()) => println!("{}: intact", entry.key),
+            Err(e) => {
+                damaged += 1;
+                println!("{}: {}", entry.key, crate::report::describe(&e));
+            }
+        }
+    }
+    anyhow::ensure!(damaged == 0, "{damaged} are damaged; the next build makes them anew");
+    Ok(())
+}

@@ -1,0 +1,51 @@
+//! The command `uvm`.
+
+#[cfg(target_os = "linux")]
+mod args;
+#[cfg(target_os = "linux")]
+mod boot;
+#[cfg(target_os = "linux")]
+mod doctor;
+#[cfg(target_os = "linux")]
+mod gc;
+#[cfg(target_os = "linux")]
+mod generate;
+#[cfg(target_os = "linux")]
+mod image;
+#[cfg(target_os = "linux")]
+mod log;
+#[cfg(target_os = "linux")]
+mod progress;
+#[cfg(target_os = "linux")]
+mod report;
+#[cfg(target_os = "linux")]
+mod run;
+
+#[cfg(target_os = "linux")]
+fn main() {
+    use args::{Cli, Command};
+    use clap::Parser;
+
+    let cli = Cli::parse();
+    log::init(cli.verbose);
+    let code = match cli.command {
+        Command::Run(args) => run::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Image(command) => report::exit_code(image::run(&command)),
+        Command::Ps(args) => report::exit_code(gc::ps(&args)),
+        Command::Gc(args) => report::exit_code(gc::run(&args)),
+        Command::Completions { shell } => {
+            generate::completions(shell);
+            0
+        }
+        Command::Man { directory } => report::exit_code(generate::man(&directory)),
+    };
+    // A thread may still wait for standard input.
+    std::process::exit(code);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn main() {
+    eprintln!("uvm: there is no host of utility VMs for this system yet");
+    std::process::exit(125);
+}
