@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::log::Log;
 use crate::outbox::Outbox;
@@ -21,6 +21,8 @@ pub struct Agent {
     pub(crate) ready: Readiness,
     shutdown: Mutex<Option<Shutdown>>,
     shutdown_wanted: Notify,
+    /// Everything has ended: what is still owed goes out, then the connection is closed.
+    last_call: watch::Sender<bool>,
     connected: AtomicBool,
 }
 
@@ -35,6 +37,7 @@ impl Agent {
             ready: Readiness(tokio::sync::Mutex::new(Some(ready))),
             shutdown: Mutex::new(None),
             shutdown_wanted: Notify::new(),
+            last_call: watch::Sender::new(false),
             connected: AtomicBool::new(false),
         }
     }
@@ -65,6 +68,17 @@ impl Agent {
             }
             wanted.await;
         }
+    }
+
+    /// Nothing more will come to be owed to the host: the bridge may end.
+    pub(crate) fn last_call(&self) {
+        self.last_call.send_replace(true);
+    }
+
+    /// Waits for [`last_call`](Self::last_call). Cancel-safe.
+    pub(crate) async fn is_last_call(&self) {
+        // The sender is alive: `self` holds it.
+        let _ = self.last_call.subscribe().wait_for(|last| *last).await;
     }
 
     /// Takes the one place of a bridge connection; `None` while another has it.

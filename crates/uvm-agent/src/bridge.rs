@@ -74,20 +74,26 @@ struct Connection<'a> {
 }
 
 impl Connection<'_> {
-    /// Reads and writes until the host closes the connection, or the VM is to end.
+    /// Reads and writes until the host closes the connection. When the VM is to end, nothing more is read; what is owed,
+    /// such as how processes ended, is still written, and the end of the connection is the answer to the wish.
     async fn run(&mut self, stream: MuxStream) -> Result<(), ConnectionError> {
         let (mut read, mut write) = stream.into_split();
         let mut decoder = FrameDecoder::new(SizeLimit::FROM_HOST);
         let mut buffer = vec![0; 8 * 1024];
         loop {
             let agent = self.agent;
+            let reads = agent.shutdown().is_none() && agent.outbox.len() < MAX_OPEN;
             tokio::select! {
                 biased;
                 frame = agent.outbox.next() => {
                     write.write_all(&frame).await?;
                     agent.outbox.sent();
                 }
-                count = read.read(&mut buffer), if agent.outbox.len() < MAX_OPEN => {
+                () = agent.is_last_call() => {
+                    write.shutdown().await?;
+                    return Ok(());
+                }
+                count = read.read(&mut buffer), if reads => {
                     let mut bytes = &buffer[..count?];
                     if bytes.is_empty() {
                         return Ok(());
@@ -96,11 +102,6 @@ impl Connection<'_> {
                         self.receive(&frame);
                     }
                 }
-            }
-            if agent.shutdown().is_some() {
-                // The end of the connection is the answer to the request for it.
-                write.shutdown().await?;
-                return Ok(());
             }
         }
     }

@@ -21,7 +21,7 @@ use crate::log::{self, Log};
 use crate::modules::{self, Modules};
 use crate::port;
 use crate::process::Reap;
-use crate::shutdown::{self, Shutdown};
+use crate::shutdown;
 
 /// Runs the VM; returns only by ending it.
 pub fn run(arguments: &[String]) -> ! {
@@ -101,7 +101,9 @@ async fn live(arguments: &[String]) -> Result<(), Fatal> {
     if let Some(port) = line.entropy_port {
         tokio::spawn(host_link::read_entropy(mux.clone(), port, log.clone()));
     }
-    match line.streams[1].or(line.streams[2]) {
+    // A program in the agent's place has these ports to itself.
+    let is_agent = matches!(line.program, Program::Agent(_));
+    match line.streams[1].or(line.streams[2]).filter(|_| is_agent) {
         Some(port) => drop(tokio::spawn(host_link::send_log(mux.clone(), port, log.clone()))),
         None => drop(tokio::spawn(host_link::print_log(log.clone()))),
     }
@@ -115,19 +117,28 @@ async fn live(arguments: &[String]) -> Result<(), Fatal> {
     });
     load_later(modules, log.clone());
     match line.program {
-        Program::Agent(_) => serve(agent, mux).await,
+        Program::Agent(_) => serve(agent, mux.clone()).await,
         Program::Other(command) => crate::other::run(&agent, &mux, &command, line.streams).await,
+    }
+    // Streams that carried something are closed now; this waits until the host's end has taken what is on its way.
+    if tokio::time::timeout(FAREWELL, mux.quiesce()).await.is_err() {
+        log::console("the host did not take all that was sent");
     }
     Ok(())
 }
 
 async fn serve(agent: Arc<Agent>, mux: Mux) {
     let bridge = tokio::spawn(bridge::serve(Arc::clone(&agent), mux.clone()));
-    let how: Shutdown = agent.shutdown_wanted().await;
-    // It half-closes its connection and ends.
-    let _ = tokio::time::timeout(Duration::from_secs(1), bridge).await;
-    shutdown::end_processes(&agent, how, &mux).await;
+    let how = agent.shutdown_wanted().await;
+    shutdown::end_processes(&agent, how).await;
+    agent.last_call();
+    if tokio::time::timeout(FAREWELL, bridge).await.is_err() {
+        log::console("the host did not take the last answers");
+    }
 }
+
+/// How long the host may take to read what is left, at each of the last steps.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What the kernel gave PID 1 as standard streams is not for its children.
 fn close_on_exec() {

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use rustix::system::RebootCommand;
-use uvm_mux::Mux;
 
 use crate::agent::Agent;
 use crate::init_line::Level;
@@ -25,7 +24,7 @@ const GRACE: Duration = Duration::from_secs(10);
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// Ends every process and delivers what they wrote. Only PID 1 of a VM may call it.
-pub async fn end_processes(agent: &Agent, how: Shutdown, mux: &Mux) {
+pub async fn end_processes(agent: &Agent, how: Shutdown) {
     if how == Shutdown::Graceful && !agent.processes.running().is_empty() {
         signal_all(Signal::TERM);
         let ended = async {
@@ -42,9 +41,14 @@ pub async fn end_processes(agent: &Agent, how: Shutdown, mux: &Mux) {
     if tokio::time::timeout(DRAIN, agent.relays.idle()).await.is_err() {
         log::console(format_args!("{} streams were not read to their end", agent.relays.count()));
     }
-    // Streams that carried it are closed now; this waits until the host's end has taken what is on its way.
-    if tokio::time::timeout(DRAIN, mux.quiesce()).await.is_err() {
-        log::console("the host did not take all that was sent");
+    // Its end is noticed by SIGCHLD, and then told to whoever waits for it.
+    let noticed = async {
+        while !agent.processes.running().is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    if tokio::time::timeout(DRAIN, noticed).await.is_err() {
+        log::console("processes outlived SIGKILL");
     }
 }
 

@@ -24,9 +24,9 @@ impl fmt::Display for Port {
 /// `poll_shutdown` half-closes: the peer reads what was written, then end of file, and can go on writing. A read gives
 /// `Ok(0)` only after the peer half-closed; a stream that was cut gives [`io::ErrorKind::ConnectionReset`]. Dropping it
 /// before both sides half-closed resets it.
-pub trait StreamIo: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait StreamIo: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> StreamIo for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> StreamIo for T {}
 
 /// One stream between host and guest, with independent half-closes and reset told apart from end of file: see
 /// [`StreamIo`].

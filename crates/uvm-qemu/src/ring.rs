@@ -54,11 +54,28 @@ impl Ring {
         lines
     }
 
+    /// As [`last_lines`](Self::last_lines), but beginning with the last line that tells of the end, if there is one: a
+    /// kernel's trace of it may be longer than what is quoted.
+    pub(crate) fn telling_lines(&self, count: usize) -> Vec<String> {
+        let all = self.last_lines(usize::MAX);
+        let tail = all.len().saturating_sub(count);
+        match all.iter().rposition(|line| TELLING.iter().any(|word| line.contains(word))) {
+            Some(cause) if cause < tail => {
+                let mut lines = vec![all[cause].clone()];
+                lines.extend(all.into_iter().skip(tail + 1));
+                lines
+            }
+            _ => all.into_iter().skip(tail).collect(),
+        }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// What a dying guest says: its kernel, its agent.
+const TELLING: [&str; 3] = ["Kernel panic", "uvm-agent: ", "Out of memory: "];
 /// The longest line quoted, in characters.
 const MAX_LINE: usize = 240;
 
@@ -73,6 +90,19 @@ mod tests {
         ring.push(b"ee");
         assert_eq!(ring.last_lines(2), ["[31mtwo", "three"]);
         assert_eq!(ring.last_lines(9), ["one", "[31mtwo", "three"]);
+    }
+
+    #[test]
+    fn the_line_that_tells_of_the_end_is_quoted_first() {
+        let ring = Ring::default();
+        ring.push(b"boot\nKernel panic - not syncing: oh\nCall Trace:\n a\n b\n c\n");
+        assert_eq!(ring.telling_lines(3), ["Kernel panic - not syncing: oh", " b", " c"]);
+        assert_eq!(ring.telling_lines(5), ring.last_lines(5), "it is in there by itself");
+        ring.push(b"d\n");
+        assert_eq!(ring.telling_lines(100).len(), 7);
+        let quiet = Ring::default();
+        quiet.push(b"one\ntwo\n");
+        assert_eq!(quiet.telling_lines(1), ["two"]);
     }
 
     #[test]

@@ -201,7 +201,7 @@ impl Vm {
         let mut words = LastWords::default();
         words.phase = Some(self.phase());
         words.host_output = self.host_output.last_lines(QUOTED_LINES);
-        words.console = self.console.last_lines(QUOTED_LINES);
+        words.console = self.console.telling_lines(QUOTED_LINES);
         words
     }
 

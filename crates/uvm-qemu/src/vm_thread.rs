@@ -22,8 +22,8 @@ impl VmThread {
         let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
-        // The kernel keeps 15 bytes of a thread's name.
-        let name = format!("uvm-{id}");
+        // The kernel keeps 15 bytes of a thread's name; ids, which are ASCII, differ at their ends rather.
+        let name = format!("uvm-{}", id.get(id.len().saturating_sub(11)..).unwrap_or(id));
         thread::Builder::new().name(name).stack_size(STACK).spawn(move || {
             // Either a message or a dropped sender: both mean the end.
             let _ = runtime.block_on(stopped);

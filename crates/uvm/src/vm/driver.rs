@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use uvm_platform::{Deadlines, ExitStatus, PlatformError, PlatformVm, UvmId, VmEvent, VmEvents};
+use uvm_platform::{Deadlines, ExitStatus, LastWords, PlatformError, PlatformVm, UvmId, VmEvent, VmEvents};
 
 use uvm_wire::ContainerId;
 use uvm_wire::system::ShutdownGraceful;
@@ -37,7 +37,7 @@ pub(crate) enum Request {
 
 /// What operations report.
 enum Report {
-    Started(Result<Option<Guest>, Box<Failed>>),
+    Started(Result<Option<Guest>, Box<(Failed, LastWords)>>),
     Closed(Result<(), PlatformError>),
 }
 
@@ -172,7 +172,8 @@ impl Driver {
         let (reports, interrupted, vm) = (self.reports.clone(), self.interrupt.subscribe(), Arc::clone(&self.vm));
         let terminate = self.deadlines.terminate;
         self.vm.spawn(Box::pin(async move {
-            let outcome = start.run(interrupted).await.map_err(Box::new);
+            // Its last words, before they are those of a VM that was terminated.
+            let outcome = start.run(interrupted).await.map_err(|failed| Box::new((failed, vm.last_words())));
             if outcome.is_err() {
                 // A VM that did not start is of no use; what fails here shows again when it is closed.
                 let _ = tokio::time::timeout(terminate, vm.terminate()).await;
@@ -270,37 +271,28 @@ impl Driver {
         }
     }
 
-    fn started(&mut self, outcome: Result<Option<Guest>, Box<Failed>>) {
+    fn started(&mut self, outcome: Result<Option<Guest>, Box<(Failed, LastWords)>>) {
         let Some(reply) = self.starting.take() else { return };
-        let outcome = match outcome {
-            Ok(guest) => {
-                // It may be over already: then the request that ended it has set the phase.
-                if self.phase() == Phase::Starting {
-                    tracing::info!(vm = %self.id, "utility VM started");
-                    self.status.send_modify(|status| {
-                        status.phase = Phase::Running;
-                        status.guest = guest;
-                    });
-                    Ok(())
-                } else {
-                    Err((StartPhase::Negotiation, StartError::Cancelled))
-                }
+        let under_way = self.phase() == Phase::Starting;
+        let failed = match outcome {
+            Ok(guest) if under_way => {
+                tracing::info!(vm = %self.id, "utility VM started");
+                self.status.send_modify(|status| {
+                    status.phase = Phase::Running;
+                    status.guest = guest;
+                });
+                return answer(reply, Ok(()));
             }
-            Err(failed) => {
-                if self.phase() == Phase::Starting {
-                    self.enter(Phase::Ended);
-                }
-                Err(*failed)
-            }
+            // It is over already: what ended it has set the phase.
+            Ok(_) => ((StartPhase::Negotiation, StartError::Cancelled), self.vm.last_words()),
+            Err(failed) => *failed,
         };
-        let last_words = || Box::new(self.vm.last_words());
-        let result = outcome.map_err(|(phase, source)| UvmError::Start {
-            id: self.id.clone(),
-            phase,
-            last_words: last_words(),
-            source: Box::new(source),
-        });
-        answer(reply, result);
+        if under_way {
+            self.enter(Phase::Ended);
+        }
+        let ((phase, source), last_words) = failed;
+        let (id, source) = (self.id.clone(), Box::new(source));
+        answer(reply, Err(UvmError::Start { id, phase, last_words: Box::new(last_words), source }));
     }
 
     fn happened(&mut self, event: VmEvent) {

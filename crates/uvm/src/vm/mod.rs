@@ -342,7 +342,7 @@ impl Inner {
 }
 
 /// How far the end of a connection and of its VM may lie apart.
-const SETTLE: Duration = Duration::from_secs(2);
+const SETTLE: Duration = Duration::from_secs(5);
 
 impl fmt::Debug for UtilityVm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -20,6 +20,9 @@ use crate::output::OutputHandler;
 /// How much entropy the protocol hands a booting guest, in bytes.
 const ENTROPY_BYTES: usize = 512;
 
+/// How far the end of a connection and of its VM may lie apart.
+const SETTLE: Duration = Duration::from_secs(2);
+
 /// What the guest will dial.
 pub(crate) struct Listeners {
     pub(crate) entropy: Option<GuestListener>,
@@ -65,18 +68,25 @@ impl Start {
     ) -> Result<Option<Guest>, Failed> {
         let deadline = self.deadlines.start;
         let phase = watch::Sender::new(StartPhase::PowerOn);
-        let interruption = async {
+        let interruption = async move {
             match interrupted.wait_for(Option::is_some).await.ok().and_then(|why| why.clone()) {
                 Some(Interruption::Exited(status)) => StartError::Exited(status),
                 Some(Interruption::Cancelled) | None => StartError::Cancelled,
             }
         };
-        let outcome = tokio::select! {
+        tokio::pin!(interruption);
+        let mut outcome = tokio::select! {
             biased;
-            why = interruption => Err(why),
+            why = &mut interruption => Err(why),
             result = self.sequence(&phase) => result,
             () = tokio::time::sleep(deadline) => Err(StartError::Timeout(deadline)),
         };
+        if matches!(outcome, Err(StartError::Host(_) | StartError::Io(_) | StartError::Bridge(_)))
+            && let Ok(why) = tokio::time::timeout(SETTLE, interruption).await
+        {
+            // A VM that ends cuts its connections first. Its end is the reason, not the cut.
+            outcome = Err(why);
+        }
         outcome.map_err(|error| (*phase.borrow(), error))
     }
 

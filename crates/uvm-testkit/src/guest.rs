@@ -1,0 +1,200 @@
+//! A scripted guest: the other end of a real bridge, for hosts without VMs.
+//!
+//! ```
+//! use uvm_platform::fake::FakePlatform;
+//! use uvm_testkit::guest::Guest;
+//!
+//! let host = FakePlatform::new().with_guest(|end| async move {
+//!     let mut guest = Guest::boot(&end).await.expect("the host listens");
+//!     guest.serve().await;
+//! });
+//! # drop(host);
+//! ```
+
+use std::io;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use uvm_platform::Port;
+use uvm_platform::fake::FakeGuestEnd;
+use uvm_wire::execute::{ExecuteProcess, ExecuteProcessReply, VsockStdio};
+use uvm_wire::negotiate::{Capabilities, GuestDefinedCapabilities, NegotiateProtocol, NegotiateProtocolReply};
+use uvm_wire::ports::{BRIDGE_PORT, ENTROPY_PORT, LOG_PORT};
+use uvm_wire::process::{WaitForProcess, WaitForProcessReply};
+use uvm_wire::{
+    Call, Failure, FrameDecoder, Guid, MessageType, Request, Rpc, SizeLimit, decode_request, encode_failure,
+    encode_response,
+};
+
+/// A guest whose agent has connected.
+pub struct Guest {
+    end: FakeGuestEnd,
+    bridge: DuplexStream,
+    /// The log's connection, if the host listens for one.
+    pub log: Option<DuplexStream>,
+    /// The entropy that the host gave.
+    pub entropy: Vec<u8>,
+    decoder: FrameDecoder,
+    unread: Vec<u8>,
+}
+
+/// A request as it came, with all it takes to answer it.
+#[derive(Debug)]
+pub struct Received {
+    /// What the header says it is.
+    pub message_type: MessageType,
+    /// Its id.
+    pub id: u64,
+    /// What it says.
+    pub request: Request,
+}
+
+impl Guest {
+    /// Boots as a guest does: entropy, log, bridge.
+    ///
+    /// # Errors
+    /// The host does not listen on the bridge's port, or breaks off.
+    pub async fn boot(end: &FakeGuestEnd) -> io::Result<Self> {
+        let mut entropy = Vec::new();
+        if let Ok(mut stream) = end.dial(Port(ENTROPY_PORT)).await {
+            stream.read_to_end(&mut entropy).await?;
+        }
+        let log = end.dial(Port(LOG_PORT)).await.ok();
+        let bridge = end.dial(Port(BRIDGE_PORT)).await?;
+        let decoder = FrameDecoder::new(SizeLimit::FROM_HOST);
+        Ok(Self { end: end.clone(), bridge, log, entropy, decoder, unread: Vec::new() })
+    }
+
+    /// The next request. `None` when the host has closed the bridge.
+    ///
+    /// # Errors
+    /// What came is no request.
+    pub async fn next(&mut self) -> io::Result<Option<Received>> {
+        loop {
+            let bytes = std::mem::take(&mut self.unread);
+            let mut rest = bytes.as_slice();
+            let frame = self.decoder.next_frame(&mut rest).map_err(io::Error::other)?;
+            let received = frame.map(|frame| {
+                let header = frame.header;
+                let request = decode_request(header.message_type, frame.payload).map_err(io::Error::other);
+                request.map(|request| Received { message_type: header.message_type, id: header.id, request })
+            });
+            self.unread = rest.to_vec();
+            if let Some(received) = received {
+                return received.map(Some);
+            }
+            let mut buffer = [0; 4096];
+            match self.bridge.read(&mut buffer).await? {
+                0 => return Ok(None),
+                count => self.unread.extend_from_slice(&buffer[..count]),
+            }
+        }
+    }
+
+    /// Writes bytes as they are.
+    ///
+    /// # Errors
+    /// The host has closed the bridge.
+    pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.bridge.write_all(bytes).await
+    }
+
+    /// Answers a request.
+    ///
+    /// # Errors
+    /// The host has closed the bridge.
+    pub async fn reply<R: Rpc>(&mut self, received: &Received, outcome: Result<R::Reply, Failure>) -> io::Result<()> {
+        self.write(&encode_response::<R>(received.id, received.request.base.activity_id, outcome)).await
+    }
+
+    /// Answers a request of any type with a failure.
+    ///
+    /// # Errors
+    /// The host has closed the bridge.
+    pub async fn fail(&mut self, received: &Received, failure: Failure) -> io::Result<()> {
+        let activity: Option<Guid> = received.request.base.activity_id;
+        self.write(&encode_failure(received.message_type, received.id, activity, failure)).await
+    }
+
+    /// What an agent of this project says when it is asked for the protocol.
+    pub fn capabilities() -> NegotiateProtocolReply {
+        let capabilities = Capabilities::linux(GuestDefinedCapabilities {
+            signal_process: true,
+            dump_stacks: true,
+            delete_container_state: true,
+            external_process_signal: true,
+            exit_detail: true,
+            uvm_agent_version: env!("CARGO_PKG_VERSION").into(),
+            ..Default::default()
+        });
+        NegotiateProtocolReply { version: 4, capabilities }
+    }
+
+    /// Answers the request for the protocol, which must come first.
+    ///
+    /// # Errors
+    /// Something else came.
+    pub async fn negotiate(&mut self) -> io::Result<()> {
+        let received = self.next().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        if !matches!(received.request.call, Call::NegotiateProtocol(_)) {
+            return Err(io::Error::other(format!("negotiation was expected, not {}", received.message_type)));
+        }
+        self.reply::<NegotiateProtocol>(&received, Ok(Self::capabilities())).await
+    }
+
+    /// Dials the ports of a process's standard streams: input, output, error.
+    ///
+    /// # Errors
+    /// The host does not listen.
+    pub async fn dial_stdio(&self, stdio: &VsockStdio) -> io::Result<[Option<DuplexStream>; 3]> {
+        let mut streams = [None, None, None];
+        for (stream, port) in streams.iter_mut().zip([stdio.stdin, stdio.stdout, stdio.stderr]) {
+            if let Some(port) = port {
+                *stream = Some(self.end.dial(Port(port.get())).await?);
+            }
+        }
+        Ok(streams)
+    }
+
+    /// Where the guest dials the host.
+    pub fn end(&self) -> &FakeGuestEnd {
+        &self.end
+    }
+
+    /// Goes on as a guest whose every process writes its own name, and a line end, and exits with code 0. Returns when the
+    /// host closes the bridge or wants the VM to end.
+    pub async fn serve(&mut self) {
+        let mut next_process = 1000;
+        while let Ok(Some(received)) = self.next().await {
+            let result = match &received.request.call {
+                Call::NegotiateProtocol(_) => {
+                    self.reply::<NegotiateProtocol>(&received, Ok(Self::capabilities())).await
+                }
+                Call::ExecuteProcess(call) => {
+                    next_process += 1;
+                    self.run(&received, call, next_process).await
+                }
+                Call::WaitForProcess(_) => {
+                    let reply = WaitForProcessReply { exit_code: 0, signal: None };
+                    self.reply::<WaitForProcess>(&received, Ok(reply)).await
+                }
+                Call::ShutdownGraceful(_) | Call::ShutdownForced(_) => return,
+                _ => self.fail(&received, Failure::not_implemented(received.message_type)).await,
+            };
+            if result.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn run(&mut self, received: &Received, call: &ExecuteProcess, process_id: u32) -> io::Result<()> {
+        let stdio = call.settings.vsock_stdio.unwrap_or_default();
+        let [_stdin, stdout, _stderr] = self.dial_stdio(&stdio).await?;
+        self.reply::<ExecuteProcess>(received, Ok(ExecuteProcessReply { process_id })).await?;
+        if let Some(mut stdout) = stdout {
+            let name = call.settings.parameters.command_args.first().map_or("", String::as_str);
+            stdout.write_all(format!("{name}\n").as_bytes()).await?;
+            stdout.shutdown().await?;
+        }
+        Ok(())
+    }
+}

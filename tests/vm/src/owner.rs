@@ -1,0 +1,33 @@
+//! A program that owns one VM, to be killed by tests: it creates, starts, uses and closes it, and says how far it is.
+//!
+//! Arguments: the VM's id, the boot files. The state directory comes from `UVM_STATE_DIR`.
+
+#[cfg(target_os = "linux")]
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    use uvm::{LcowOptions, MemoryMib, ProcessSpec, UtilityVm, UvmId};
+
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [id, boot_files] = &arguments[..] else { return Err("an id and a directory of boot files are needed".into()) };
+    let options = LcowOptions::default()
+        .with_id(UvmId::new(id)?)
+        .with_memory(MemoryMib::new(512)?)
+        .with_processors(1)
+        .with_boot_files(boot_files);
+    println!("begin");
+    let vm = UtilityVm::create_lcow(&options).await?;
+    println!("created");
+    vm.start().await?;
+    println!("started");
+    let output = vm.create_process(&ProcessSpec::new(["echo", "hello"])).await?.output().await?;
+    println!("used {}", output.exit);
+    if std::env::var_os("UVM_OWNER_STAYS").is_some() {
+        std::future::pending::<()>().await;
+    }
+    vm.close().await?;
+    println!("closed");
+    Ok(())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn main() {}

@@ -1,0 +1,11 @@
+//! Tests that boot real guests. Each VM has a state directory of its own and is checked for leaks when it is closed.
+#![cfg(target_os = "linux")]
+
+mod boots;
+mod campaign;
+mod console;
+mod faults;
+mod lifecycle;
+mod owner;
+mod process;
+mod streams;

@@ -1,0 +1,137 @@
+//! VMs whose owner is killed: they die with it, and the next command, or gc, removes what is left.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use uvm::qemu::StateRoot;
+use uvm_testkit::TestResult;
+use uvm_testkit::leak::{LeakCheck, processes};
+use uvm_testkit::slot::Slot;
+use uvm_testkit::vm::{boot_files, unique};
+
+use crate::campaign;
+
+struct Owner {
+    child: Child,
+    id: String,
+    leaks: LeakCheck,
+    state: tempfile::TempDir,
+    _slot: Slot,
+}
+
+impl Owner {
+    async fn start(name: &str, kill_point: Option<&str>, stays: bool) -> TestResult<Self> {
+        let slot = Slot::take_async(1).await?;
+        let id = unique(name)?.to_string();
+        let state = tempfile::Builder::new().prefix("uvm-test-").tempdir()?;
+        let leaks = LeakCheck::begin(&id, state.path());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_uvm-test-owner"));
+        command.arg(&id).arg(boot_files()?).env("UVM_STATE_DIR", state.path());
+        if let Some(moment) = kill_point {
+            command.env("UVM_KILL_POINT", moment);
+        }
+        if stays {
+            command.env("UVM_OWNER_STAYS", "1");
+        }
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
+        Ok(Self { child, id, leaks, state, _slot: slot })
+    }
+
+    /// Waits until it says `word`.
+    async fn says(&mut self, word: &str) -> TestResult {
+        let stdout = self.child.stdout.take().ok_or("its output was taken")?;
+        let mut lines = BufReader::new(stdout).lines();
+        while let Some(line) = lines.next_line().await? {
+            if line.starts_with(word) {
+                return Ok(());
+            }
+        }
+        Err(format!("it ended without saying {word}").into())
+    }
+
+    /// QEMU dies with its owner; and gc removes the rest.
+    async fn is_cleaned_up(self) -> TestResult {
+        let died = Instant::now();
+        while !processes(&self.id).is_empty() {
+            assert!(died.elapsed() < Duration::from_secs(10), "QEMU outlives its owner: {:?}", processes(&self.id));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        campaign::note(&format!("QEMU was gone {} ms after its owner", died.elapsed().as_millis()));
+        gc(self.state.path())?;
+        let left = self.leaks.host_leftovers();
+        assert!(left.is_empty(), "gc left {left:?}");
+        Ok(())
+    }
+}
+
+fn gc(state: &Path) -> TestResult {
+    let root = StateRoot::open(state)?;
+    for reclaimed in uvm::qemu::gc(&root, true)?.iter().zip(uvm::qemu::gc(&root, false)?) {
+        assert_eq!(reclaimed.0.objects, reclaimed.1.objects, "a dry run tells what a real one does");
+        assert_eq!(reclaimed.1.error, None);
+    }
+    assert!(uvm::qemu::gc(&root, true)?.is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn killed_before_and_after_each_object_comes_to_exist() -> TestResult {
+    for moment in uvm_qemu::KILL_POINTS {
+        let mut owner = Owner::start("point", Some(moment), false).await?;
+        let status = tokio::time::timeout(Duration::from_secs(120), owner.child.wait()).await??;
+        if moment.ends_with(":console") {
+            // This VM has no console socket: the moment never comes.
+            assert!(status.success(), "{moment}: {status}");
+        } else {
+            assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "{moment}: {status}");
+        }
+        owner.is_cleaned_up().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn killed_while_the_vm_runs() -> TestResult {
+    let mut owner = Owner::start("running", None, true).await?;
+    owner.says("used").await?;
+    assert_eq!(processes(&owner.id).len(), 1);
+    owner.child.kill().await?;
+    owner.is_cleaned_up().await
+}
+
+#[tokio::test]
+async fn killed_at_random_moments() -> TestResult {
+    let mut random = campaign::Random::seeded("owner-kill");
+    for round in 0..campaign::rounds(6, 30) {
+        let mut owner = Owner::start("moment", None, false).await?;
+        // From the first system call to about the end.
+        let moment = Duration::from_millis(random.below(campaign::BOOT_MS));
+        let ended = tokio::time::timeout(moment, owner.child.wait()).await;
+        campaign::note(&format!(
+            "round {round}: killed after {} ms, ended before: {}",
+            moment.as_millis(),
+            ended.is_ok()
+        ));
+        owner.child.kill().await?;
+        owner.is_cleaned_up().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_next_command_removes_what_a_killed_owner_left() -> TestResult {
+    let mut owner = Owner::start("next", None, true).await?;
+    owner.says("created").await?;
+    owner.child.kill().await?;
+    let left = owner.leaks.host_leftovers();
+    assert!(!left.is_empty(), "a killed owner cannot tidy up");
+    // Another VM in the same state directory.
+    let mut next = Command::new(env!("CARGO_BIN_EXE_uvm-test-owner"));
+    next.arg(unique("heir")?.as_str()).arg(boot_files()?).env("UVM_STATE_DIR", owner.state.path());
+    assert!(next.stdin(Stdio::null()).stdout(Stdio::null()).status().await?.success());
+    assert_eq!(owner.leaks.host_leftovers(), [""; 0]);
+    Ok(())
+}
