@@ -15,7 +15,7 @@
 //!
 //! **A zero byte where a frame starts is filler** and is skipped. No sequence of frames holds 32,768 zero bytes in a row
 //! (an all-zero payload is at most 32,760, after at most 4 zero bytes of its header, before a kind that is not 0), so
-//! that many zeros put any reader at the start of a frame, wherever in a frame it was.
+//! that many zeros show the start of a frame to any reader, also to one that has lost its place.
 //!
 //! | kind | name | about | payload |
 //! | --- | --- | --- | --- |
@@ -36,7 +36,8 @@
 //! # Rules
 //!
 //! 1. The owner speaks first: HELLO with a nonce never used before. An owner that takes over a VM restored from a saved
-//!    one first sends 32,768 zeros. It drops whatever it reads until the header of a `HELLO_ACK` followed by its own nonce.
+//!    one first sends 33,024 zeros: the first of them end a frame that the saved VM's owner began, and if that makes it a
+//!    broken one, 32,768 remain for the guest to find its place again. It drops whatever it reads until the header of a `HELLO_ACK` followed by its own nonce.
 //! 2. A HELLO ends all streams of the guest and begins a new epoch, in which ids start anew. The guest answers `HELLO_ACK`
 //!    and sends nothing before it.
 //! 3. The dialler names a stream: the owner takes 0, 2, 4 and so on, the guest 1, 3, 5, without a gap and never one twice
@@ -58,6 +59,11 @@ pub const HEADER_LEN: usize = 8;
 pub const MAX_FRAME: usize = 32 * 1024;
 /// Longest payload of a frame.
 pub const MAX_PAYLOAD: usize = MAX_FRAME - HEADER_LEN;
+/// Zeros that show the start of a frame to a reader that has lost its place.
+pub const BOUNDARY_ZEROS: usize = MAX_FRAME;
+/// Zeros that a new owner of a restored VM sends first. Before it finds a frame broken, a reader takes at most the rest of
+/// a header and a payload that is not DATA.
+pub const FILLER_LEN: usize = BOUNDARY_ZEROS + 256;
 /// The version of the protocol that this crate speaks.
 pub const VERSION: u32 = 1;
 /// Length of a [`Hello`]'s payload.

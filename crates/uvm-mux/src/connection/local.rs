@@ -308,6 +308,8 @@ impl Connection {
     /// Sets the order in which the stream is sent.
     pub fn set_priority(&mut self, slot: Slot, priority: Priority) {
         if let Some(stream) = self.table.get_mut(slot) {
+            self.control_streams -= usize::from(stream.priority == Priority::Control);
+            self.control_streams += usize::from(priority == Priority::Control);
             stream.priority = priority; // data that waits already keeps its place
         }
     }

@@ -25,6 +25,12 @@ mod scan;
 mod stream;
 mod table;
 mod transmit;
+mod usage;
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::task::Waker;
@@ -37,7 +43,8 @@ use self::stream::{Handshake, Stream};
 pub use self::table::Slot;
 use self::table::{IntMap, Table};
 use self::transmit::Out;
-use crate::config::{Config, GuestState, Role};
+pub use self::usage::Usage;
+use crate::config::{Config, GuestState, Priority, Role};
 use crate::error::{Down, Link, StreamError};
 use crate::frame::{Hello, MAX_CONTROL_PAYLOAD, Nonce, Refusal, VERSION};
 
@@ -61,6 +68,8 @@ pub struct Connection {
     pool: Pool,
 
     table: Table,
+    /// How many of them have control priority.
+    control_streams: usize,
     listeners: IntMap<Listener>,
     /// The next id this end, and the other end, dials with; past 32 bits when there is none left.
     next_local: u64,
@@ -157,6 +166,7 @@ impl Connection {
             out,
             pool: Pool::default(),
             table: Table::default(),
+            control_streams: 0,
             listeners: IntMap::default(),
             next_local: 0,
             next_remote: 0,
@@ -332,11 +342,19 @@ impl Connection {
             && let Some(mut stream) = self.table.remove(slot)
         {
             self.extra_window -= stream.window.saturating_sub(self.config.window());
+            self.control_streams -= usize::from(stream.priority == Priority::Control);
             stream.queue.clear(&mut self.pool);
+            self.give_memory_back();
             if self.table.is_empty() {
-                self.pool.trim();
                 self.wake_waiting_for_quiet();
             }
+        }
+    }
+
+    /// Keeps no memory for reuse while there is no stream that carries bulk.
+    fn give_memory_back(&mut self) {
+        if self.table.len() == self.control_streams {
+            self.pool.trim();
         }
     }
 

@@ -4,7 +4,7 @@ use super::stream::{Handshake, Sending, Stream};
 use super::table::Slot;
 use super::{Connection, PeerLimits, Phase, cut};
 use crate::error::{Down, ProtocolError, StreamError};
-use crate::frame::{Control, HEADER_LEN, Header, Hello, HelloAck, Kind, MAX_FRAME, Refusal, ResetReason, VERSION};
+use crate::frame::{BOUNDARY_ZEROS, Control, HEADER_LEN, Header, Hello, HelloAck, Kind, Refusal, ResetReason, VERSION};
 
 /// Where in a frame the last byte was.
 #[derive(Debug)]
@@ -31,6 +31,14 @@ impl Default for Parser {
 }
 
 impl Parser {
+    /// Bytes of DATA for a stream that are still to come of the current frame.
+    pub(super) fn data_left(&self, of: u32) -> usize {
+        match *self {
+            Self::Data { id, left } if id == of => left,
+            _ => 0,
+        }
+    }
+
     /// No frame has begun.
     pub(super) fn is_between_frames(&self) -> bool {
         matches!(self, Self::Header { have: 0, .. })
@@ -63,13 +71,7 @@ impl Connection {
                     }
                     taken
                 }
-                Phase::AwaitingHello { .. } | Phase::Up => match self.parse(data) {
-                    Ok(taken) => taken,
-                    Err(error) => {
-                        self.fail(Down::Protocol(error));
-                        return; // what follows is not framed any more
-                    }
-                },
+                Phase::AwaitingHello { .. } | Phase::Up => self.parse(data),
                 Phase::Down { .. } => return,
             };
             data = &data[taken..];
@@ -80,30 +82,22 @@ impl Connection {
     }
 
     /// Takes bytes up to the end of a part of a frame and returns how many that was.
-    fn parse(&mut self, data: &[u8]) -> Result<usize, ProtocolError> {
-        match &mut self.parser {
+    fn parse(&mut self, data: &[u8]) -> usize {
+        let (taken, result) = match &mut self.parser {
             Parser::Header { bytes, have } => {
                 let filler = if *have == 0 { data.iter().take_while(|&&byte| byte == 0).count() } else { 0 };
                 let taken = (data.len() - filler).min(HEADER_LEN - *have);
                 bytes[*have..*have + taken].copy_from_slice(&data[filler..filler + taken]);
                 *have += taken;
-                if *have == HEADER_LEN {
-                    let header = Header::decode(*bytes)?;
-                    self.parser = Parser::default();
-                    self.begin_frame(header)?;
-                }
-                Ok(filler + taken)
+                let header = (*have == HEADER_LEN).then_some(*bytes);
+                (filler + taken, header.map_or(Ok(()), |header| self.begin_frame(header)))
             }
             Parser::Control { header, have } => {
                 let taken = data.len().min(header.length - *have);
                 self.scratch[*have..*have + taken].copy_from_slice(&data[..taken]);
                 *have += taken;
-                if *have == header.length {
-                    let control = Control::decode(*header, &self.scratch[..*have])?;
-                    self.parser = Parser::default();
-                    self.control_frame(control)?;
-                }
-                Ok(taken)
+                let header = (*have == header.length).then_some(*header);
+                (taken, header.map_or(Ok(()), |header| self.end_control(header)))
             }
             Parser::Data { id, left } => {
                 let (id, taken) = (*id, data.len().min(*left));
@@ -114,12 +108,18 @@ impl Connection {
                 if let Some(slot) = self.table.find(id) {
                     self.data(slot, &data[..taken]);
                 }
-                Ok(taken)
+                (taken, Ok(()))
             }
+        };
+        if let Err(error) = result {
+            self.fail(Down::Protocol(error));
         }
+        taken
     }
 
-    fn begin_frame(&mut self, header: Header) -> Result<(), ProtocolError> {
+    fn begin_frame(&mut self, bytes: [u8; HEADER_LEN]) -> Result<(), ProtocolError> {
+        self.parser = Parser::default();
+        let header = Header::decode(bytes)?;
         let Header { kind, length, id } = header;
         if !matches!(self.phase, Phase::Up) && kind != Kind::Hello {
             return Err(ProtocolError::Unexpected { kind, id });
@@ -133,6 +133,11 @@ impl Connection {
             self.parser = Parser::Control { header, have: 0 };
         }
         Ok(())
+    }
+
+    fn end_control(&mut self, header: Header) -> Result<(), ProtocolError> {
+        self.parser = Parser::default();
+        self.control_frame(Control::decode(header, &self.scratch[..header.length])?)
     }
 
     /// Goes on with the payload of the `HELLO_ACK` whose nonce was found.
@@ -374,7 +379,7 @@ fn count_zeros(data: &[u8], zeros: &mut usize) -> (usize, bool) {
     for (i, &byte) in data.iter().enumerate() {
         if byte == 0 {
             *zeros += 1;
-        } else if *zeros >= MAX_FRAME {
+        } else if *zeros >= BOUNDARY_ZEROS {
             return (i, true);
         } else {
             *zeros = 0;

@@ -12,7 +12,9 @@ use super::stream::Sending;
 use super::table::Slot;
 use crate::config::Priority;
 use crate::error::StreamError;
-use crate::frame::{Control, HEADER_LEN, Header, Hello, HelloAck, Kind, MAX_FRAME, MAX_SHORT_CONTROL, ResetReason};
+use crate::frame::{
+    Control, FILLER_LEN, HEADER_LEN, Header, Hello, HelloAck, Kind, MAX_FRAME, MAX_SHORT_CONTROL, ResetReason,
+};
 
 /// Longest that one stream's due frames can be: OPEN, ACCEPT, WINDOW, FIN, RESET.
 const MAX_DUE: usize = 5 * MAX_SHORT_CONTROL;
@@ -22,7 +24,8 @@ const MAX_DUE: usize = 5 * MAX_SHORT_CONTROL;
 pub(super) struct Out {
     /// What is being written: some short frames, or one long one. Empty, without memory, when idle.
     block: Block,
-    filler: bool,
+    /// Zeros to send before anything else.
+    filler: usize,
     hello: Option<Hello>,
     pub(super) hello_ack: Option<HelloAck>,
     pub(super) pong: Option<u32>,
@@ -30,7 +33,7 @@ pub(super) struct Out {
 
 impl Out {
     pub(super) fn greeting(hello: Hello, filler: bool) -> Self {
-        Self { filler, hello: Some(hello), ..Self::default() }
+        Self { filler: if filler { FILLER_LEN } else { 0 }, hello: Some(hello), ..Self::default() }
     }
 
     pub(super) fn clear(&mut self, pool: &mut Pool) {
@@ -39,7 +42,11 @@ impl Out {
     }
 
     fn is_empty(&self) -> bool {
-        self.block.is_empty() && !self.filler && self.hello.is_none() && self.hello_ack.is_none() && self.pong.is_none()
+        self.block.is_empty()
+            && self.filler == 0
+            && self.hello.is_none()
+            && self.hello_ack.is_none()
+            && self.pong.is_none()
     }
 
     /// Appends a frame. The caller has seen that there is room.
@@ -79,6 +86,9 @@ impl Connection {
         self.out.block.consume(n);
         if self.out.block.is_empty() {
             self.pool.give(std::mem::take(&mut self.out.block));
+            if self.table.is_empty() {
+                self.give_memory_back();
+            }
             if !self.waiting_for_quiet.is_empty() {
                 self.wake_waiting_for_quiet();
             }
@@ -95,8 +105,10 @@ impl Connection {
     }
 
     fn fill_out(&mut self) {
-        if std::mem::take(&mut self.out.filler) {
-            self.out.block = Block::zeros();
+        if self.out.filler > 0 {
+            let n = self.out.filler.min(MAX_FRAME);
+            self.out.filler -= n;
+            self.out.block = Block::zeros(n);
             return;
         }
         self.push_link_frames();
