@@ -43,6 +43,9 @@ struct Options {
     /// Largest window of a lone bulk stream, in KiB.
     #[arg(long, default_value_t = 1024)]
     max_window_kib: u32,
+    /// Only the measurements whose name contains this.
+    #[arg(long)]
+    only: Option<String>,
     /// QEMU's accelerator.
     #[arg(long, default_value = "tcg")]
     accel: String,
@@ -97,32 +100,61 @@ async fn measure(options: &Options, guest: &mut Guest, mux: &Mux, samples: &mut 
         echo.set_priority(Priority::Control);
         echoes.push(echo);
     }
+    let wanted = |what: &str| options.only.as_ref().is_none_or(|only| what.contains(only.as_str()));
     for round in 0..options.rounds {
-        let plain = &mut guest.plain;
-        samples.add("rtt plain", Unit::Us, plain_rtt(plain, options.messages)?);
-        samples.add("rtt mux, 1 of 16", Unit::Us, mux_rtt(&mut echoes[round % 16], options.messages).await?);
-        samples.add("up plain", Unit::MibPerS, vec![plain_up(plain, bytes)?]);
-        samples.add("up mux, 1 stream", Unit::MibPerS, vec![mux_up(mux, bytes, 1).await?.0]);
-        let (speed, first) = mux_up(mux, bytes, 8).await?;
-        samples.add("up mux, 8 streams", Unit::MibPerS, vec![speed]);
-        samples.add("first of 8 streams done, of the last", Unit::Percent, vec![first]);
-        samples.add("down plain", Unit::MibPerS, vec![plain_down(plain, bytes)?]);
-        samples.add("down mux, 1 stream", Unit::MibPerS, vec![mux_down(mux, bytes, 1, port::SOURCE).await?]);
-        samples.add("down mux, 8 streams", Unit::MibPerS, vec![mux_down(mux, bytes, 8, port::SOURCE).await?]);
-        samples.add("down mux, from a pipe", Unit::MibPerS, vec![mux_down(mux, bytes, 1, port::PIPE_SOURCE).await?]);
         let echo = &mut echoes[round % 16];
-        let up = tokio::spawn(endless_up(mux.dial(port::SINK).await?));
-        samples.add("rtt mux under bulk up", Unit::Us, mux_rtt(echo, options.messages / 4).await?);
-        up.abort();
-        let mut source = mux.dial(port::SOURCE).await?;
-        source.write_u64_le(u64::MAX).await?;
-        let down = tokio::spawn(endless_down(source));
-        samples.add("rtt mux under bulk down", Unit::Us, mux_rtt(echo, options.messages / 4).await?);
-        down.abort();
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        for what in MEASUREMENTS.iter().filter(|what| wanted(what)) {
+            let plain = &mut guest.plain;
+            let (unit, taken) = match *what {
+                "rtt plain" => (Unit::Us, plain_rtt(plain, options.messages)?),
+                "rtt mux, 1 of 16" => (Unit::Us, mux_rtt(echo, options.messages).await?),
+                "up plain" => (Unit::MibPerS, vec![plain_up(plain, bytes)?]),
+                "up mux, 1 stream" => (Unit::MibPerS, vec![mux_up(mux, bytes, 1).await?.0]),
+                "up mux, 8 streams" => {
+                    let (speed, first) = mux_up(mux, bytes, 8).await?;
+                    samples.add("first of 8 streams done, of the last", Unit::Percent, vec![first]);
+                    (Unit::MibPerS, vec![speed])
+                }
+                "down plain" => (Unit::MibPerS, vec![plain_down(plain, bytes)?]),
+                "down mux, 1 stream" => (Unit::MibPerS, vec![mux_down(mux, bytes, 1, port::SOURCE).await?]),
+                "down mux, 8 streams" => (Unit::MibPerS, vec![mux_down(mux, bytes, 8, port::SOURCE).await?]),
+                "down mux, from a pipe" => (Unit::MibPerS, vec![mux_down(mux, bytes, 1, port::PIPE_SOURCE).await?]),
+                "rtt mux under bulk up" => {
+                    let bulk = tokio::spawn(endless_up(mux.dial(port::SINK).await?));
+                    let times = mux_rtt(echo, options.messages / 4).await?;
+                    bulk.abort();
+                    (Unit::Us, times)
+                }
+                _ => {
+                    let mut source = mux.dial(port::SOURCE).await?;
+                    source.write_u64_le(u64::MAX).await?;
+                    let bulk = tokio::spawn(endless_down(source));
+                    let times = mux_rtt(echo, options.messages / 4).await?;
+                    bulk.abort();
+                    (Unit::Us, times)
+                }
+            };
+            samples.add(what, unit, taken);
+            tokio::time::sleep(Duration::from_millis(5)).await; // what was aborted drains
+        }
     }
     Ok(())
 }
+
+/// In this order in every round.
+const MEASUREMENTS: [&str; 11] = [
+    "rtt plain",
+    "rtt mux, 1 of 16",
+    "up plain",
+    "up mux, 1 stream",
+    "up mux, 8 streams",
+    "down plain",
+    "down mux, 1 stream",
+    "down mux, 8 streams",
+    "down mux, from a pipe",
+    "rtt mux under bulk up",
+    "rtt mux under bulk down",
+];
 
 fn plain_rtt(plain: &mut UnixStream, messages: usize) -> Result<Vec<f64>> {
     plain.write_all(&Command::Echo(messages as u64).encode())?;
@@ -276,13 +308,14 @@ impl Guest {
                 "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check nolapic_timer \
                  memhp_default_state=online_movable",
             )
-            .args(["-serial", &console])
-            .args(["-device", "virtio-serial-pci,id=vser"]);
+            .args(["-serial", &console]);
+        // A device each: ports of one device share an interrupt, and a sleeper on one is woken by the other's traffic.
         for (id, fd, name) in [("plain", &plain_qemu, PLAIN_PORT), ("mux", &mux_qemu, MUX_PORT)] {
             rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?; // QEMU inherits it
             let number = std::os::fd::AsRawFd::as_raw_fd(fd);
             qemu.arg("-chardev").arg(format!("socket,id={id},fd={number}"));
-            qemu.arg("-device").arg(format!("virtserialport,bus=vser.0,chardev={id},name={name}"));
+            qemu.arg("-device").arg(format!("virtio-serial-pci,id=vser-{id}"));
+            qemu.arg("-device").arg(format!("virtserialport,bus=vser-{id}.0,chardev={id},name={name}"));
         }
         let qemu = qemu.stdin(Stdio::null()).spawn().context("start QEMU")?;
         let mut guest = Self { qemu, plain, mux: Some(mux), _initrd: initrd };

@@ -43,6 +43,7 @@ use self::stream::{Handshake, Stream};
 pub use self::table::Slot;
 use self::table::{IntMap, Table};
 use self::transmit::Out;
+pub use self::transmit::ToSend;
 pub use self::usage::Usage;
 use crate::config::{Config, GuestState, Priority, Role};
 use crate::error::{Down, Link, StreamError};
@@ -83,6 +84,9 @@ pub struct Connection {
     /// Streams with frames due, and with data pending: of control priority, of bulk priority.
     control: VecDeque<Slot>,
     ready: [VecDeque<Slot>; 2],
+
+    /// Something to send should go now. Without it, what there is may wait for the driver's turn.
+    urgent: bool,
 
     solo: Solo,
     /// Window given beyond the usual one, all streams together.
@@ -175,6 +179,7 @@ impl Connection {
             refusals: VecDeque::new(),
             control: VecDeque::new(),
             ready: [VecDeque::new(), VecDeque::new()],
+            urgent: true, // an owner's HELLO
             solo: Solo::default(),
             extra_window: 0,
             pings: Pings::default(),

@@ -419,7 +419,7 @@ impl World {
             n
         });
         model.ends[end].reader.polled(&result);
-        self.was_read(end, stream, &data, result);
+        self.was_read(end, stream, &data, &result);
     }
 
     fn drain(&mut self, end: usize, stream: usize, slot: Slot, len: usize) {
@@ -436,10 +436,10 @@ impl World {
                 n
             })
         });
-        self.was_read(end, stream, &data, result);
+        self.was_read(end, stream, &data, &result);
     }
 
-    fn was_read(&mut self, end: usize, stream: usize, data: &[u8], result: Poll<Result<usize, StreamError>>) {
+    fn was_read(&mut self, end: usize, stream: usize, data: &[u8], result: &Poll<Result<usize, StreamError>>) {
         let model = &mut self.streams[stream];
         let from = 1 - end;
         let at = model.directions[from].read;
@@ -463,7 +463,7 @@ impl World {
                     direction.written
                 );
             }
-            Poll::Ready(Ok(n)) => assert_eq!(n, data.len()),
+            Poll::Ready(Ok(n)) => assert_eq!(*n, data.len()),
             Poll::Ready(Err(_)) => self.was_cut(end, stream),
             Poll::Pending => {}
         }

@@ -160,6 +160,7 @@ impl Connection {
             Control::Window { id, credit } => self.window_received(id, credit),
             Control::Ping { token } => {
                 self.out.pong = Some(token);
+                self.urgent = true;
                 Ok(())
             }
             Control::Pong { token } => {
@@ -188,6 +189,7 @@ impl Connection {
         } else {
             self.fail(Down::Version { ours: VERSION, theirs: version });
         }
+        self.urgent = true;
         self.out.hello_ack = Some(HelloAck {
             nonce,
             version: VERSION,
@@ -234,7 +236,7 @@ impl Connection {
                 return Ok(());
             }
         };
-        self.refusals.push_back((id, refusal));
+        self.refuse(id, refusal);
         Ok(())
     }
 
@@ -325,6 +327,7 @@ impl Connection {
                 }
                 self.backlogged -= 1;
                 self.refusals.push_back((id, Refusal::Abandoned));
+                self.urgent = true;
                 StreamError::ResetByPeer
             }
             _ => return Err(unexpected),

@@ -64,6 +64,8 @@ pub(super) struct Stream {
     /// The next DATA frame, room for its header included.
     pub(super) pending: Option<Block>,
     pub(super) due: Due,
+    /// The last DATA frame was a full one: it carries bulk.
+    pub(super) sent_full: bool,
     /// The handle went while data or FIN were still to be sent: a reset follows FIN, if the other end still sends then.
     pub(super) reset_after_fin: bool,
 
@@ -101,6 +103,7 @@ impl Stream {
             credit,
             pending: None,
             due: Due::default(),
+            sent_full: false,
             reset_after_fin: false,
             received_fin: false,
             discard: false,

@@ -3,6 +3,9 @@
 //! Frames about the link first, then what is due for streams (refusals, OPEN, ACCEPT, WINDOW, FIN, RESET), then data of
 //! control priority, then bulk: each stream in turn, one frame a turn. What is handed out for one write is at most a
 //! full frame, so anything due waits for one frame of bulk here, no more. Several short frames go out in one write.
+//!
+//! Two things are not urgent and may wait for the driver's turn, so that more of them go in one write: credit, and what a
+//! stream writes after a full frame without filling the next one.
 
 use std::collections::VecDeque;
 
@@ -13,11 +16,22 @@ use super::table::Slot;
 use crate::config::Priority;
 use crate::error::StreamError;
 use crate::frame::{
-    Control, FILLER_LEN, HEADER_LEN, Header, Hello, HelloAck, Kind, MAX_FRAME, MAX_SHORT_CONTROL, ResetReason,
+    Control, FILLER_LEN, HEADER_LEN, Header, Hello, HelloAck, Kind, MAX_FRAME, MAX_SHORT_CONTROL, Refusal, ResetReason,
 };
 
 /// Longest that one stream's due frames can be: OPEN, ACCEPT, WINDOW, FIN, RESET.
 const MAX_DUE: usize = 5 * MAX_SHORT_CONTROL;
+
+/// Whether there is something to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ToSend {
+    /// No.
+    Nothing,
+    /// Yes, but more may come along if it waits a little.
+    Later,
+    /// Yes.
+    Now,
+}
 
 /// The bytes on their way out, and the frames about the link that come next.
 #[derive(Debug, Default)]
@@ -78,7 +92,19 @@ impl Connection {
         if self.out.block.is_empty() {
             self.fill_out();
         }
+        self.urgent = !self.out.block.is_empty();
         self.out.block.filled()
+    }
+
+    /// Whether [`transmit`](Self::transmit) should be called.
+    pub fn to_send(&self) -> ToSend {
+        if self.urgent {
+            ToSend::Now
+        } else if self.is_flushed() {
+            ToSend::Nothing
+        } else {
+            ToSend::Later
+        }
     }
 
     /// Drops the first `n` bytes of [`transmit`](Self::transmit).
@@ -186,6 +212,7 @@ impl Connection {
             self.ready[class].push_front(slot);
             return false;
         }
+        stream.sent_full = frame.len() == MAX_FRAME;
         frame.set_head(&Header { kind: Kind::Data, length: frame.len() - HEADER_LEN, id: stream.id }.encode());
         self.woken.extend(stream.writer.take());
         if self.out.block.is_empty() {
@@ -206,8 +233,20 @@ impl Connection {
         (0..self.ready.len()).find_map(|class| self.ready[class].pop_front().map(|slot| (class, slot)))
     }
 
+    /// Answers a dial whose stream is not kept.
+    pub(super) fn refuse(&mut self, id: u32, refusal: Refusal) {
+        self.refusals.push_back((id, refusal));
+        self.urgent = true;
+    }
+
     /// Puts a stream in the queue of those with frames due.
     pub(super) fn schedule_control(&mut self, slot: Slot) {
+        self.urgent = true;
+        self.schedule_credit(slot);
+    }
+
+    /// The same if what is due is credit.
+    pub(super) fn schedule_credit(&mut self, slot: Slot) {
         if let Some(stream) = self.table.get_mut(slot)
             && !stream.in_control
         {
@@ -219,9 +258,12 @@ impl Connection {
     /// Puts a stream in the queue of those with data pending.
     pub(super) fn schedule_data(&mut self, slot: Slot) {
         if let Some(stream) = self.table.get_mut(slot)
-            && !stream.in_ready
+            && let Some(frame) = &stream.pending
         {
-            stream.in_ready = true;
+            self.urgent |= !stream.sent_full || frame.len() == MAX_FRAME;
+            if std::mem::replace(&mut stream.in_ready, true) {
+                return;
+            }
             let class = usize::from(stream.priority == Priority::Bulk);
             self.ready[class].push_back(slot);
         }
