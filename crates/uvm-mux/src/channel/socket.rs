@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
+use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -50,8 +51,13 @@ impl Channel for SocketChannel {
         }
     }
 
+    /// What is written to a closed end is gone. That it is closed is told by the read behind the last byte it sent, so
+    /// that those bytes are not lost.
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(rustix::io::retry_on_intr(|| rustix::net::send(self.socket.get_ref(), bytes, SendFlags::NOSIGNAL))?)
+        match rustix::io::retry_on_intr(|| rustix::net::send(self.socket.get_ref(), bytes, SendFlags::NOSIGNAL)) {
+            Err(Errno::PIPE | Errno::CONNRESET) => Ok(bytes.len()),
+            written => Ok(written?),
+        }
     }
 
     fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

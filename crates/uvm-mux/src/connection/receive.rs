@@ -253,11 +253,10 @@ impl Connection {
                 }
                 stream.handshake = Handshake::Done;
                 self.woken.extend(stream.writer.take());
-                self.unanswered -= 1;
             }
-            Named::Past => self.unanswered = self.unanswered.checked_sub(1).ok_or(unexpected)?,
+            Named::Past => {}
         }
-        Ok(())
+        self.answered(unexpected)
     }
 
     fn begin_data(&mut self, id: u32, length: u32) -> Result<(), ProtocolError> {
@@ -308,15 +307,12 @@ impl Connection {
             ResetReason::Dropped => None,
         };
         let Named::Live(slot) = named else {
-            if refusal.is_some() {
-                self.unanswered = self.unanswered.checked_sub(1).ok_or(unexpected)?;
-            }
-            return Ok(());
+            return if refusal.is_some() { self.answered(unexpected) } else { Ok(()) };
         };
         let Some(stream) = self.table.get_mut(slot) else { return Ok(()) };
         let why = match (stream.handshake, refusal) {
             (Handshake::Dialled, Some(refusal)) => {
-                self.unanswered -= 1;
+                self.unanswered = self.unanswered.checked_sub(1).ok_or(unexpected)?;
                 StreamError::Refused(refusal)
             }
             (Handshake::Done, None) => StreamError::ResetByPeer,
@@ -351,6 +347,13 @@ impl Connection {
             let writer = stream.writer.take();
             self.woken.extend(writer);
         }
+        Ok(())
+    }
+
+    /// Counts an answer to a dial. A stream that was given up is not kept, so that an answer too many to one is only found
+    /// when there are more answers than dials.
+    fn answered(&mut self, too_many: ProtocolError) -> Result<(), ProtocolError> {
+        self.unanswered = self.unanswered.checked_sub(1).ok_or(too_many)?;
         Ok(())
     }
 

@@ -587,6 +587,21 @@ mod dials {
     }
 
     #[test]
+    fn more_answers_than_dials_break_the_protocol() {
+        let refusal = |id| Control::Reset { id, reason: ResetReason::Refused(Refusal::NobodyListens) };
+        for answer in [refusal(2), Control::Accept { id: 2 }] {
+            let (mut owner, _) = ends();
+            let given_up = owner.dial(1).expect("up");
+            owner.release(given_up);
+            owner.dial(1).expect("up");
+            owner.receive(&bytes_of(&refusal(0)).repeat(2));
+            assert_eq!(owner.link(), Link::Up { epoch: 1 }, "the second may be late");
+            owner.receive(&bytes_of(&answer));
+            assert!(matches!(owner.dead(), Some(Down::Protocol(ProtocolError::Unexpected { id: 2, .. }))));
+        }
+    }
+
+    #[test]
     fn an_end_dials_no_more_than_the_other_answers() {
         let few = Config::default().with_max_streams(2);
         let (mut owner, mut guest) = ends_with(Config::default(), few);
