@@ -108,18 +108,16 @@ impl Shared {
 
     /// Takes the lock. If a panic left the connection half changed, it is replaced by one that is down.
     fn lock(&self) -> MutexGuard<'_, State> {
-        #[cfg(not(loom))]
         match self.state.lock() {
             Ok(state) => state,
             Err(poisoned) => {
                 let mut state = poisoned.into_inner();
                 state.connection.bury();
+                #[cfg(not(loom))]
                 self.state.clear_poison();
                 state
             }
         }
-        #[cfg(loom)]
-        self.state.lock().unwrap()
     }
 }
 
@@ -130,7 +128,12 @@ impl State {
             return; // the driver goes on when the channel takes more
         }
         match self.connection.to_send() {
-            ToSend::Now => self.send_all(),
+            ToSend::Now => {
+                self.send_all();
+                if self.blocked {
+                    self.wake_driver(); // it waits for the channel to take more
+                }
+            }
             ToSend::Later => self.wake_driver(),
             ToSend::Nothing if self.closing => self.connection.fail(Down::ClosedHere),
             ToSend::Nothing => {}
@@ -156,7 +159,6 @@ impl State {
                 Err(error) => self.connection.fail(channel_failed(&error)),
             }
         }
-        self.wake_driver(); // it waits for the channel to take more
     }
 
     /// Has the driver woken with the others, after the lock is let go.

@@ -83,9 +83,9 @@ fn main() -> Result<()> {
     guest.plain.write_all(&Command::Quit.encode())?;
     guest.wait(Duration::from_secs(10))?;
     if options.json {
-        samples.print_json(&options)
+        samples.print_json(&options);
     } else {
-        samples.print_table()
+        samples.print_table();
     }
     Ok(())
 }
@@ -270,6 +270,7 @@ async fn endless_down(mut stream: MuxStream) -> std::io::Result<()> {
     Ok(())
 }
 
+#[expect(clippy::cast_precision_loss, reason = "bytes of one measurement, far below 2^52")]
 fn rate(bytes: u64, start: Instant) -> f64 {
     bytes as f64 / f64::from(1 << 20) / start.elapsed().as_secs_f64()
 }
@@ -422,6 +423,7 @@ impl Samples {
     }
 }
 
+#[expect(clippy::cast_precision_loss, clippy::cast_sign_loss, reason = "an index into the samples")]
 fn percentile(samples: &[f64], share: f64) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);

@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use uvm_mux::channel::{Channel, SocketChannel};
+use uvm_mux::frame::{Control, Hello, VERSION};
 use uvm_mux::{Config, Down, Driver, Greeting, GuestState, Link, Mux, MuxError, Role, StreamError};
 
 use crate::pair::{Pair, channel, kind};
@@ -206,10 +207,11 @@ async fn a_new_owner_that_greets_a_live_guest_ends_the_older_streams() {
     first_driver.abort();
 }
 
-/// Panics in one write.
+/// Panics in one write; counts how often it is asked whether it has room.
 struct Fragile {
     inner: SocketChannel,
     broken: Arc<AtomicBool>,
+    asked_for_room: Arc<AtomicUsize>,
 }
 
 impl Channel for Fragile {
@@ -227,6 +229,7 @@ impl Channel for Fragile {
     }
 
     fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.asked_for_room.fetch_add(1, Ordering::Relaxed);
         self.inner.poll_write_ready(cx)
     }
 
@@ -243,7 +246,7 @@ impl Channel for Fragile {
 async fn a_panic_under_the_lock_takes_the_link_down_and_wakes_everybody_else() {
     let (near, far) = UnixStream::pair().expect("socket pair");
     let broken = Arc::new(AtomicBool::new(false));
-    let fragile = Fragile { inner: channel(near), broken: Arc::clone(&broken) };
+    let fragile = Fragile { inner: channel(near), broken: Arc::clone(&broken), asked_for_room: Arc::default() };
     let (owner, driver) =
         Mux::new(fragile, Role::Owner(Greeting::new(GuestState::Fresh).expect("random")), Config::default());
     let (guest, guest_driver) = Mux::new(channel(far), Role::Guest, Config::default());
@@ -273,4 +276,27 @@ async fn a_panic_under_the_lock_takes_the_link_down_and_wakes_everybody_else() {
         .await
         .expect("the channel closes")
         .expect("followed");
+}
+
+#[tokio::test]
+async fn a_driver_at_a_full_channel_sleeps() {
+    let (near, mut far) = UnixStream::pair().expect("socket pair");
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counting = Fragile { inner: channel(near), broken: Arc::default(), asked_for_room: Arc::clone(&asked) };
+    let (guest, driver) = Mux::new(counting, Role::Guest, Config::default());
+    tokio::spawn(driver);
+    let hello =
+        Hello { nonce: [1; 16], version: VERSION, window: 1 << 20, max_streams: 9, clock_ns: 0, entropy: [0; 32] };
+    let mut bytes = [0; 80];
+    let n = Control::Hello(hello).encode(&mut bytes);
+    far.write_all(&bytes[..n]).expect("written");
+    guest.up().await.expect("up");
+    let mut stream = guest.dial_now(1).expect("up");
+    // The owner reads nothing.
+    assert!(timeout(Duration::from_millis(50), stream.write_all(&vec![0; 1 << 20])).await.is_err(), "not full");
+    let before = asked.load(Ordering::Relaxed);
+    far.write_all(&[0]).expect("filler, so that the driver looks around once");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let times = asked.load(Ordering::Relaxed) - before;
+    assert!(times <= 2, "asked {times} times");
 }

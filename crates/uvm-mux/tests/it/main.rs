@@ -1,5 +1,7 @@
 //! Both ends of a mux over a socket pair.
 
+#![cfg(not(loom))]
+
 mod basics;
 mod faults;
 mod load;
