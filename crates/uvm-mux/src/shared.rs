@@ -2,8 +2,8 @@
 //!
 //! Handles and driver call the connection under one lock that is never held across an `await`. Whoever changed something
 //! also writes what there is to send, if the channel takes it: a message leaves in the task that wrote it, without a
-//! hop to the driver. The driver sends what may wait, and waits for the channel when that is full. Tasks are woken after the lock is let
-//! go.
+//! hop to the driver. The driver sends what may wait, and waits for the channel when that is full. Tasks are woken after
+//! the lock is let go.
 
 #[cfg(loom)]
 use loom::sync::{Mutex, MutexGuard};
@@ -53,25 +53,25 @@ impl Shared {
 
     /// Calls the connection, then sends what there is to send and wakes whom there is to wake.
     pub(crate) fn with<R>(&self, call: impl FnOnce(&mut Connection) -> R) -> R {
-        let _buried = BuryOnPanic(self); // dropped after the lock
-        let mut state = self.lock();
-        let result = call(&mut state.connection);
-        self.settle(state);
-        result
+        self.change(|state| call(&mut state.connection))
     }
 
     /// Sends also what may wait, for the driver. Gives `true` if the channel is full. The driver will be woken when there
     /// is something for it to do.
     pub(crate) fn drive(&self, driver: &Waker, room: bool) -> bool {
-        let mut state = self.lock();
-        state.blocked &= !room;
-        state.send_all();
-        if state.driver.as_ref().is_none_or(|old| !old.will_wake(driver)) {
-            state.driver = Some(driver.clone());
-        }
-        let blocked = state.blocked;
-        self.settle(state);
-        blocked
+        self.change(|state| {
+            state.blocked &= !room;
+            state.send_all();
+            if state.driver.as_ref().is_none_or(|old| !old.will_wake(driver)) {
+                state.driver = Some(driver.clone());
+            }
+            state.blocked
+        })
+    }
+
+    /// The last handle is gone.
+    pub(crate) fn close_when_flushed(&self) {
+        self.change(|state| state.closing = true);
     }
 
     /// Looks at the connection without changing it.
@@ -79,11 +79,12 @@ impl Shared {
         look(&self.lock().connection)
     }
 
-    /// The last handle is gone.
-    pub(crate) fn close_when_flushed(&self) {
+    fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+        let _buried = BuryOnPanic(self); // dropped after the lock
         let mut state = self.lock();
-        state.closing = true;
+        let result = change(&mut state);
         self.settle(state);
+        result
     }
 
     fn settle<'a>(&'a self, mut state: MutexGuard<'a, State>) {

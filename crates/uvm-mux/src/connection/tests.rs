@@ -299,7 +299,7 @@ mod link {
             ),
             (bytes_of(&Control::Window { id: 2, credit: 1 }), unexpected(Kind::Window, 2)),
             (bytes_of(&Control::Pong { token: 1 }), unexpected(Kind::Pong, 0)),
-            (data(0, &[0; 30_000]).repeat(3), ProtocolError::WindowExceeded { id: 0, excess: 90_000 - 65_536 }),
+            (data(0, &vec![0; 30_000]).repeat(3), ProtocolError::WindowExceeded { id: 0, excess: 90_000 - 65_536 }),
         ];
         for (bytes, error) in cases {
             let (mut owner, mut guest) = ends();
@@ -429,7 +429,7 @@ mod streams {
     fn a_stream_dropped_after_it_was_shut_down_loses_nothing_and_then_stops_the_other_end() {
         let (mut owner, mut guest) = ends();
         let (near, far) = stream(&mut guest, &mut owner);
-        assert_eq!(write(&mut guest, near, &[4; 20_000]), Poll::Ready(Ok(20_000)));
+        assert_eq!(write(&mut guest, near, &vec![4; 20_000]), Poll::Ready(Ok(20_000)));
         guest.shut_down(near);
         guest.release(near);
         assert_eq!(guest.usage().streams, 1, "it lingers until its data is sent");
@@ -446,7 +446,7 @@ mod streams {
         let (near, far) = stream(&mut owner, &mut guest);
         owner.discard(near);
         for _ in 0..100 {
-            assert_eq!(write(&mut guest, far, &[1; 20_000]), Poll::Ready(Ok(20_000)));
+            assert_eq!(write(&mut guest, far, &vec![1; 20_000]), Poll::Ready(Ok(20_000)));
             carry(&mut owner, &mut guest);
         }
         assert_eq!(owner.usage().received, 0);
@@ -472,7 +472,7 @@ mod streams {
         owner.release(near);
         transmit_all(&mut owner);
         for _ in 0..1000 {
-            owner.receive(&data(0, &[1; 30_000]));
+            owner.receive(&data(0, &vec![1; 30_000]));
             owner.receive(&bytes_of(&Control::Window { id: 0, credit: 5 }));
         }
         owner.receive(&bytes_of(&Control::Fin { id: 0 }));
@@ -649,7 +649,7 @@ mod flow {
     /// Writes what the window allows and carries it.
     fn fill(a: &mut Connection, near: Slot, b: &mut Connection) -> usize {
         let mut total = 0;
-        while let Poll::Ready(Ok(n)) = write(a, near, &[1; MAX_PAYLOAD]) {
+        while let Poll::Ready(Ok(n)) = write(a, near, &vec![1; MAX_PAYLOAD]) {
             total += n;
             carry(a, b);
         }
@@ -793,7 +793,7 @@ mod order {
         use super::super::ToSend;
         let (mut owner, mut guest) = ends();
         let (near, _) = stream(&mut owner, &mut guest);
-        assert_eq!(write(&mut owner, near, &[1; 32 * 1024]), Poll::Ready(Ok(MAX_PAYLOAD)));
+        assert_eq!(write(&mut owner, near, &vec![1; 32 * 1024]), Poll::Ready(Ok(MAX_PAYLOAD)));
         assert_eq!(owner.to_send(), ToSend::Now);
         transmit_all(&mut owner);
         assert_eq!(write(&mut owner, near, &[1; 8]), Poll::Ready(Ok(8)));

@@ -6,4 +6,5 @@ mod basics;
 mod faults;
 mod load;
 mod pair;
+mod port;
 mod relay;
