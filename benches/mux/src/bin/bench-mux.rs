@@ -100,6 +100,7 @@ async fn measure(options: &Options, guest: &mut Guest, mux: &Mux, samples: &mut 
         echo.set_priority(Priority::Control);
         echoes.push(echo);
     }
+    overfill(mux).await.context("more than the port holds")?;
     let wanted = |what: &str| options.only.as_ref().is_none_or(|only| what.contains(only.as_str()));
     for round in 0..options.rounds {
         let echo = &mut echoes[round % 16];
@@ -137,6 +138,24 @@ async fn measure(options: &Options, guest: &mut Guest, mux: &Mux, samples: &mut 
             samples.add(what, unit, taken);
             tokio::time::sleep(Duration::from_millis(5)).await; // what was aborted drains
         }
+    }
+    Ok(())
+}
+
+/// Has the guest send more than its port and everything behind it holds, while nobody reads, and counts what comes.
+async fn overfill(mux: &Mux) -> Result<()> {
+    const BYTES: u64 = 128 * 1024;
+    let mut sources = Vec::new();
+    for _ in 0..200 {
+        let mut source = mux.dial(port::SOURCE).await?;
+        source.write_u64_le(BYTES).await?;
+        sources.push(source);
+    }
+    std::thread::sleep(Duration::from_millis(500)); // the driver too, if it is on this thread
+    for mut source in sources {
+        let mut all = Vec::new();
+        tokio::time::timeout(Duration::from_secs(20), source.read_to_end(&mut all)).await.context("stalled")??;
+        ensure!(all.len() as u64 == BYTES, "{} bytes came", all.len());
     }
     Ok(())
 }
