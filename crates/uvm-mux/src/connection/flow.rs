@@ -1,49 +1,91 @@
 //! How much each stream may have in flight.
 //!
-//! Credit goes back in pieces of half a window. The window itself is the usual one, except for a stream that alone has
-//! carried anything for a while and whose reader keeps up: its window doubles with each piece, up to the largest. When
-//! another stream carries something, be it one message, credit is held back until the window is the usual one again:
-//! what waits in the channel is what that message's answer waits behind.
+//! Credit goes back in pieces of half a window. The window is the usual one while any stream talks: carries short frames,
+//! and no bulk. What is in flight is what its messages wait behind. Where nobody talks, the streams that carry bulk share
+//! the largest window among them: one alone has all of it. Windows double with each piece of credit, if the reader keeps
+//! up; they are cut back by credit that is held back.
 
 use super::Connection;
 use super::table::Slot;
 
-/// A stream is alone once it has carried this many windows while no other carried anything.
-const WINDOWS_ALONE: u32 = 4;
-/// How many streams' worth of growth is given at once.
-const GROWN_STREAMS: u32 = 4;
+/// Bytes on all streams after which it is reckoned anew who carries bulk.
+const LAP: u32 = 512 * 1024;
+/// A stream that has carried this much in a lap carries bulk in this lap and the next.
+const BULK: u32 = 32 * 1024;
+/// A frame shorter than this, on a stream that does not carry bulk, is talk.
+const SHORT: u32 = 4 * 1024;
+/// Laps after which talk is forgotten.
+const TALK_LAPS: u32 = 8;
+/// How many largest windows there may be at a time, all growth together; more than one while the shares change.
+const BUDGET: u32 = 4;
 
-/// Which stream carries all that is received, if it is one only.
+/// Who carries what is received.
 #[derive(Debug, Default)]
-pub(super) struct Solo {
-    id: Option<u32>,
-    /// Bytes it has carried since another did.
-    run: u32,
+pub(super) struct Traffic {
+    /// Laps are numbered from 0. A stream remembers the number after one, so that 0 is never.
+    lap: u64,
+    /// Bytes in this lap, and streams that have carried bulk in it.
+    bytes: u32,
+    bulk: u32,
+    /// The same in the last lap.
+    last_bulk: u32,
+    /// Laps for which talk is remembered.
+    talk: u32,
 }
 
-impl Solo {
-    pub(super) fn carried(&mut self, id: u32, bytes: u32) {
-        let run = if self.id == Some(id) { self.run } else { 0 };
-        *self = Self { id: Some(id), run: run.saturating_add(bytes) };
+/// A stream's part in the traffic.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Part {
+    /// The lap that `bytes` counts.
+    lap: u64,
+    bytes: u32,
+    /// The last lap with bulk.
+    bulk_lap: u64,
+}
+
+impl Traffic {
+    pub(super) fn carried(&mut self, part: &mut Part, bytes: u32) {
+        let now = self.lap + 1;
+        if part.lap != now {
+            (part.lap, part.bytes) = (now, 0);
+        }
+        part.bytes = part.bytes.saturating_add(bytes);
+        if part.bytes >= BULK && part.bulk_lap != now {
+            part.bulk_lap = now;
+            self.bulk += 1;
+        }
+        if bytes < SHORT && part.bulk_lap + 1 < now.max(2) {
+            self.talk = TALK_LAPS;
+        }
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes >= LAP {
+            let talk = self.talk.saturating_sub(1);
+            *self = Self { lap: self.lap + 1, last_bulk: self.bulk, talk, ..Self::default() };
+        }
     }
 
-    fn is(&self, id: u32, window: u32) -> bool {
-        self.id == Some(id) && self.run >= window.saturating_mul(WINDOWS_ALONE)
+    /// The part of the largest window that each stream with bulk may have, at least the usual window.
+    fn share(&self, usual: u32, most: u32) -> u32 {
+        match self.last_bulk {
+            0 => usual,
+            _ if self.talk > 0 => usual,
+            streams => (most / streams).max(usual),
+        }
     }
 }
 
 impl Connection {
     /// Counts `n` bytes as read and returns credit if it is time to.
     pub(super) fn consumed(&mut self, slot: Slot, n: u32) {
-        let usual = self.config.window();
+        let (usual, most) = (self.config.window(), self.config.max_window());
         let Some(stream) = self.table.get_mut(slot) else { return };
         if stream.received_fin || stream.cut.is_some() {
             return;
         }
         stream.unreturned += n;
-        let alone = self.solo.is(stream.id, usual);
-        if !alone && stream.window > usual {
-            let withheld = (stream.window - usual).min(stream.unreturned);
+        let share = self.traffic.share(usual, most);
+        if stream.window > share {
+            let withheld = (stream.window - share).min(stream.unreturned);
             stream.unreturned -= withheld;
             stream.window -= withheld;
             self.extra_window -= withheld;
@@ -52,10 +94,9 @@ impl Connection {
             return;
         }
         // All is read, and the other end has used up half of what it may send: it is the window that it waits for.
-        if alone && stream.queue.is_empty() {
-            let most = self.config.max_window();
-            let budget = (most - usual).saturating_mul(GROWN_STREAMS);
-            let growth = stream.window.min(most - stream.window).min(budget - self.extra_window);
+        if stream.queue.is_empty() && stream.window < share {
+            let budget = (most - usual).saturating_mul(BUDGET);
+            let growth = stream.window.min(share - stream.window).min(budget - self.extra_window);
             stream.window += growth;
             stream.unreturned += growth;
             self.extra_window += growth;

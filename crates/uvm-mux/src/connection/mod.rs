@@ -36,7 +36,7 @@ use std::collections::VecDeque;
 use std::task::Waker;
 
 use self::block::Pool;
-use self::flow::Solo;
+use self::flow::Traffic;
 use self::receive::Parser;
 use self::scan::Scanner;
 use self::stream::{Handshake, Stream};
@@ -88,7 +88,7 @@ pub struct Connection {
     /// Something to send should go now. Without it, what there is may wait for the driver's turn.
     urgent: bool,
 
-    solo: Solo,
+    traffic: Traffic,
     /// Window given beyond the usual one, all streams together.
     extra_window: u32,
 
@@ -180,7 +180,7 @@ impl Connection {
             control: VecDeque::new(),
             ready: [VecDeque::new(), VecDeque::new()],
             urgent: true, // an owner's HELLO
-            solo: Solo::default(),
+            traffic: Traffic::default(),
             extra_window: 0,
             pings: Pings::default(),
             opened: 0,
@@ -327,7 +327,7 @@ impl Connection {
         self.control = VecDeque::new();
         self.ready = [VecDeque::new(), VecDeque::new()];
         (self.unanswered, self.backlogged) = (0, 0);
-        self.solo = Solo::default();
+        self.traffic = Traffic::default();
         self.pings = Pings::default();
         self.out.clear(&mut self.pool);
         self.restart_ids();

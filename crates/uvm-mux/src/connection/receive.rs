@@ -260,7 +260,8 @@ impl Connection {
     }
 
     fn begin_data(&mut self, id: u32, length: u32) -> Result<(), ProtocolError> {
-        let Some(stream) = self.established(id, Kind::Data)? else { return Ok(()) };
+        let Some(slot) = self.established(id, Kind::Data)? else { return Ok(()) };
+        let Some(stream) = self.table.get_mut(slot) else { return Ok(()) };
         if stream.received_fin {
             return Err(ProtocolError::Unexpected { kind: Kind::Data, id });
         }
@@ -268,7 +269,7 @@ impl Connection {
             return Err(ProtocolError::WindowExceeded { id, excess });
         }
         stream.allowance -= length;
-        self.solo.carried(id, length);
+        self.traffic.carried(&mut stream.part, length);
         Ok(())
     }
 
@@ -283,17 +284,15 @@ impl Connection {
     }
 
     fn fin_received(&mut self, id: u32) -> Result<(), ProtocolError> {
-        let Some(stream) = self.established(id, Kind::Fin)? else { return Ok(()) };
+        let Some(slot) = self.established(id, Kind::Fin)? else { return Ok(()) };
+        let Some(stream) = self.table.get_mut(slot) else { return Ok(()) };
         if stream.received_fin {
             return Err(ProtocolError::Unexpected { kind: Kind::Fin, id });
         }
         stream.received_fin = true;
         stream.due.credit = 0;
-        let reader = stream.reader.take();
-        self.woken.extend(reader);
-        if let Some(slot) = self.table.find(id) {
-            self.retire(slot);
-        }
+        self.woken.extend(stream.reader.take());
+        self.retire(slot);
         Ok(())
     }
 
@@ -338,14 +337,14 @@ impl Connection {
 
     fn window_received(&mut self, id: u32, credit: u32) -> Result<(), ProtocolError> {
         let bad = ProtocolError::BadCredit { id, credit };
-        let Some(stream) = self.established(id, Kind::Window)? else { return Ok(()) };
+        let Some(slot) = self.established(id, Kind::Window)? else { return Ok(()) };
+        let Some(stream) = self.table.get_mut(slot) else { return Ok(()) };
         if credit == 0 {
             return Err(bad);
         }
         stream.credit = stream.credit.checked_add(credit).ok_or(bad)?;
         if stream.sending == Sending::Open {
-            let writer = stream.writer.take();
-            self.woken.extend(writer);
+            self.woken.extend(stream.writer.take());
         }
         Ok(())
     }
@@ -358,11 +357,11 @@ impl Connection {
     }
 
     /// The live stream of `id`; an error where the other end may not send on it yet.
-    fn established(&mut self, id: u32, kind: Kind) -> Result<Option<&mut Stream>, ProtocolError> {
+    fn established(&self, id: u32, kind: Kind) -> Result<Option<Slot>, ProtocolError> {
         let Named::Live(slot) = self.named(id, kind)? else { return Ok(None) };
-        match self.table.get_mut(slot) {
+        match self.table.get(slot) {
             Some(stream) if stream.handshake == Handshake::Dialled => Err(ProtocolError::Unexpected { kind, id }),
-            stream => Ok(stream),
+            _ => Ok(Some(slot)),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::task::Waker;
 
 use super::block::Block;
+use super::flow::Part;
 use super::queue::ReceiveQueue;
 use crate::config::Priority;
 use crate::error::StreamError;
@@ -78,6 +79,7 @@ pub(super) struct Stream {
     pub(super) window: u32,
     /// Bytes the other end may still send.
     pub(super) allowance: u32,
+    pub(super) part: Part,
     /// Bytes read and not yet given back.
     pub(super) unreturned: u32,
 
@@ -110,6 +112,7 @@ impl Stream {
             queue: ReceiveQueue::default(),
             window,
             allowance: window,
+            part: Part::default(),
             unreturned: 0,
             in_control: false,
             in_ready: false,
