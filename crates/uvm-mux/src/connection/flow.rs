@@ -8,12 +8,12 @@
 use super::Connection;
 use super::table::Slot;
 
-/// Bytes on all streams after which it is reckoned anew who carries bulk.
-const LAP: u32 = 512 * 1024;
-/// A stream that has carried this much in a lap carries bulk in this lap and the next.
-const BULK: u32 = 32 * 1024;
-/// A frame shorter than this, on a stream that does not carry bulk, is talk.
-const SHORT: u32 = 4 * 1024;
+/// Usual windows' worth of bytes, on all streams, after which it is reckoned anew who carries bulk.
+const LAP_WINDOWS: u32 = 8;
+/// A stream that has carried this part of a usual window in a lap carries bulk, in this lap and the next.
+const BULK_PART: u32 = 2;
+/// A frame shorter than this part of a usual window, on a stream that does not carry bulk, is talk.
+const SHORT_PART: u32 = 16;
 /// Laps after which talk is forgotten.
 const TALK_LAPS: u32 = 8;
 /// How many largest windows there may be at a time, all growth together; more than one while the shares change.
@@ -44,21 +44,21 @@ pub(super) struct Part {
 }
 
 impl Traffic {
-    pub(super) fn carried(&mut self, part: &mut Part, bytes: u32) {
+    pub(super) fn carried(&mut self, part: &mut Part, bytes: u32, usual: u32) {
         let now = self.lap + 1;
         if part.lap != now {
             (part.lap, part.bytes) = (now, 0);
         }
         part.bytes = part.bytes.saturating_add(bytes);
-        if part.bytes >= BULK && part.bulk_lap != now {
+        if part.bytes >= usual / BULK_PART && part.bulk_lap != now {
             part.bulk_lap = now;
             self.bulk += 1;
         }
-        if bytes < SHORT && part.bulk_lap + 1 < now.max(2) {
+        if bytes < usual / SHORT_PART && part.bulk_lap + 1 < now.max(2) {
             self.talk = TALK_LAPS;
         }
         self.bytes = self.bytes.saturating_add(bytes);
-        if self.bytes >= LAP {
+        if self.bytes >= usual.saturating_mul(LAP_WINDOWS) {
             let talk = self.talk.saturating_sub(1);
             *self = Self { lap: self.lap + 1, last_bulk: self.bulk, talk, ..Self::default() };
         }

@@ -168,8 +168,7 @@ impl Connection {
                 if token <= self.pings.answered || token > sent {
                     return Err(ProtocolError::Unexpected { kind: Kind::Pong, id: 0 });
                 }
-                self.pings.answered = token;
-                self.wake_waiting_for_quiet();
+                self.pings.answered = token; // those who wait for it are woken at the end of `receive`
                 Ok(())
             }
         }
@@ -269,7 +268,7 @@ impl Connection {
             return Err(ProtocolError::WindowExceeded { id, excess });
         }
         stream.allowance -= length;
-        self.traffic.carried(&mut stream.part, length);
+        self.traffic.carried(&mut stream.part, length, self.config.window());
         Ok(())
     }
 

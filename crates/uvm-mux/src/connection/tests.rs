@@ -441,6 +441,78 @@ mod streams {
     }
 
     #[test]
+    fn a_stream_dropped_when_its_end_was_sent_stops_the_other_end_at_once() {
+        let (mut owner, mut guest) = ends();
+        let (near, far) = stream(&mut guest, &mut owner);
+        guest.shut_down(near);
+        carry(&mut owner, &mut guest);
+        guest.release(near);
+        assert_eq!(controls(&transmit_all(&mut guest)), [Control::Reset { id: 1, reason: ResetReason::Dropped }]);
+        assert_eq!(guest.usage().streams, 0);
+        owner.receive(&bytes_of(&Control::Reset { id: 1, reason: ResetReason::Dropped }));
+        assert_eq!(read(&mut owner, far), Poll::Ready(Ok(vec![])));
+        assert_eq!(write(&mut owner, far, b"to nobody"), Poll::Ready(Err(ErrorKind::ConnectionReset)));
+    }
+
+    #[test]
+    fn a_stream_that_both_ends_shut_down_is_never_reset_and_no_credit_follows_its_end() {
+        let (mut owner, mut guest) = ends();
+        let (near, far) = stream(&mut owner, &mut guest);
+        while write(&mut owner, near, &vec![1; MAX_PAYLOAD]).is_ready() {
+            carry(&mut owner, &mut guest);
+        }
+        assert!(read(&mut guest, far).is_ready()); // credit is due
+        owner.shut_down(near);
+        guest.receive(&transmit_all(&mut owner));
+        guest.shut_down(far);
+        guest.release(far);
+        let sent = transmit_all(&mut guest);
+        assert_eq!(controls(&sent), [Control::Fin { id: 0 }]);
+        owner.receive(&sent);
+        owner.release(near);
+        assert_eq!(transmit_all(&mut owner), []);
+        assert_eq!((owner.usage().streams, guest.usage().streams), (0, 0));
+        // The same if the other end's FIN comes while this one's has not been sent.
+        let (near, far) = stream(&mut owner, &mut guest);
+        guest.shut_down(far);
+        guest.release(far);
+        owner.shut_down(near);
+        guest.receive(&transmit_all(&mut owner));
+        assert_eq!(controls(&transmit_all(&mut guest)), [Control::Fin { id: 2 }]);
+    }
+
+    #[test]
+    fn what_was_received_is_freed_with_the_handle_though_the_stream_lingers() {
+        let (mut owner, mut guest) = ends();
+        let (near, far) = stream(&mut owner, &mut guest);
+        assert_eq!(write(&mut owner, near, &vec![1; 30_000]), Poll::Ready(Ok(30_000)));
+        carry(&mut owner, &mut guest);
+        assert_eq!(write(&mut guest, far, b"not sent yet"), Poll::Ready(Ok(12)));
+        guest.shut_down(far);
+        guest.release(far);
+        assert_eq!((guest.usage().streams, guest.usage().received, guest.usage().received_memory), (1, 0, 0));
+    }
+
+    #[test]
+    fn a_writer_behind_a_full_frame_and_one_that_flushes_are_woken_when_it_is_sent() {
+        let (mut owner, mut guest) = ends();
+        let (near, _) = stream(&mut owner, &mut guest);
+        let count = Arc::new(Count(AtomicUsize::new(0)));
+        let waker = Waker::from(Arc::clone(&count));
+        let frame = vec![1; MAX_PAYLOAD];
+        assert_eq!(write(&mut owner, near, &frame), Poll::Ready(Ok(MAX_PAYLOAD)));
+        assert!(owner.poll_write(near, &waker, b"more").is_pending());
+        transmit_all(&mut owner);
+        wakes(&mut owner);
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
+        assert_eq!(write(&mut owner, near, b"more"), Poll::Ready(Ok(4)));
+        assert!(owner.poll_flush(near, &waker).is_pending());
+        transmit_all(&mut owner);
+        wakes(&mut owner);
+        assert_eq!(count.0.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
     fn a_direction_that_nobody_reads_does_not_stall_the_other_end() {
         let (mut owner, mut guest) = ends();
         let (near, far) = stream(&mut owner, &mut guest);
