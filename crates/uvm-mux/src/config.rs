@@ -62,8 +62,7 @@ pub enum Priority {
     Control,
 }
 
-/// Limits of one end. What is received and not yet read takes at most
-/// `max_streams * window + (max_window - window)` bytes.
+/// Limits of one end. Received and not yet read are at most `max_streams * window + 4 * (max_window - window)` bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
     max_streams: u32,
@@ -92,7 +91,8 @@ impl Config {
         Self { window, max_window: self.max_window.max(window), ..self }
     }
 
-    /// The same for the only stream that carries bulk. Default 1 MiB, kept within the window and 64 MiB.
+    /// The same for a stream that alone carries bulk while no other carries messages; several that carry bulk share it.
+    /// Default 1 MiB, kept within the window and 64 MiB.
     #[must_use]
     pub fn with_max_window(self, bytes: u32) -> Self {
         Self { max_window: bytes.clamp(self.window, 64 * 1024 * 1024), ..self }

@@ -10,6 +10,9 @@ mod mux;
 mod shared;
 mod stream;
 
+#[cfg(all(test, loom))]
+mod interleavings;
+
 pub use config::{Config, Greeting, GuestState, Priority, Role};
 pub use driver::Driver;
 pub use error::{Down, Link, MuxError, ProtocolError, StreamError};

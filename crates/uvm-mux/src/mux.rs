@@ -116,13 +116,13 @@ impl Mux {
 
     /// Why the link is down for good, if it is.
     pub fn dead(&self) -> Option<Down> {
-        self.handle.shared.peek(|state| state.connection.dead().cloned())
+        self.handle.shared.peek(|connection| connection.dead().cloned())
     }
 
     /// What the owner said in its last greeting. `None` before the first; at the owner, its own.
     pub fn hello(&self) -> Option<HelloInfo> {
-        self.handle.shared.peek(|state| {
-            let hello = state.connection.hello()?;
+        self.handle.shared.peek(|connection| {
+            let hello = connection.hello()?;
             Some(HelloInfo { clock_ns: hello.clock_ns, entropy: hello.entropy })
         })
     }

@@ -2,8 +2,8 @@
 //!
 //! Handles and driver call the connection under one lock that is never held across an `await`. Whoever changed something
 //! also writes what there is to send, if the channel takes it: a message leaves in the task that wrote it, without a
-//! hop to the driver. Only when the channel is full does the driver wait for it. Tasks are woken after the lock is let
-//! go.
+//! hop to the driver. The driver sends what may wait, and waits for the channel when that is full. Tasks are woken after
+//! the lock is let go.
 
 #[cfg(loom)]
 use loom::sync::{Mutex, MutexGuard};
@@ -17,7 +17,7 @@ use std::task::Waker;
 use tokio::sync::watch;
 
 use crate::channel::Channel;
-use crate::connection::Connection;
+use crate::connection::{Connection, ToSend};
 use crate::error::{Down, Link};
 
 /// Wakers taken per turn of the lock.
@@ -28,14 +28,14 @@ pub(crate) struct Shared {
     link: watch::Sender<Link>,
 }
 
-pub(crate) struct State {
-    pub(crate) connection: Connection,
+struct State {
+    connection: Connection,
     /// `None` once the link is down for good, so that the other end sees the channel close.
     channel: Option<Arc<dyn Channel>>,
     /// The channel was full. Only the driver waits for that to change.
-    pub(crate) blocked: bool,
+    blocked: bool,
     /// The driver, when it sleeps.
-    pub(crate) driver: Option<Waker>,
+    driver: Option<Waker>,
     /// No handle is left: close as soon as everything is sent.
     closing: bool,
 }
@@ -53,33 +53,47 @@ impl Shared {
 
     /// Calls the connection, then sends what there is to send and wakes whom there is to wake.
     pub(crate) fn with<R>(&self, call: impl FnOnce(&mut Connection) -> R) -> R {
-        let _buried = BuryOnPanic(self); // dropped after the lock
-        let mut state = self.lock();
-        let result = call(&mut state.connection);
-        self.settle(state);
-        result
+        self.change(|state| call(&mut state.connection))
     }
 
-    /// Looks at the state without changing the connection.
-    pub(crate) fn peek<R>(&self, look: impl FnOnce(&mut State) -> R) -> R {
-        look(&mut self.lock())
+    /// Sends also what may wait, for the driver. Gives `true` if the channel is full. The driver will be woken when there
+    /// is something for it to do.
+    pub(crate) fn drive(&self, driver: &Waker, room: bool) -> bool {
+        self.change(|state| {
+            state.blocked &= !room;
+            state.send_all();
+            if state.driver.as_ref().is_none_or(|old| !old.will_wake(driver)) {
+                state.driver = Some(driver.clone());
+            }
+            state.blocked
+        })
     }
 
     /// The last handle is gone.
     pub(crate) fn close_when_flushed(&self) {
+        self.change(|state| state.closing = true);
+    }
+
+    /// Looks at the connection without changing it.
+    pub(crate) fn peek<R>(&self, look: impl FnOnce(&Connection) -> R) -> R {
+        look(&self.lock().connection)
+    }
+
+    fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+        let _buried = BuryOnPanic(self); // dropped after the lock
         let mut state = self.lock();
-        state.closing = true;
+        let result = change(&mut state);
         self.settle(state);
+        result
     }
 
     fn settle<'a>(&'a self, mut state: MutexGuard<'a, State>) {
-        state.flush();
+        state.send();
         if state.connection.take_link_change() {
             self.link.send_replace(state.connection.link());
         }
         if state.connection.dead().is_some() && state.channel.take().is_some() {
-            let driver = state.driver.take();
-            wake_after(driver, &mut state.connection);
+            state.wake_driver();
         }
         loop {
             let mut batch = [const { None }; BATCH];
@@ -95,24 +109,40 @@ impl Shared {
 
     /// Takes the lock. If a panic left the connection half changed, it is replaced by one that is down.
     fn lock(&self) -> MutexGuard<'_, State> {
-        #[cfg(not(loom))]
         match self.state.lock() {
             Ok(state) => state,
             Err(poisoned) => {
                 let mut state = poisoned.into_inner();
                 state.connection.bury();
+                #[cfg(not(loom))]
                 self.state.clear_poison();
                 state
             }
         }
-        #[cfg(loom)]
-        self.state.lock().unwrap()
     }
 }
 
 impl State {
+    /// Writes what there is to send, or has the driver do it where that may wait.
+    fn send(&mut self) {
+        if self.blocked {
+            return; // the driver goes on when the channel takes more
+        }
+        match self.connection.to_send() {
+            ToSend::Now => {
+                self.send_all();
+                if self.blocked {
+                    self.wake_driver(); // it waits for the channel to take more
+                }
+            }
+            ToSend::Later => self.wake_driver(),
+            ToSend::Nothing if self.closing => self.connection.fail(Down::ClosedHere),
+            ToSend::Nothing => {}
+        }
+    }
+
     /// Writes until nothing is left or the channel is full.
-    fn flush(&mut self) {
+    fn send_all(&mut self) {
         let Some(channel) = &self.channel else { return };
         while !self.blocked {
             let bytes = self.connection.transmit();
@@ -126,12 +156,16 @@ impl State {
                 Ok(0) => self.connection.fail(channel_failed(&io::ErrorKind::WriteZero.into())),
                 Ok(n) => self.connection.transmitted(n),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.blocked = true;
-                    wake_after(self.driver.take(), &mut self.connection);
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.blocked = true,
                 Err(error) => self.connection.fail(channel_failed(&error)),
             }
+        }
+    }
+
+    /// Has the driver woken with the others, after the lock is let go.
+    fn wake_driver(&mut self) {
+        if let Some(driver) = self.driver.take() {
+            self.connection.wake(driver);
         }
     }
 }
@@ -144,13 +178,6 @@ impl Drop for BuryOnPanic<'_> {
         if std::thread::panicking() {
             self.0.settle(self.0.lock());
         }
-    }
-}
-
-/// Has `waker` woken with the others, after the lock is let go.
-fn wake_after(waker: Option<Waker>, connection: &mut Connection) {
-    if let Some(waker) = waker {
-        connection.wake(waker);
     }
 }
 

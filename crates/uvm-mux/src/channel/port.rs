@@ -1,13 +1,17 @@
 //! A virtio-serial port: the guest's end.
 //!
 //! The kernel reports a hang-up for as long as the host's end is closed. The runtime never clears a hang-up, so a port
-//! registered with it directly would be ready for ever and its task would spin. Here the port stands, edge-triggered,
-//! in an epoll instance of its own, and that instance stands in the runtime: it has events, but no hang-ups.
+//! registered with it directly would be ready for ever and its task would spin. Here the port stands in an epoll instance
+//! of its own, and that instance stands in the runtime, edge-triggered: whatever happens at the port is one edge of the
+//! instance, which itself never hangs up. Nobody asks the instance what happened; the port is simply tried.
+//!
+//! The kernel wakes whoever waits on the port also for each buffer that the host has taken. To be watched for room while
+//! there is room would cost a turn of the runtime for each write, so that is done only after a write found none.
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 
 use rustix::event::epoll;
@@ -18,6 +22,8 @@ use super::Channel;
 
 const READ: u8 = 1;
 const WRITE: u8 = 2;
+/// What the kernel returns at most from one read.
+const LONGEST_READ: usize = 4 * 1024;
 
 /// A virtio-serial port as a channel: `/dev/vportNpM`, opened for reading and writing.
 pub struct PortChannel {
@@ -27,6 +33,8 @@ pub struct PortChannel {
     /// Whether the port may be read, or written, without blocking. A call clears its bit first and sets it again if it
     /// did something, so that an edge that comes meanwhile is not lost.
     ready: AtomicU8,
+    /// The port is watched for room.
+    watches_room: AtomicBool,
 }
 
 impl PortChannel {
@@ -39,47 +47,69 @@ impl PortChannel {
         let flags = rustix::fs::fcntl_getfl(&port)?;
         rustix::fs::fcntl_setfl(&port, flags | rustix::fs::OFlags::NONBLOCK)?;
         let edges = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
-        epoll::add(&edges, &port, epoll::EventData::new_u64(0), flags)?;
+        epoll::add(&edges, &port, epoll::EventData::new_u64(0), interest(false))?;
         #[expect(deprecated, reason = "its successor is unsafe for what may change its descriptor; an OwnedFd cannot")]
         let edges = AsyncFd::with_interest(edges, Interest::READABLE)?;
-        Ok(Self { port, edges, ready: AtomicU8::new(READ | WRITE) })
+        Ok(Self { port, edges, ready: AtomicU8::new(READ | WRITE), watches_room: AtomicBool::new(false) })
+    }
+
+    /// Starts or stops watching the port for room. What is there already counts as an event.
+    fn watch_room(&self, watch: bool) -> io::Result<()> {
+        if self.watches_room.swap(watch, Ordering::AcqRel) != watch {
+            epoll::modify(&self.edges, &self.port, epoll::EventData::new_u64(0), interest(watch))?;
+        }
+        Ok(())
     }
 
     fn poll_ready(&self, bit: u8, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.ready.load(Ordering::Acquire) & bit == 0 {
-            let mut guard = ready!(self.edges.poll_read_ready(cx))?;
-            let mut event = [const { std::mem::MaybeUninit::uninit() }; 1];
-            let (events, _) = epoll::wait(self.edges.as_fd(), &mut event, Some(&rustix::event::Timespec::default()))?;
-            if let Some(event) = events.first() {
-                self.ready.fetch_or(bits(event.flags), Ordering::AcqRel);
-            } else {
-                guard.clear_ready();
-            }
+            // Cleared before the port is tried: what happens from now on is a new edge.
+            ready!(self.edges.poll_read_ready(cx))?.clear_ready();
+            let edge = if self.watches_room.load(Ordering::Acquire) { READ | WRITE } else { READ };
+            self.ready.fetch_or(edge, Ordering::AcqRel);
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Runs one system call whose readiness is `bit`.
-    fn attempt(&self, bit: u8, mut call: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<usize> {
-        if self.ready.fetch_and(!bit, Ordering::AcqRel) & bit == 0 {
-            return Err(io::ErrorKind::WouldBlock.into());
+    /// Takes the readiness `bit`; an error if it is not set. Whoever did something without blocking sets it again.
+    fn take_ready(&self, bit: u8) -> io::Result<()> {
+        match self.ready.fetch_and(!bit, Ordering::AcqRel) & bit {
+            0 => Err(io::ErrorKind::WouldBlock.into()),
+            _ => Ok(()),
         }
-        let n = rustix::io::retry_on_intr(&mut call)?;
-        if n > 0 {
-            self.ready.fetch_or(bit, Ordering::AcqRel);
-        }
-        Ok(n)
+    }
+
+    fn set_ready(&self, bit: u8) {
+        self.ready.fetch_or(bit, Ordering::AcqRel);
     }
 }
 
 impl Channel for PortChannel {
+    /// Reads until the buffer is full, or a read gave less than the kernel gives at most.
     fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.attempt(READ, || rustix::io::read(&self.port, &mut *buffer))
+        self.take_ready(READ)?;
+        let mut total = 0;
+        loop {
+            match rustix::io::retry_on_intr(|| rustix::io::read(&self.port, &mut buffer[total..])) {
+                Ok(n) if n > 0 => total += n,
+                Err(error) if total == 0 => return Err(error.into()),
+                Ok(_) if total == 0 => return Ok(0),
+                Err(rustix::io::Errno::AGAIN) => return Ok(total),
+                _ => break, // closed or failed: the next read says so
+            }
+            if !total.is_multiple_of(LONGEST_READ) || total == buffer.len() {
+                break;
+            }
+        }
+        self.set_ready(READ);
+        Ok(total)
     }
 
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.attempt(WRITE, || rustix::io::write(&self.port, bytes))
+        self.take_ready(WRITE)?;
+        let n = rustix::io::retry_on_intr(|| rustix::io::write(&self.port, bytes))?;
+        self.set_ready(WRITE);
+        Ok(n)
     }
 
     fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -87,24 +117,22 @@ impl Channel for PortChannel {
     }
 
     fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_ready(WRITE, cx)
+        self.watch_room(true)?;
+        ready!(self.poll_ready(WRITE, cx))?;
+        Poll::Ready(self.watch_room(false))
     }
 
     fn reopens(&self) -> bool {
         true
     }
 
-    /// What the kernel returns at most from one read.
     fn read_size(&self) -> usize {
-        4 * 1024
+        8 * LONGEST_READ
     }
 }
 
-fn bits(flags: epoll::EventFlags) -> u8 {
-    let either = epoll::EventFlags::ERR | epoll::EventFlags::HUP;
-    let readable = flags.intersects(epoll::EventFlags::IN | either);
-    let writable = flags.intersects(epoll::EventFlags::OUT | either);
-    u8::from(readable) * READ + u8::from(writable) * WRITE
+fn interest(room: bool) -> epoll::EventFlags {
+    if room { epoll::EventFlags::IN | epoll::EventFlags::OUT } else { epoll::EventFlags::IN }
 }
 
 impl fmt::Debug for PortChannel {

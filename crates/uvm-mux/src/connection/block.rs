@@ -22,9 +22,9 @@ impl Block {
         Self { memory: vec![0; room].into_boxed_slice(), start: 0, end: 0 }
     }
 
-    /// A full frame's worth of zeros.
-    pub(crate) fn zeros() -> Self {
-        Self { end: MAX_FRAME, ..Self::with_room(MAX_FRAME) }
+    /// `n` zeros.
+    pub(crate) fn zeros(n: usize) -> Self {
+        Self { end: n, ..Self::with_room(n) }
     }
 
     /// What it holds.
@@ -63,7 +63,7 @@ impl Block {
         (self.start, self.end) = (0, 0);
     }
 
-    #[cfg(test)]
+    /// Bytes it takes, filled or not.
     pub(crate) fn memory(&self) -> usize {
         self.memory.len()
     }
@@ -100,13 +100,18 @@ impl Pool {
     pub(crate) fn give(&mut self, mut block: Block) {
         block.clear();
         let (kept, most) = match block.memory.len() {
-            0 => return,
             SMALL => (&mut self.small, KEEP_SMALL),
-            _ => (&mut self.full, KEEP_FULL),
+            MAX_FRAME => (&mut self.full, KEEP_FULL),
+            _ => return, // none, or filler
         };
         if kept.len() < most {
             kept.push(block);
         }
+    }
+
+    /// Bytes that are kept.
+    pub(crate) fn memory(&self) -> usize {
+        self.full.iter().chain(&self.small).map(Block::memory).sum()
     }
 
     /// Frees what is kept.

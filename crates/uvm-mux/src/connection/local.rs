@@ -59,7 +59,7 @@ impl Connection {
             let id = stream.id;
             cut(stream, StreamError::ResetHere, &mut self.pool, &mut self.woken);
             self.backlogged -= 1;
-            self.refusals.push_back((id, Refusal::NobodyListens));
+            self.refuse(id, Refusal::NobodyListens);
             self.table.forget_id(id);
             self.retire(slot);
         }
@@ -236,6 +236,7 @@ impl Connection {
         match &stream.cut {
             Some(why) if stream.sending != Sending::Finished => return Poll::Ready(Err(why.clone().into())),
             None if stream.pending.is_some() || stream.sending == Sending::Finishing => {
+                self.urgent = true;
                 remember(&mut stream.writer, waker);
                 return Poll::Pending;
             }
@@ -249,6 +250,7 @@ impl Connection {
         let Some(stream) = self.table.get_mut(slot) else { return };
         if stream.cut.is_none() && stream.sending == Sending::Open {
             stream.sending = Sending::Finishing;
+            self.urgent = true;
             if stream.pending.is_none() {
                 stream.due.fin = true;
                 self.schedule_control(slot);
@@ -308,6 +310,8 @@ impl Connection {
     /// Sets the order in which the stream is sent.
     pub fn set_priority(&mut self, slot: Slot, priority: Priority) {
         if let Some(stream) = self.table.get_mut(slot) {
+            self.control_streams -= usize::from(stream.priority == Priority::Control);
+            self.control_streams += usize::from(priority == Priority::Control);
             stream.priority = priority; // data that waits already keeps its place
         }
     }
@@ -342,6 +346,7 @@ impl Connection {
                     if !self.pings.due {
                         self.pings.made += 1;
                         self.pings.due = true;
+                        self.urgent = true;
                     }
                     wait.asked = Some((self.pings.made, self.opened));
                 }

@@ -25,19 +25,27 @@ mod scan;
 mod stream;
 mod table;
 mod transmit;
+mod usage;
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::task::Waker;
 
 use self::block::Pool;
-use self::flow::Solo;
+use self::flow::Traffic;
 use self::receive::Parser;
 use self::scan::Scanner;
 use self::stream::{Handshake, Stream};
 pub use self::table::Slot;
 use self::table::{IntMap, Table};
 use self::transmit::Out;
-use crate::config::{Config, GuestState, Role};
+pub use self::transmit::ToSend;
+pub use self::usage::Usage;
+use crate::config::{Config, GuestState, Priority, Role};
 use crate::error::{Down, Link, StreamError};
 use crate::frame::{Hello, MAX_CONTROL_PAYLOAD, Nonce, Refusal, VERSION};
 
@@ -61,6 +69,8 @@ pub struct Connection {
     pool: Pool,
 
     table: Table,
+    /// How many of them have control priority.
+    control_streams: usize,
     listeners: IntMap<Listener>,
     /// The next id this end, and the other end, dials with; past 32 bits when there is none left.
     next_local: u64,
@@ -75,7 +85,10 @@ pub struct Connection {
     control: VecDeque<Slot>,
     ready: [VecDeque<Slot>; 2],
 
-    solo: Solo,
+    /// Something to send should go now. Without it, what there is may wait for the driver's turn.
+    urgent: bool,
+
+    traffic: Traffic,
     /// Window given beyond the usual one, all streams together.
     extra_window: u32,
 
@@ -157,6 +170,7 @@ impl Connection {
             out,
             pool: Pool::default(),
             table: Table::default(),
+            control_streams: 0,
             listeners: IntMap::default(),
             next_local: 0,
             next_remote: 0,
@@ -165,7 +179,8 @@ impl Connection {
             refusals: VecDeque::new(),
             control: VecDeque::new(),
             ready: [VecDeque::new(), VecDeque::new()],
-            solo: Solo::default(),
+            urgent: true, // an owner's HELLO
+            traffic: Traffic::default(),
             extra_window: 0,
             pings: Pings::default(),
             opened: 0,
@@ -312,7 +327,7 @@ impl Connection {
         self.control = VecDeque::new();
         self.ready = [VecDeque::new(), VecDeque::new()];
         (self.unanswered, self.backlogged) = (0, 0);
-        self.solo = Solo::default();
+        self.traffic = Traffic::default();
         self.pings = Pings::default();
         self.out.clear(&mut self.pool);
         self.restart_ids();
@@ -332,11 +347,19 @@ impl Connection {
             && let Some(mut stream) = self.table.remove(slot)
         {
             self.extra_window -= stream.window.saturating_sub(self.config.window());
+            self.control_streams -= usize::from(stream.priority == Priority::Control);
             stream.queue.clear(&mut self.pool);
+            self.give_memory_back();
             if self.table.is_empty() {
-                self.pool.trim();
                 self.wake_waiting_for_quiet();
             }
+        }
+    }
+
+    /// Keeps no memory for reuse while there is no stream that carries bulk.
+    fn give_memory_back(&mut self) {
+        if self.table.len() == self.control_streams {
+            self.pool.trim();
         }
     }
 

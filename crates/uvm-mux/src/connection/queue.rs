@@ -74,8 +74,7 @@ impl ReceiveQueue {
         }
     }
 
-    /// Memory held, for the tests of its bound.
-    #[cfg(test)]
+    /// Bytes of memory it takes.
     pub(crate) fn memory(&self) -> usize {
         self.blocks.iter().map(Block::memory).sum()
     }

@@ -4,7 +4,7 @@ use super::stream::{Handshake, Sending, Stream};
 use super::table::Slot;
 use super::{Connection, PeerLimits, Phase, cut};
 use crate::error::{Down, ProtocolError, StreamError};
-use crate::frame::{Control, HEADER_LEN, Header, Hello, HelloAck, Kind, MAX_FRAME, Refusal, ResetReason, VERSION};
+use crate::frame::{BOUNDARY_ZEROS, Control, HEADER_LEN, Header, Hello, HelloAck, Kind, Refusal, ResetReason, VERSION};
 
 /// Where in a frame the last byte was.
 #[derive(Debug)]
@@ -31,6 +31,14 @@ impl Default for Parser {
 }
 
 impl Parser {
+    /// Bytes of DATA for a stream that are still to come of the current frame.
+    pub(super) fn data_left(&self, of: u32) -> usize {
+        match *self {
+            Self::Data { id, left } if id == of => left,
+            _ => 0,
+        }
+    }
+
     /// No frame has begun.
     pub(super) fn is_between_frames(&self) -> bool {
         matches!(self, Self::Header { have: 0, .. })
@@ -63,13 +71,7 @@ impl Connection {
                     }
                     taken
                 }
-                Phase::AwaitingHello { .. } | Phase::Up => match self.parse(data) {
-                    Ok(taken) => taken,
-                    Err(error) => {
-                        self.fail(Down::Protocol(error));
-                        return; // what follows is not framed any more
-                    }
-                },
+                Phase::AwaitingHello { .. } | Phase::Up => self.parse(data),
                 Phase::Down { .. } => return,
             };
             data = &data[taken..];
@@ -80,30 +82,22 @@ impl Connection {
     }
 
     /// Takes bytes up to the end of a part of a frame and returns how many that was.
-    fn parse(&mut self, data: &[u8]) -> Result<usize, ProtocolError> {
-        match &mut self.parser {
+    fn parse(&mut self, data: &[u8]) -> usize {
+        let (taken, result) = match &mut self.parser {
             Parser::Header { bytes, have } => {
                 let filler = if *have == 0 { data.iter().take_while(|&&byte| byte == 0).count() } else { 0 };
                 let taken = (data.len() - filler).min(HEADER_LEN - *have);
                 bytes[*have..*have + taken].copy_from_slice(&data[filler..filler + taken]);
                 *have += taken;
-                if *have == HEADER_LEN {
-                    let header = Header::decode(*bytes)?;
-                    self.parser = Parser::default();
-                    self.begin_frame(header)?;
-                }
-                Ok(filler + taken)
+                let header = (*have == HEADER_LEN).then_some(*bytes);
+                (filler + taken, header.map_or(Ok(()), |header| self.begin_frame(header)))
             }
             Parser::Control { header, have } => {
                 let taken = data.len().min(header.length - *have);
                 self.scratch[*have..*have + taken].copy_from_slice(&data[..taken]);
                 *have += taken;
-                if *have == header.length {
-                    let control = Control::decode(*header, &self.scratch[..*have])?;
-                    self.parser = Parser::default();
-                    self.control_frame(control)?;
-                }
-                Ok(taken)
+                let header = (*have == header.length).then_some(*header);
+                (taken, header.map_or(Ok(()), |header| self.end_control(header)))
             }
             Parser::Data { id, left } => {
                 let (id, taken) = (*id, data.len().min(*left));
@@ -114,12 +108,18 @@ impl Connection {
                 if let Some(slot) = self.table.find(id) {
                     self.data(slot, &data[..taken]);
                 }
-                Ok(taken)
+                (taken, Ok(()))
             }
+        };
+        if let Err(error) = result {
+            self.fail(Down::Protocol(error));
         }
+        taken
     }
 
-    fn begin_frame(&mut self, header: Header) -> Result<(), ProtocolError> {
+    fn begin_frame(&mut self, bytes: [u8; HEADER_LEN]) -> Result<(), ProtocolError> {
+        self.parser = Parser::default();
+        let header = Header::decode(bytes)?;
         let Header { kind, length, id } = header;
         if !matches!(self.phase, Phase::Up) && kind != Kind::Hello {
             return Err(ProtocolError::Unexpected { kind, id });
@@ -133,6 +133,11 @@ impl Connection {
             self.parser = Parser::Control { header, have: 0 };
         }
         Ok(())
+    }
+
+    fn end_control(&mut self, header: Header) -> Result<(), ProtocolError> {
+        self.parser = Parser::default();
+        self.control_frame(Control::decode(header, &self.scratch[..header.length])?)
     }
 
     /// Goes on with the payload of the `HELLO_ACK` whose nonce was found.
@@ -155,6 +160,7 @@ impl Connection {
             Control::Window { id, credit } => self.window_received(id, credit),
             Control::Ping { token } => {
                 self.out.pong = Some(token);
+                self.urgent = true;
                 Ok(())
             }
             Control::Pong { token } => {
@@ -162,8 +168,7 @@ impl Connection {
                 if token <= self.pings.answered || token > sent {
                     return Err(ProtocolError::Unexpected { kind: Kind::Pong, id: 0 });
                 }
-                self.pings.answered = token;
-                self.wake_waiting_for_quiet();
+                self.pings.answered = token; // those who wait for it are woken at the end of `receive`
                 Ok(())
             }
         }
@@ -183,6 +188,7 @@ impl Connection {
         } else {
             self.fail(Down::Version { ours: VERSION, theirs: version });
         }
+        self.urgent = true;
         self.out.hello_ack = Some(HelloAck {
             nonce,
             version: VERSION,
@@ -229,7 +235,7 @@ impl Connection {
                 return Ok(());
             }
         };
-        self.refusals.push_back((id, refusal));
+        self.refuse(id, refusal);
         Ok(())
     }
 
@@ -246,15 +252,15 @@ impl Connection {
                 }
                 stream.handshake = Handshake::Done;
                 self.woken.extend(stream.writer.take());
-                self.unanswered -= 1;
             }
-            Named::Past => self.unanswered = self.unanswered.checked_sub(1).ok_or(unexpected)?,
+            Named::Past => {}
         }
-        Ok(())
+        self.answered(unexpected)
     }
 
     fn begin_data(&mut self, id: u32, length: u32) -> Result<(), ProtocolError> {
-        let Some(stream) = self.established(id, Kind::Data)? else { return Ok(()) };
+        let Some(slot) = self.established(id, Kind::Data)? else { return Ok(()) };
+        let Some(stream) = self.table.get_mut(slot) else { return Ok(()) };
         if stream.received_fin {
             return Err(ProtocolError::Unexpected { kind: Kind::Data, id });
         }
@@ -262,7 +268,7 @@ impl Connection {
             return Err(ProtocolError::WindowExceeded { id, excess });
         }
         stream.allowance -= length;
-        self.solo.carried(id, length);
+        self.traffic.carried(&mut stream.part, length, self.config.window());
         Ok(())
     }
 
@@ -277,17 +283,15 @@ impl Connection {
     }
 
     fn fin_received(&mut self, id: u32) -> Result<(), ProtocolError> {
-        let Some(stream) = self.established(id, Kind::Fin)? else { return Ok(()) };
+        let Some(slot) = self.established(id, Kind::Fin)? else { return Ok(()) };
+        let Some(stream) = self.table.get_mut(slot) else { return Ok(()) };
         if stream.received_fin {
             return Err(ProtocolError::Unexpected { kind: Kind::Fin, id });
         }
         stream.received_fin = true;
         stream.due.credit = 0;
-        let reader = stream.reader.take();
-        self.woken.extend(reader);
-        if let Some(slot) = self.table.find(id) {
-            self.retire(slot);
-        }
+        self.woken.extend(stream.reader.take());
+        self.retire(slot);
         Ok(())
     }
 
@@ -301,15 +305,12 @@ impl Connection {
             ResetReason::Dropped => None,
         };
         let Named::Live(slot) = named else {
-            if refusal.is_some() {
-                self.unanswered = self.unanswered.checked_sub(1).ok_or(unexpected)?;
-            }
-            return Ok(());
+            return if refusal.is_some() { self.answered(unexpected) } else { Ok(()) };
         };
         let Some(stream) = self.table.get_mut(slot) else { return Ok(()) };
         let why = match (stream.handshake, refusal) {
             (Handshake::Dialled, Some(refusal)) => {
-                self.unanswered -= 1;
+                self.unanswered = self.unanswered.checked_sub(1).ok_or(unexpected)?;
                 StreamError::Refused(refusal)
             }
             (Handshake::Done, None) => StreamError::ResetByPeer,
@@ -320,6 +321,7 @@ impl Connection {
                 }
                 self.backlogged -= 1;
                 self.refusals.push_back((id, Refusal::Abandoned));
+                self.urgent = true;
                 StreamError::ResetByPeer
             }
             _ => return Err(unexpected),
@@ -334,24 +336,31 @@ impl Connection {
 
     fn window_received(&mut self, id: u32, credit: u32) -> Result<(), ProtocolError> {
         let bad = ProtocolError::BadCredit { id, credit };
-        let Some(stream) = self.established(id, Kind::Window)? else { return Ok(()) };
+        let Some(slot) = self.established(id, Kind::Window)? else { return Ok(()) };
+        let Some(stream) = self.table.get_mut(slot) else { return Ok(()) };
         if credit == 0 {
             return Err(bad);
         }
         stream.credit = stream.credit.checked_add(credit).ok_or(bad)?;
         if stream.sending == Sending::Open {
-            let writer = stream.writer.take();
-            self.woken.extend(writer);
+            self.woken.extend(stream.writer.take());
         }
         Ok(())
     }
 
+    /// Counts an answer to a dial. A stream that was given up is not kept, so that an answer too many to one is only found
+    /// when there are more answers than dials.
+    fn answered(&mut self, too_many: ProtocolError) -> Result<(), ProtocolError> {
+        self.unanswered = self.unanswered.checked_sub(1).ok_or(too_many)?;
+        Ok(())
+    }
+
     /// The live stream of `id`; an error where the other end may not send on it yet.
-    fn established(&mut self, id: u32, kind: Kind) -> Result<Option<&mut Stream>, ProtocolError> {
+    fn established(&self, id: u32, kind: Kind) -> Result<Option<Slot>, ProtocolError> {
         let Named::Live(slot) = self.named(id, kind)? else { return Ok(None) };
-        match self.table.get_mut(slot) {
+        match self.table.get(slot) {
             Some(stream) if stream.handshake == Handshake::Dialled => Err(ProtocolError::Unexpected { kind, id }),
-            stream => Ok(stream),
+            _ => Ok(Some(slot)),
         }
     }
 
@@ -374,7 +383,7 @@ fn count_zeros(data: &[u8], zeros: &mut usize) -> (usize, bool) {
     for (i, &byte) in data.iter().enumerate() {
         if byte == 0 {
             *zeros += 1;
-        } else if *zeros >= MAX_FRAME {
+        } else if *zeros >= BOUNDARY_ZEROS {
             return (i, true);
         } else {
             *zeros = 0;

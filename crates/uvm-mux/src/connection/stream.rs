@@ -3,6 +3,7 @@
 use std::task::Waker;
 
 use super::block::Block;
+use super::flow::Part;
 use super::queue::ReceiveQueue;
 use crate::config::Priority;
 use crate::error::StreamError;
@@ -64,6 +65,8 @@ pub(super) struct Stream {
     /// The next DATA frame, room for its header included.
     pub(super) pending: Option<Block>,
     pub(super) due: Due,
+    /// The last DATA frame was a full one: it carries bulk.
+    pub(super) sent_full: bool,
     /// The handle went while data or FIN were still to be sent: a reset follows FIN, if the other end still sends then.
     pub(super) reset_after_fin: bool,
 
@@ -76,6 +79,7 @@ pub(super) struct Stream {
     pub(super) window: u32,
     /// Bytes the other end may still send.
     pub(super) allowance: u32,
+    pub(super) part: Part,
     /// Bytes read and not yet given back.
     pub(super) unreturned: u32,
 
@@ -101,12 +105,14 @@ impl Stream {
             credit,
             pending: None,
             due: Due::default(),
+            sent_full: false,
             reset_after_fin: false,
             received_fin: false,
             discard: false,
             queue: ReceiveQueue::default(),
             window,
             allowance: window,
+            part: Part::default(),
             unreturned: 0,
             in_control: false,
             in_ready: false,

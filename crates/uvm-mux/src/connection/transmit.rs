@@ -3,6 +3,9 @@
 //! Frames about the link first, then what is due for streams (refusals, OPEN, ACCEPT, WINDOW, FIN, RESET), then data of
 //! control priority, then bulk: each stream in turn, one frame a turn. What is handed out for one write is at most a
 //! full frame, so anything due waits for one frame of bulk here, no more. Several short frames go out in one write.
+//!
+//! Two things are not urgent and may wait for the driver's turn, so that more of them go in one write: credit, and what a
+//! stream writes after a full frame without filling the next one.
 
 use std::collections::VecDeque;
 
@@ -12,17 +15,31 @@ use super::stream::Sending;
 use super::table::Slot;
 use crate::config::Priority;
 use crate::error::StreamError;
-use crate::frame::{Control, HEADER_LEN, Header, Hello, HelloAck, Kind, MAX_FRAME, MAX_SHORT_CONTROL, ResetReason};
+use crate::frame::{
+    Control, FILLER_LEN, HEADER_LEN, Header, Hello, HelloAck, Kind, MAX_FRAME, MAX_SHORT_CONTROL, Refusal, ResetReason,
+};
 
 /// Longest that one stream's due frames can be: OPEN, ACCEPT, WINDOW, FIN, RESET.
 const MAX_DUE: usize = 5 * MAX_SHORT_CONTROL;
+
+/// Whether there is something to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ToSend {
+    /// No.
+    Nothing,
+    /// Yes, but more may come along if it waits a little.
+    Later,
+    /// Yes.
+    Now,
+}
 
 /// The bytes on their way out, and the frames about the link that come next.
 #[derive(Debug, Default)]
 pub(super) struct Out {
     /// What is being written: some short frames, or one long one. Empty, without memory, when idle.
     block: Block,
-    filler: bool,
+    /// Zeros to send before anything else.
+    filler: usize,
     hello: Option<Hello>,
     pub(super) hello_ack: Option<HelloAck>,
     pub(super) pong: Option<u32>,
@@ -30,7 +47,7 @@ pub(super) struct Out {
 
 impl Out {
     pub(super) fn greeting(hello: Hello, filler: bool) -> Self {
-        Self { filler, hello: Some(hello), ..Self::default() }
+        Self { filler: if filler { FILLER_LEN } else { 0 }, hello: Some(hello), ..Self::default() }
     }
 
     pub(super) fn clear(&mut self, pool: &mut Pool) {
@@ -39,7 +56,11 @@ impl Out {
     }
 
     fn is_empty(&self) -> bool {
-        self.block.is_empty() && !self.filler && self.hello.is_none() && self.hello_ack.is_none() && self.pong.is_none()
+        self.block.is_empty()
+            && self.filler == 0
+            && self.hello.is_none()
+            && self.hello_ack.is_none()
+            && self.pong.is_none()
     }
 
     /// Appends a frame. The caller has seen that there is room.
@@ -71,7 +92,19 @@ impl Connection {
         if self.out.block.is_empty() {
             self.fill_out();
         }
+        self.urgent = !self.out.block.is_empty();
         self.out.block.filled()
+    }
+
+    /// Whether [`transmit`](Self::transmit) should be called.
+    pub fn to_send(&self) -> ToSend {
+        if self.urgent {
+            ToSend::Now
+        } else if self.is_flushed() {
+            ToSend::Nothing
+        } else {
+            ToSend::Later
+        }
     }
 
     /// Drops the first `n` bytes of [`transmit`](Self::transmit).
@@ -79,6 +112,9 @@ impl Connection {
         self.out.block.consume(n);
         if self.out.block.is_empty() {
             self.pool.give(std::mem::take(&mut self.out.block));
+            if self.table.is_empty() {
+                self.give_memory_back();
+            }
             if !self.waiting_for_quiet.is_empty() {
                 self.wake_waiting_for_quiet();
             }
@@ -95,8 +131,10 @@ impl Connection {
     }
 
     fn fill_out(&mut self) {
-        if std::mem::take(&mut self.out.filler) {
-            self.out.block = Block::zeros();
+        if self.out.filler > 0 {
+            let n = self.out.filler.min(MAX_FRAME);
+            self.out.filler -= n;
+            self.out.block = Block::zeros(n);
             return;
         }
         self.push_link_frames();
@@ -174,6 +212,7 @@ impl Connection {
             self.ready[class].push_front(slot);
             return false;
         }
+        stream.sent_full = frame.len() == MAX_FRAME;
         frame.set_head(&Header { kind: Kind::Data, length: frame.len() - HEADER_LEN, id: stream.id }.encode());
         self.woken.extend(stream.writer.take());
         if self.out.block.is_empty() {
@@ -194,8 +233,20 @@ impl Connection {
         (0..self.ready.len()).find_map(|class| self.ready[class].pop_front().map(|slot| (class, slot)))
     }
 
+    /// Answers a dial whose stream is not kept.
+    pub(super) fn refuse(&mut self, id: u32, refusal: Refusal) {
+        self.refusals.push_back((id, refusal));
+        self.urgent = true;
+    }
+
     /// Puts a stream in the queue of those with frames due.
     pub(super) fn schedule_control(&mut self, slot: Slot) {
+        self.urgent = true;
+        self.schedule_credit(slot);
+    }
+
+    /// The same if what is due is credit.
+    pub(super) fn schedule_credit(&mut self, slot: Slot) {
         if let Some(stream) = self.table.get_mut(slot)
             && !stream.in_control
         {
@@ -207,9 +258,12 @@ impl Connection {
     /// Puts a stream in the queue of those with data pending.
     pub(super) fn schedule_data(&mut self, slot: Slot) {
         if let Some(stream) = self.table.get_mut(slot)
-            && !stream.in_ready
+            && let Some(frame) = &stream.pending
         {
-            stream.in_ready = true;
+            self.urgent |= !stream.sent_full || frame.len() == MAX_FRAME;
+            if std::mem::replace(&mut stream.in_ready, true) {
+                return;
+            }
             let class = usize::from(stream.priority == Priority::Bulk);
             self.ready[class].push_back(slot);
         }
