@@ -9,7 +9,7 @@ use crate::json::{RawJson, text};
 use crate::object::{is_empty, omitting_object};
 
 /// Makes a container. In a Linux guest its init process then exists, blocked until
-/// [`ExecuteProcess`](crate::process::ExecuteProcess).
+/// [`ExecuteProcess`](crate::execute::ExecuteProcess).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Create {
     /// What to make. On the wire a string that holds JSON.

@@ -1,6 +1,6 @@
 //! Reading and writing JSON by the rules of this protocol.
 //!
-//! Both originals use one JSON library, and peers rely on its ways. [`from_str`] reads by these rules:
+//! Both originals use one JSON library, and peers rely on its ways. Every message is read by these rules:
 //!
 //! * keys match regardless of case (of ASCII letters), unknown keys are ignored;
 //! * `null` stands for a key's empty value: 0, `false`, `""`, no elements;
