@@ -1,0 +1,94 @@
+//! What several tests need: rewriting a message with this crate's types, and comparing JSON by meaning.
+
+use serde_json::Value;
+use uvm_wire::call::Call;
+use uvm_wire::create::Create;
+use uvm_wire::execute::ExecuteProcess;
+use uvm_wire::frame::SizeLimit;
+use uvm_wire::modify::ModifySettings;
+use uvm_wire::negotiate::NegotiateProtocol;
+use uvm_wire::process::{ResizeConsole, SignalProcess, WaitForProcess};
+use uvm_wire::properties::GetProperties;
+use uvm_wire::system::{DeleteContainerState, DumpStacks, ShutdownForced, ShutdownGraceful, Start, UpdateContainer};
+use uvm_wire::{
+    ContainerNotification, FrameDecoder, Header, MessageType, Request, RequestBase, Rpc, decode_response,
+    encode_request, encode_response,
+};
+
+/// Header and payload of the one frame in `bytes`.
+pub(crate) fn single_frame(bytes: &[u8], limit: SizeLimit) -> (Header, Vec<u8>) {
+    let mut input = bytes;
+    let mut decoder = FrameDecoder::new(limit);
+    let frame = decoder.next_frame(&mut input).unwrap().expect("a whole frame");
+    assert!(input.is_empty(), "one frame only");
+    (frame.header, frame.payload.to_vec())
+}
+
+/// Writes a request that was decoded.
+pub(crate) fn rewrite_request(id: u64, request: &Request) -> Vec<u8> {
+    fn write<R: Rpc>(id: u64, base: &RequestBase, call: &R) -> Vec<u8> {
+        encode_request(id, base, call, SizeLimit::FROM_HOST).unwrap()
+    }
+    let base = &request.base;
+    match &request.call {
+        Call::NegotiateProtocol(call) => write(id, base, &**call),
+        Call::Create(call) => write(id, base, &**call),
+        Call::Start(call) => write(id, base, &**call),
+        Call::ShutdownGraceful(call) => write(id, base, &**call),
+        Call::ShutdownForced(call) => write(id, base, &**call),
+        Call::ExecuteProcess(call) => write(id, base, &**call),
+        Call::WaitForProcess(call) => write(id, base, &**call),
+        Call::SignalProcess(call) => write(id, base, &**call),
+        Call::ResizeConsole(call) => write(id, base, &**call),
+        Call::GetProperties(call) => write(id, base, &**call),
+        Call::ModifySettings(call) => write(id, base, &**call),
+        Call::DumpStacks(call) => write(id, base, &**call),
+        Call::DeleteContainerState(call) => write(id, base, &**call),
+        Call::UpdateContainer(call) => write(id, base, &**call),
+        other => panic!("{other:?}: a new call needs a line here"),
+    }
+}
+
+/// Reads a response or notification and writes it again.
+pub(crate) fn rewrite_from_guest(message_type: MessageType, id: u64, payload: &[u8]) -> Result<Vec<u8>, String> {
+    fn rewrite<R: Rpc>(message_type: MessageType, id: u64, payload: &[u8]) -> Result<Vec<u8>, String> {
+        let response = decode_response::<R>(message_type, payload).map_err(|error| format!("{error:?}"))?;
+        Ok(encode_response::<R>(id, response.activity_id, response.outcome))
+    }
+    macro_rules! by_type {
+        ($($call:ident)*) => {
+            match message_type {
+                $(t if t == $call::MESSAGE_TYPE.response() => rewrite::<$call>(message_type, id, payload),)*
+                _ => ContainerNotification::decode(message_type, payload)
+                    .map_err(|error| format!("{error:?}"))
+                    .map(|notification| notification.encode().unwrap()),
+            }
+        };
+    }
+    by_type!(
+        NegotiateProtocol Create Start ShutdownGraceful ShutdownForced ExecuteProcess WaitForProcess SignalProcess
+        ResizeConsole GetProperties ModifySettings DumpStacks DeleteContainerState UpdateContainer
+    )
+}
+
+/// The meaning of a message: its JSON, with the documents inside strings read too.
+pub(crate) fn meaning(json: &str) -> Value {
+    fn open(value: &mut Value) {
+        match value {
+            Value::Object(members) => {
+                for (key, member) in members {
+                    let holds_json = ["ContainerConfig", "ProcessParameters", "Query", "Properties", "Resources"];
+                    if let (true, Some(text)) = (holds_json.contains(&key.as_str()), member.as_str()) {
+                        *member = serde_json::from_str(text).unwrap();
+                    }
+                    open(member);
+                }
+            }
+            Value::Array(elements) => elements.iter_mut().for_each(open),
+            _ => {}
+        }
+    }
+    let mut value = serde_json::from_str(json).unwrap();
+    open(&mut value);
+    value
+}
