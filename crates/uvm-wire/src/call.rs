@@ -3,18 +3,21 @@
 use serde::{Deserialize, Serialize};
 
 use crate::create::{Create, CreateReply};
+use crate::encode::EncodeError;
 use crate::execute::{ExecuteProcess, ExecuteProcessReply};
+use crate::frame::SizeLimit;
 use crate::header::MessageType;
 use crate::json::{JsonError, from_checked};
 use crate::modify::ModifySettings;
 use crate::negotiate::{NegotiateProtocol, NegotiateProtocolReply};
 use crate::process::{ResizeConsole, SignalProcess, WaitForProcess, WaitForProcessReply};
 use crate::properties::{GetProperties, GetPropertiesReply};
+use crate::request::{RequestBase, encode_request};
 use crate::system::{
     DeleteContainerState, DumpStacks, DumpStacksReply, ShutdownForced, ShutdownGraceful, Start, UpdateContainer,
 };
 
-/// The body of a request: the keys behind those of the [`RequestBase`](crate::request::RequestBase).
+/// The body of a request: the keys behind those of the [`RequestBase`].
 pub trait Rpc: Serialize + for<'de> Deserialize<'de> + Into<Call> + sealed::Sealed {
     /// The type of the request; its [`response`](MessageType::response) is that of the answer.
     const MESSAGE_TYPE: MessageType;
@@ -58,6 +61,13 @@ macro_rules! calls {
             pub const fn message_type(&self) -> MessageType {
                 match self {
                     $(Self::$name(_) => MessageType::$message_type,)*
+                }
+            }
+
+            /// Writes the frame of the request with this body.
+            pub(crate) fn encode(&self, id: u64, base: &RequestBase, limit: SizeLimit) -> Result<Vec<u8>, EncodeError> {
+                match self {
+                    $(Self::$name(body) => encode_request(id, base, &**body, limit),)*
                 }
             }
 

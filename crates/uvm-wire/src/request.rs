@@ -53,6 +53,16 @@ pub struct Request {
     pub call: Call,
 }
 
+impl Request {
+    /// Writes its frame, as [`encode_request`] does.
+    ///
+    /// # Errors
+    /// [`EncodeError`]: it is larger than the guest would take.
+    pub fn encode(&self, id: u64, limit: SizeLimit) -> Result<Vec<u8>, EncodeError> {
+        self.call.encode(id, &self.base, limit)
+    }
+}
+
 /// Writes the frame of a request.
 ///
 /// # Errors

@@ -16,7 +16,7 @@ use uvm_wire::{
     Call, ContainerId, Guid, Header, MessageType, RequestBase, decode_request, encode_request, encode_response,
 };
 
-use crate::support::{meaning, rewrite_request};
+use crate::support::meaning;
 
 /// The `NegotiateProtocol` pair of the protocol's description.
 #[test]
@@ -113,7 +113,7 @@ fn requests_of_the_original_host_are_read_and_written_as_recorded() {
                 **modify = ModifySettings { modification: Modification { request_type, resource } };
             }
         }
-        let ours = rewrite_request(0, &request);
+        let ours = request.encode(0, SizeLimit::FROM_HOST).unwrap();
         let ours = std::str::from_utf8(&ours[Header::LEN..]).unwrap().strip_suffix('\n').unwrap();
         if !body.contains("RequestType") && matches!(request.call, Call::ModifySettings(_)) {
             // Our host always says what kind of change it wants; not saying it means the same.

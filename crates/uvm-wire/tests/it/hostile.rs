@@ -11,13 +11,13 @@ use uvm_wire::{
 };
 
 use crate::strategies as arbitrary;
-use crate::support::{rewrite_from_guest, rewrite_request, single_frame};
+use crate::support::{rewrite_from_guest, single_frame};
 
 /// Reads bytes as a guest would, and answers; what was read must survive being written.
 fn serve(message_type: MessageType, id: u64, payload: &[u8]) -> Result<(), TestCaseError> {
     match decode_request(message_type, payload) {
         Ok(request) => {
-            let frame = rewrite_request(id, &request);
+            let frame = request.encode(id, SizeLimit::FROM_HOST).unwrap();
             let (header, payload) = single_frame(&frame, SizeLimit::FROM_HOST);
             prop_assert_eq!(decode_request(header.message_type, &payload).unwrap(), request);
         }

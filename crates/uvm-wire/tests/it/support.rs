@@ -1,7 +1,6 @@
 //! What several tests need: rewriting a message with this crate's types, and comparing JSON by meaning.
 
 use serde_json::Value;
-use uvm_wire::call::Call;
 use uvm_wire::create::Create;
 use uvm_wire::execute::ExecuteProcess;
 use uvm_wire::frame::SizeLimit;
@@ -10,10 +9,7 @@ use uvm_wire::negotiate::NegotiateProtocol;
 use uvm_wire::process::{ResizeConsole, SignalProcess, WaitForProcess};
 use uvm_wire::properties::GetProperties;
 use uvm_wire::system::{DeleteContainerState, DumpStacks, ShutdownForced, ShutdownGraceful, Start, UpdateContainer};
-use uvm_wire::{
-    ContainerNotification, FrameDecoder, Header, MessageType, Request, RequestBase, Rpc, decode_response,
-    encode_request, encode_response,
-};
+use uvm_wire::{ContainerNotification, FrameDecoder, Header, MessageType, Rpc, decode_response, encode_response};
 
 /// Header and payload of the one frame in `bytes`.
 pub(crate) fn single_frame(bytes: &[u8], limit: SizeLimit) -> (Header, Vec<u8>) {
@@ -22,31 +18,6 @@ pub(crate) fn single_frame(bytes: &[u8], limit: SizeLimit) -> (Header, Vec<u8>) 
     let frame = decoder.next_frame(&mut input).unwrap().expect("a whole frame");
     assert!(input.is_empty(), "one frame only");
     (frame.header, frame.payload.to_vec())
-}
-
-/// Writes a request that was decoded.
-pub(crate) fn rewrite_request(id: u64, request: &Request) -> Vec<u8> {
-    fn write<R: Rpc>(id: u64, base: &RequestBase, call: &R) -> Vec<u8> {
-        encode_request(id, base, call, SizeLimit::FROM_HOST).unwrap()
-    }
-    let base = &request.base;
-    match &request.call {
-        Call::NegotiateProtocol(call) => write(id, base, &**call),
-        Call::Create(call) => write(id, base, &**call),
-        Call::Start(call) => write(id, base, &**call),
-        Call::ShutdownGraceful(call) => write(id, base, &**call),
-        Call::ShutdownForced(call) => write(id, base, &**call),
-        Call::ExecuteProcess(call) => write(id, base, &**call),
-        Call::WaitForProcess(call) => write(id, base, &**call),
-        Call::SignalProcess(call) => write(id, base, &**call),
-        Call::ResizeConsole(call) => write(id, base, &**call),
-        Call::GetProperties(call) => write(id, base, &**call),
-        Call::ModifySettings(call) => write(id, base, &**call),
-        Call::DumpStacks(call) => write(id, base, &**call),
-        Call::DeleteContainerState(call) => write(id, base, &**call),
-        Call::UpdateContainer(call) => write(id, base, &**call),
-        other => panic!("{other:?}: a new call needs a line here"),
-    }
 }
 
 /// Reads a response or notification and writes it again.

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use uvm_wire::frame::SizeLimit;
 use uvm_wire::{Header, MessageType, decode_request};
 
-use crate::support::{meaning, rewrite_from_guest, rewrite_request, single_frame};
+use crate::support::{meaning, rewrite_from_guest, single_frame};
 
 /// One line of a recording.
 #[derive(Deserialize)]
@@ -72,7 +72,7 @@ fn rewrite(recorded: &Recorded) -> Vec<u8> {
     if recorded.from_host {
         let request = decode_request(header.message_type, &payload)
             .unwrap_or_else(|error| panic!("{}: {error:?}", recorded.place));
-        rewrite_request(header.id, &request)
+        request.encode(header.id, SizeLimit::FROM_HOST).unwrap()
     } else {
         rewrite_from_guest(header.message_type, header.id, &payload)
             .unwrap_or_else(|error| panic!("{}: {error}", recorded.place))
