@@ -1,0 +1,12 @@
+//! What the fuzzers run: one function a target, which panics when a promise is broken.
+//!
+//! Each target has a wrapper in `fuzz/fuzz_targets` and a corpus in `fuzz/corpus`, both under its name. The corpora are
+//! replayed by an ordinary test, so that a case once found stays found.
+
+pub mod wire;
+
+/// A target: given any bytes, it returns.
+pub type Target = fn(&[u8]);
+
+/// Every target under its name.
+pub const TARGETS: &[(&str, Target)] = &[("wire_host", wire::wire_host), ("wire_guest", wire::wire_guest)];
