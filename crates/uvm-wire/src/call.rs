@@ -51,7 +51,6 @@ macro_rules! calls {
     ($($(#[$meta:meta])* $name:ident = $message_type:ident -> $reply:ident;)*) => {
         /// The body of any request, as a guest gets it.
         #[derive(Clone, Debug, PartialEq, Eq)]
-        #[non_exhaustive]
         pub enum Call {
             $($(#[$meta])* $name(Box<$name>),)*
         }

@@ -73,7 +73,8 @@ pub fn encode_request<R: Rpc>(id: u64, base: &RequestBase, call: &R, limit: Size
 
 /// Reads a request from a frame's type and payload.
 ///
-/// Whether the type is served at all at this time is for [`is_served`](crate::negotiate::is_served) to say, first.
+/// First ask [`is_served`](crate::negotiate::is_served) whether the type is served at this time, and if it is not, answer
+/// with [`RequestError::not_served`].
 ///
 /// # Errors
 /// [`RequestError`], which holds all that is needed to answer it: see [`RequestError::failure`].
@@ -89,7 +90,7 @@ pub fn decode_request(message_type: MessageType, payload: &[u8]) -> Result<Reque
     let request = match checked {
         Ok((text, base)) => match Call::decode(message_type, text) {
             Some(call) => call.map(|call| Request { base, call }),
-            None => return Err(RequestError::Unknown { message_type, activity_id }),
+            None => return Err(RequestError::NotServed { message_type, activity_id }),
         },
         Err(error) => Err(error),
     };
@@ -100,9 +101,9 @@ pub fn decode_request(message_type: MessageType, payload: &[u8]) -> Result<Reque
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RequestError {
-    /// No guest serves messages of this type: not a request, or one that is not known.
+    /// No guest serves messages of this type, or not in this state of the connection.
     #[error("{message_type} is not served here")]
-    Unknown {
+    NotServed {
         /// What the header says the message is.
         message_type: MessageType,
         /// The activity id to answer under.
@@ -123,17 +124,23 @@ pub enum RequestError {
 }
 
 impl RequestError {
+    /// Refuses a request that [`is_served`](crate::negotiate::is_served) denies; only its activity id is read.
+    pub fn not_served(message_type: MessageType, payload: &[u8]) -> Self {
+        let base = check(payload).and_then(from_checked::<RequestBase>);
+        Self::NotServed { message_type, activity_id: base.ok().and_then(|base| base.activity_id) }
+    }
+
     /// What the header says the message is.
     pub const fn message_type(&self) -> MessageType {
         match self {
-            Self::Unknown { message_type, .. } | Self::Malformed { message_type, .. } => *message_type,
+            Self::NotServed { message_type, .. } | Self::Malformed { message_type, .. } => *message_type,
         }
     }
 
     /// The activity id to answer under.
     pub const fn activity_id(&self) -> Option<Guid> {
         match self {
-            Self::Unknown { activity_id, .. } | Self::Malformed { activity_id, .. } => *activity_id,
+            Self::NotServed { activity_id, .. } | Self::Malformed { activity_id, .. } => *activity_id,
         }
     }
 
@@ -143,7 +150,7 @@ impl RequestError {
     /// be over the host's limit and end the connection instead of failing one call.
     pub fn failure(&self) -> Failure {
         match self {
-            Self::Unknown { message_type, .. } => Failure::not_implemented(*message_type),
+            Self::NotServed { message_type, .. } => Failure::not_implemented(*message_type),
             Self::Malformed { source, .. } => {
                 Failure::wrapping(Hresult::INVALID_JSON, format_args!("{self}: {source}"))
             }
@@ -176,8 +183,17 @@ mod tests {
     fn what_is_not_known_is_refused_under_its_activity() {
         for bits in [0x1010_0f01, 0x1020_0101, 0x3010_0101, 0x1010_0102, 0x2010_0101, 0, u32::MAX] {
             let error = refuse(MessageType::from_bits(bits), &format!("{{{ZERO}}}"));
-            assert!(matches!(error, RequestError::Unknown { .. }), "{error}");
+            assert!(matches!(error, RequestError::NotServed { .. }), "{error}");
             assert_eq!(error.activity_id(), Some(Guid::ZERO));
+            assert_eq!(error.failure().result, Hresult::NOT_IMPLEMENTED);
+        }
+    }
+
+    #[test]
+    fn what_is_not_served_at_this_time_is_refused_whatever_its_body() {
+        for (payload, activity_id) in [("", None), (&*format!("{{{ZERO},\"ProcessId\":[]}}"), Some(Guid::ZERO))] {
+            let error = RequestError::not_served(MessageType::WAIT_FOR_PROCESS, payload.as_bytes());
+            assert_eq!(error.activity_id(), activity_id);
             assert_eq!(error.failure().result, Hresult::NOT_IMPLEMENTED);
         }
     }

@@ -57,9 +57,9 @@ words! {
 
 /// A resource with its settings, in the shape of a Linux guest unless it says otherwise.
 ///
-/// A guest gets every resource of Linux guests typed, and all others as [`Other`](Self::Other).
+/// A guest gets every resource of Linux guests typed, and all others as [`Other`](Self::Other). A typed one must come
+/// with its settings, if only `{}`: the original takes `null` for a disk at LUN 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Resource {
     /// A SCSI disk, and its mount.
     MappedVirtualDisk(MappedVirtualDisk),
