@@ -70,12 +70,12 @@ macro_rules! calls {
                 }
             }
 
-            /// Reads the body of a request from a checked text; `None` when there is no call of this type.
-            pub(crate) fn decode(message_type: MessageType, text: &str) -> Option<Result<Self, JsonError>> {
-                Some(match message_type {
-                    $(MessageType::$message_type => from_checked::<$name>(text).map(Self::from),)*
-                    _ => return None,
-                })
+            /// What reads the body of a request of this type from a checked text; `None` when there is no such call.
+            pub(crate) fn reader(message_type: MessageType) -> Option<fn(&str) -> Result<Self, JsonError>> {
+                match message_type {
+                    $(MessageType::$message_type => Some(|text| from_checked::<$name>(text).map(Self::from)),)*
+                    _ => None,
+                }
             }
         }
 

@@ -79,22 +79,20 @@ pub fn encode_request<R: Rpc>(id: u64, base: &RequestBase, call: &R, limit: Size
 /// # Errors
 /// [`RequestError`], which holds all that is needed to answer it: see [`RequestError::failure`].
 pub fn decode_request(message_type: MessageType, payload: &[u8]) -> Result<Request, RequestError> {
+    let Some(read_call) = Call::reader(message_type) else {
+        return Err(RequestError::not_served(message_type, payload));
+    };
     // The common keys by themselves, so that a body of the wrong shape can still be answered under its activity id.
     let checked = check(payload).and_then(|text| Ok((text, from_checked::<RequestBase>(text)?)));
-    let activity_id = checked.as_ref().ok().and_then(|(_, base)| base.activity_id);
     if message_type == MessageType::DUMP_STACKS {
         // Its body is not looked at, so that anything can ask an agent in trouble.
         let base = checked.map(|(_, base)| base).unwrap_or_default();
         return Ok(Request { base, call: Call::DumpStacks(Box::default()) });
     }
-    let request = match checked {
-        Ok((text, base)) => match Call::decode(message_type, text) {
-            Some(call) => call.map(|call| Request { base, call }),
-            None => return Err(RequestError::NotServed { message_type, activity_id }),
-        },
-        Err(error) => Err(error),
-    };
-    request.map_err(|source| RequestError::Malformed { message_type, activity_id, excerpt: excerpt(payload), source })
+    let activity_id = checked.as_ref().ok().and_then(|(_, base)| base.activity_id);
+    checked
+        .and_then(|(text, base)| Ok(Request { base, call: read_call(text)? }))
+        .map_err(|source| RequestError::Malformed { message_type, activity_id, excerpt: excerpt(payload), source })
 }
 
 /// A request that cannot be served, with all it takes to answer it.
@@ -186,6 +184,11 @@ mod tests {
             assert!(matches!(error, RequestError::NotServed { .. }), "{error}");
             assert_eq!(error.activity_id(), Some(Guid::ZERO));
             assert_eq!(error.failure().result, Hresult::NOT_IMPLEMENTED);
+            // Whatever the body: nobody would read it.
+            for garbage in ["", "{", r#"{"ContainerId":7}"#] {
+                let error = refuse(MessageType::from_bits(bits), garbage);
+                assert!(matches!(error, RequestError::NotServed { activity_id: None, .. }), "{error}");
+            }
         }
     }
 

@@ -12,8 +12,8 @@ use uvm_wire::process::{ResizeConsole, SignalProcess, WaitForProcess};
 use uvm_wire::properties::GetProperties;
 use uvm_wire::system::{DeleteContainerState, DumpStacks, ShutdownForced, ShutdownGraceful, Start, UpdateContainer};
 use uvm_wire::{
-    Call, ContainerNotification, EncodeError, FrameDecoder, FrameError, Guid, Header, MessageType, Rpc, decode_request,
-    decode_response, encode_failure, encode_response,
+    Call, ContainerNotification, EncodeError, FrameDecoder, FrameError, Guid, Header, Hresult, MessageType, Rpc,
+    decode_request, decode_response, encode_failure, encode_response,
 };
 
 /// Expands to a `match` on a request type: `$body` with `$call` standing for the type of the call, or `$other`.
@@ -108,6 +108,9 @@ fn guest_gets(message_type: MessageType, id: u64, payload: &[u8]) {
         Ok(request) => request,
         Err(error) => {
             assert_eq!(error.message_type(), message_type);
+            let is_call = for_call!(message_type, R => R::MESSAGE_TYPE == message_type, else false);
+            let code = if is_call { Hresult::INVALID_JSON } else { Hresult::NOT_IMPLEMENTED };
+            assert_eq!(error.failure().result, code);
             answer_arrives(message_type, id, error.activity_id(), &error.failure());
             return;
         }
