@@ -170,6 +170,7 @@ fn excerpt(payload: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::system::Start;
 
     const ZERO: &str = r#""ActivityId":"00000000-0000-0000-0000-000000000000""#;
 
@@ -269,9 +270,12 @@ mod tests {
 
     #[test]
     fn a_request_over_the_limit_is_not_written() {
-        let base = RequestBase::new("x".repeat(SizeLimit::FROM_GUEST.bytes()).into());
-        let error = encode_request(1, &base, &crate::system::Start {}, SizeLimit::FROM_GUEST).unwrap_err();
-        assert_eq!(error.to_string(), "Start request takes 65623 bytes, but at most 65536 may be sent");
-        assert!(encode_request(1, &base, &crate::system::Start {}, SizeLimit::FROM_HOST).is_ok());
+        let of_size = |size: usize| RequestBase::new("x".repeat(size - 87).into());
+        let limit = SizeLimit::FROM_GUEST;
+        let largest = encode_request(1, &of_size(limit.bytes()), &Start {}, limit).unwrap();
+        assert_eq!(largest.len(), 65_536);
+        let error = encode_request(1, &of_size(limit.bytes() + 1), &Start {}, limit).unwrap_err();
+        assert_eq!(error.to_string(), "Start request takes 65537 bytes, but at most 65536 may be sent");
+        assert!(encode_request(1, &of_size(limit.bytes() + 1), &Start {}, SizeLimit::FROM_HOST).is_ok());
     }
 }

@@ -259,6 +259,18 @@ mod tests {
     }
 
     #[test]
+    fn a_response_of_just_the_limit_is_not_cut() {
+        // Header, Result, the key and quotes of the stacks.
+        const REST: usize = 16 + r#"{"Result":0,"GuestStacks":""}"#.len();
+        for (length, cut) in [(0x1_0000 - REST, false), (0x1_0001 - REST, true)] {
+            let guest_stacks = "x".repeat(length);
+            let frame = encode_response::<DumpStacks>(1, None, Ok(DumpStacksReply { guest_stacks }));
+            assert_eq!(frame.len() == 0x1_0000, !cut);
+            assert_eq!(arrive::<DumpStacks>(&frame).unwrap().guest_stacks.ends_with(" more bytes]"), cut);
+        }
+    }
+
+    #[test]
     fn a_failure_of_any_size_arrives_with_its_code() {
         let record = |length: usize| ErrorRecord {
             result: Hresult::TIMEOUT,
