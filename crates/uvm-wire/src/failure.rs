@@ -160,6 +160,8 @@ mod tests {
         assert!(escaped_len(&failure.message) <= Failure::MAX_TEXT);
         assert!(failure.message.ends_with(" more bytes]"), "{}", failure.message);
         assert_eq!(failure.records[0].message, failure.message);
+        let ordinary = "x".repeat(8_000);
+        assert_eq!(Failure::plain(&ordinary).message, ordinary);
     }
 
     #[test]
