@@ -281,5 +281,6 @@ mod tests {
     fn a_limit_no_peer_could_live_with_is_refused() {
         assert_eq!(SizeLimit::new(0xffff), None);
         assert_eq!(SizeLimit::new(0x1_0000), Some(SizeLimit::FROM_GUEST));
+        assert_eq!(format!("{:?}", SizeLimit::FROM_GUEST), "SizeLimit(65536)");
     }
 }

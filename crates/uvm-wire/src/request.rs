@@ -268,6 +268,7 @@ mod tests {
         assert!(crate::json::escaped_len(&failure.message) <= Failure::MAX_TEXT);
     }
 
+    /// D74: the original checks only what it receives.
     #[test]
     fn a_request_over_the_limit_is_not_written() {
         let of_size = |size: usize| RequestBase::new("x".repeat(size - 87).into());
