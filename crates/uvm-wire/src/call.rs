@@ -3,18 +3,21 @@
 use serde::{Deserialize, Serialize};
 
 use crate::create::{Create, CreateReply};
+use crate::encode::EncodeError;
 use crate::execute::{ExecuteProcess, ExecuteProcessReply};
+use crate::frame::SizeLimit;
 use crate::header::MessageType;
 use crate::json::{JsonError, from_checked};
 use crate::modify::ModifySettings;
 use crate::negotiate::{NegotiateProtocol, NegotiateProtocolReply};
 use crate::process::{ResizeConsole, SignalProcess, WaitForProcess, WaitForProcessReply};
 use crate::properties::{GetProperties, GetPropertiesReply};
+use crate::request::{RequestBase, encode_request};
 use crate::system::{
     DeleteContainerState, DumpStacks, DumpStacksReply, ShutdownForced, ShutdownGraceful, Start, UpdateContainer,
 };
 
-/// The body of a request: the keys behind those of the [`RequestBase`](crate::request::RequestBase).
+/// The body of a request: the keys behind those of the [`RequestBase`].
 pub trait Rpc: Serialize + for<'de> Deserialize<'de> + Into<Call> + sealed::Sealed {
     /// The type of the request; its [`response`](MessageType::response) is that of the answer.
     const MESSAGE_TYPE: MessageType;
@@ -48,7 +51,6 @@ macro_rules! calls {
     ($($(#[$meta:meta])* $name:ident = $message_type:ident -> $reply:ident;)*) => {
         /// The body of any request, as a guest gets it.
         #[derive(Clone, Debug, PartialEq, Eq)]
-        #[non_exhaustive]
         pub enum Call {
             $($(#[$meta])* $name(Box<$name>),)*
         }
@@ -61,12 +63,19 @@ macro_rules! calls {
                 }
             }
 
-            /// Reads the body of a request from a checked text; `None` when there is no call of this type.
-            pub(crate) fn decode(message_type: MessageType, text: &str) -> Option<Result<Self, JsonError>> {
-                Some(match message_type {
-                    $(MessageType::$message_type => from_checked::<$name>(text).map(Self::from),)*
-                    _ => return None,
-                })
+            /// Writes the frame of the request with this body.
+            pub(crate) fn encode(&self, id: u64, base: &RequestBase, limit: SizeLimit) -> Result<Vec<u8>, EncodeError> {
+                match self {
+                    $(Self::$name(body) => encode_request(id, base, &**body, limit),)*
+                }
+            }
+
+            /// What reads the body of a request of this type from a checked text; `None` when there is no such call.
+            pub(crate) fn reader(message_type: MessageType) -> Option<fn(&str) -> Result<Self, JsonError>> {
+                match message_type {
+                    $(MessageType::$message_type => Some(|text| from_checked::<$name>(text).map(Self::from)),)*
+                    _ => None,
+                }
             }
         }
 

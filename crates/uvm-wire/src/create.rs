@@ -9,7 +9,7 @@ use crate::json::{RawJson, text};
 use crate::object::{is_empty, omitting_object};
 
 /// Makes a container. In a Linux guest its init process then exists, blocked until
-/// [`ExecuteProcess`](crate::process::ExecuteProcess).
+/// [`ExecuteProcess`](crate::execute::ExecuteProcess).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Create {
     /// What to make. On the wire a string that holds JSON.
@@ -140,13 +140,23 @@ mod tests {
         let text = serde_json::to_string(&Create { config: complete() }).unwrap();
         let inner = r#"{\"SchemaVersion\":{\"Major\":2,\"Minor\":1},\"OciBundlePath\":\"/run/gcs/c/x\",\"OciSpecification\":{}}"#;
         assert_eq!(text, format!(r#"{{"ContainerConfig":"{inner}"}}"#));
+        let windows = Create { config: ContainerConfig::windows(RawJson::parse("{}").unwrap()) };
+        let inner = r#"{\"SchemaVersion\":{\"Major\":2,\"Minor\":1},\"Container\":{}}"#;
+        assert_eq!(serde_json::to_string(&windows).unwrap(), format!(r#"{{"ContainerConfig":"{inner}"}}"#));
         let uvm = Create { config: ContainerConfig::uvm() };
         assert_eq!(serde_json::to_string(&uvm).unwrap(), r#"{"ContainerConfig":"{\"SystemType\":\"Container\"}"}"#);
     }
 
     #[test]
     fn what_would_crash_the_original_is_refused() {
-        assert!(complete().to_linux().is_ok());
+        let linux = LinuxConfig {
+            bundle_path: "/run/gcs/c/x",
+            specification: &RawJson::parse("{}").unwrap(),
+            scratch_path: None,
+        };
+        assert_eq!(complete().to_linux(), Ok(linux));
+        let scratch = ContainerConfig { scratch_dir_path: "/s".into(), ..complete() };
+        assert_eq!(scratch.to_linux(), Ok(LinuxConfig { scratch_path: Some("/s"), ..linux }));
         let old = SchemaVersion { major: 2, minor: 0 };
         for (config, why) in [
             (ContainerConfig { schema_version: Some(old), ..complete() }, "version 2.0"),

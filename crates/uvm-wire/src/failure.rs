@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::header::MessageType;
 use crate::hresult::Hresult;
-use crate::json::{cut_text, escaped_len};
+use crate::json::cut_text;
 use crate::object::is_empty;
 
 /// One entry of `ErrorRecords`.
@@ -104,22 +104,22 @@ impl Failure {
         Self { result, message, records: vec![record], errno: None }
     }
 
-    /// Gives up some of the text; `false` when there is nothing left to give up.
+    /// Gives up one thing, what matters least first; `false` when there is nothing left to give up.
     pub(crate) fn shrink(&mut self) -> bool {
         if self.records.len() > 1 {
             self.records.truncate(1);
             return true;
         }
-        let mut shrunk = false;
-        for record in &mut self.records {
+        if let Some(record) = self.records.first_mut() {
             if !record.stack_trace.is_empty() {
                 record.stack_trace.clear();
-                shrunk = true;
-            } else if escaped_len(&record.message) > Self::MAX_TEXT {
-                shrunk |= cut_text(&mut record.message, Self::MAX_TEXT);
+                return true;
+            }
+            if cut_text(&mut record.message, Self::MAX_TEXT) {
+                return true;
             }
         }
-        shrunk || cut_text(&mut self.message, Self::MAX_TEXT)
+        cut_text(&mut self.message, Self::MAX_TEXT)
     }
 }
 
@@ -138,6 +138,7 @@ impl fmt::Display for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::json::escaped_len;
 
     #[test]
     fn texts_are_built_by_the_rules_of_the_protocol() {
@@ -160,6 +161,23 @@ mod tests {
         assert!(escaped_len(&failure.message) <= Failure::MAX_TEXT);
         assert!(failure.message.ends_with(" more bytes]"), "{}", failure.message);
         assert_eq!(failure.records[0].message, failure.message);
+        let ordinary = "x".repeat(8_000);
+        assert_eq!(Failure::plain(&ordinary).message, ordinary);
+    }
+
+    #[test]
+    fn what_matters_least_is_given_up_first() {
+        let long = "x".repeat(20_000);
+        let record = ErrorRecord { message: long.clone(), stack_trace: "frame".into(), ..ErrorRecord::default() };
+        let mut failure = Failure { message: long.clone(), ..Failure::code(Hresult::TIMEOUT) };
+        failure.records = vec![record.clone(), record];
+        let mut seen = Vec::new();
+        while failure.shrink() {
+            let [record] = &failure.records[..] else { panic!("the other records go first") };
+            seen.push((record.stack_trace.is_empty(), record.message == long, failure.message == long));
+        }
+        assert_eq!(seen, [(false, true, true), (true, true, true), (true, false, true), (true, false, false)]);
+        assert_eq!(failure.result, Hresult::TIMEOUT);
     }
 
     #[test]

@@ -258,13 +258,18 @@ mod tests {
         assert_eq!(decoder.next_frame(&mut &announcing(16 << 20)[..]), Ok(None));
         assert!(decoder.held() <= 512, "{}", decoder.held());
         let mut came = Header::LEN;
+        let mut growths = 0;
         while came + 1000 < 16 << 20 {
+            let held = decoder.held();
             assert_eq!(decoder.next_frame(&mut &[b' '; 1000][..]), Ok(None));
             came += 1000;
+            growths += usize::from(decoder.held() > held);
+            assert!(decoder.held() >= came);
             assert_eq!(decoder.pending(), came);
             assert!(decoder.held() <= (2 * came).max(512), "{} for {came}", decoder.held());
             assert!(decoder.held() <= 16 << 20);
         }
+        assert!(growths <= 16, "memory grew {growths} times, so most bytes were moved more than twice");
         let rest = vec![b' '; (16 << 20) - came];
         assert_eq!(decoder.next_frame(&mut rest.as_slice()).unwrap().unwrap().payload.len(), (16 << 20) - Header::LEN);
         // The next message finds the memory given back.
@@ -276,5 +281,6 @@ mod tests {
     fn a_limit_no_peer_could_live_with_is_refused() {
         assert_eq!(SizeLimit::new(0xffff), None);
         assert_eq!(SizeLimit::new(0x1_0000), Some(SizeLimit::FROM_GUEST));
+        assert_eq!(format!("{:?}", SizeLimit::FROM_GUEST), "SizeLimit(65536)");
     }
 }

@@ -9,8 +9,9 @@
 //! As a guest: read requests with [`decode_request`], answer with [`encode_response`], or with [`encode_failure`] what
 //! could not be read.
 //!
-//! Nothing here trusts the peer: no size, depth or text of it makes this code allocate beyond the frame it came in, or
-//! panic.
+//! Nothing here trusts the peer: no bytes of it make this code panic or recurse without bound, and what is allocated is
+//! bounded by the length of the frame that has arrived. (Arrays of empty objects take most: up to a hundred times their
+//! text, a few MiB for the largest frame a host takes.)
 //!
 //! | module | concept |
 //! | --- | --- |

@@ -47,7 +47,7 @@ impl NegotiateProtocol {
 
 /// Whether a guest serves requests of this type in this state of a connection: `NegotiateProtocol` until a version is
 /// agreed on, everything else after. What is not served is answered with
-/// [`Failure::not_implemented`], before its body is looked at.
+/// [`RequestError::not_served`](crate::request::RequestError::not_served).
 pub fn is_served(negotiated_version: Option<u32>, message_type: MessageType) -> bool {
     (message_type == MessageType::NEGOTIATE_PROTOCOL) == negotiated_version.is_none()
 }

@@ -1,6 +1,6 @@
 //! `GetProperties`: what runs in a container and what it uses.
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::call::{Reply, sealed::Sealed};
 use crate::json::{JsonError, RawJson, from_str, text};
@@ -38,47 +38,63 @@ words! {
     }
 }
 
-/// Answers [`GetProperties`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GetPropertiesReply {
-    /// The properties. On the wire a string that holds this JSON. Linux guests: see [`linux`](Self::linux).
-    #[serde(rename = "Properties", with = "text")]
-    pub properties: RawJson,
+/// Answers [`GetProperties`]: on the wire a string that holds JSON, in the key `Properties`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GetPropertiesReply {
+    /// The properties as a host gets them. Those of a Linux guest are read with [`linux`](Self::linux).
+    Document(RawJson),
+    /// The properties that a Linux guest answers with.
+    Linux(Box<LinuxProperties>),
 }
 
 impl GetPropertiesReply {
-    /// The reply with these properties.
-    ///
-    /// # Errors
-    /// None that a caller can cause: the type is that of everything that is written as JSON.
-    pub fn new(properties: &LinuxProperties) -> Result<Self, JsonError> {
-        Ok(Self { properties: RawJson::of(properties)? })
-    }
-
     /// The properties that a Linux guest gives.
     ///
     /// # Errors
     /// [`JsonError`]: the guest sent something else.
     pub fn linux(&self) -> Result<LinuxProperties, JsonError> {
-        from_str(self.properties.get())
+        match self {
+            Self::Document(document) => from_str(document.get()),
+            Self::Linux(properties) => Ok(LinuxProperties::clone(properties)),
+        }
     }
 }
 
 impl Sealed for GetPropertiesReply {}
 
 impl Reply for GetPropertiesReply {
+    /// Only what this side has made can be taken apart. (An agent so needs no code that reads metrics.)
     fn shrink(&mut self, excess: usize) -> bool {
-        let Ok(mut properties) = self.linux() else { return false };
-        if !properties.shed(excess) {
-            return false;
+        match self {
+            Self::Document(_) => false,
+            Self::Linux(properties) => properties.shed(excess),
         }
-        match RawJson::of(&properties) {
-            Ok(shorter) => {
-                self.properties = shorter;
-                true
-            }
-            Err(_) => false,
+    }
+}
+
+#[derive(Serialize)]
+struct Written<'a, T: Serialize> {
+    #[serde(rename = "Properties", serialize_with = "text::serialize")]
+    properties: &'a T,
+}
+
+impl Serialize for GetPropertiesReply {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Document(properties) => Written { properties }.serialize(serializer),
+            Self::Linux(properties) => Written { properties: &**properties }.serialize(serializer),
         }
+    }
+}
+
+impl<'de> Deserialize<'de> for GetPropertiesReply {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Read {
+            #[serde(rename = "Properties", deserialize_with = "text::deserialize")]
+            properties: RawJson,
+        }
+        Read::deserialize(deserializer).map(|read| Self::Document(read.properties))
     }
 }
 

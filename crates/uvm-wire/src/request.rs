@@ -53,6 +53,16 @@ pub struct Request {
     pub call: Call,
 }
 
+impl Request {
+    /// Writes its frame, as [`encode_request`] does.
+    ///
+    /// # Errors
+    /// [`EncodeError`]: it is larger than the guest would take.
+    pub fn encode(&self, id: u64, limit: SizeLimit) -> Result<Vec<u8>, EncodeError> {
+        self.call.encode(id, &self.base, limit)
+    }
+}
+
 /// Writes the frame of a request.
 ///
 /// # Errors
@@ -63,36 +73,35 @@ pub fn encode_request<R: Rpc>(id: u64, base: &RequestBase, call: &R, limit: Size
 
 /// Reads a request from a frame's type and payload.
 ///
-/// Whether the type is served at all at this time is for [`is_served`](crate::negotiate::is_served) to say, first.
+/// First ask [`is_served`](crate::negotiate::is_served) whether the type is served at this time, and if it is not, answer
+/// with [`RequestError::not_served`].
 ///
 /// # Errors
 /// [`RequestError`], which holds all that is needed to answer it: see [`RequestError::failure`].
 pub fn decode_request(message_type: MessageType, payload: &[u8]) -> Result<Request, RequestError> {
+    let Some(read_call) = Call::reader(message_type) else {
+        return Err(RequestError::not_served(message_type, payload));
+    };
     // The common keys by themselves, so that a body of the wrong shape can still be answered under its activity id.
     let checked = check(payload).and_then(|text| Ok((text, from_checked::<RequestBase>(text)?)));
-    let activity_id = checked.as_ref().ok().and_then(|(_, base)| base.activity_id);
     if message_type == MessageType::DUMP_STACKS {
         // Its body is not looked at, so that anything can ask an agent in trouble.
         let base = checked.map(|(_, base)| base).unwrap_or_default();
         return Ok(Request { base, call: Call::DumpStacks(Box::default()) });
     }
-    let request = match checked {
-        Ok((text, base)) => match Call::decode(message_type, text) {
-            Some(call) => call.map(|call| Request { base, call }),
-            None => return Err(RequestError::Unknown { message_type, activity_id }),
-        },
-        Err(error) => Err(error),
-    };
-    request.map_err(|source| RequestError::Malformed { message_type, activity_id, excerpt: excerpt(payload), source })
+    let activity_id = checked.as_ref().ok().and_then(|(_, base)| base.activity_id);
+    checked
+        .and_then(|(text, base)| Ok(Request { base, call: read_call(text)? }))
+        .map_err(|source| RequestError::Malformed { message_type, activity_id, excerpt: excerpt(payload), source })
 }
 
 /// A request that cannot be served, with all it takes to answer it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RequestError {
-    /// No guest serves messages of this type: not a request, or one that is not known.
+    /// No guest serves messages of this type, or not in this state of the connection.
     #[error("{message_type} is not served here")]
-    Unknown {
+    NotServed {
         /// What the header says the message is.
         message_type: MessageType,
         /// The activity id to answer under.
@@ -113,17 +122,23 @@ pub enum RequestError {
 }
 
 impl RequestError {
+    /// Refuses a request that [`is_served`](crate::negotiate::is_served) denies; only its activity id is read.
+    pub fn not_served(message_type: MessageType, payload: &[u8]) -> Self {
+        let base = check(payload).and_then(from_checked::<RequestBase>);
+        Self::NotServed { message_type, activity_id: base.ok().and_then(|base| base.activity_id) }
+    }
+
     /// What the header says the message is.
     pub const fn message_type(&self) -> MessageType {
         match self {
-            Self::Unknown { message_type, .. } | Self::Malformed { message_type, .. } => *message_type,
+            Self::NotServed { message_type, .. } | Self::Malformed { message_type, .. } => *message_type,
         }
     }
 
     /// The activity id to answer under.
     pub const fn activity_id(&self) -> Option<Guid> {
         match self {
-            Self::Unknown { activity_id, .. } | Self::Malformed { activity_id, .. } => *activity_id,
+            Self::NotServed { activity_id, .. } | Self::Malformed { activity_id, .. } => *activity_id,
         }
     }
 
@@ -133,7 +148,7 @@ impl RequestError {
     /// be over the host's limit and end the connection instead of failing one call.
     pub fn failure(&self) -> Failure {
         match self {
-            Self::Unknown { message_type, .. } => Failure::not_implemented(*message_type),
+            Self::NotServed { message_type, .. } => Failure::not_implemented(*message_type),
             Self::Malformed { source, .. } => {
                 Failure::wrapping(Hresult::INVALID_JSON, format_args!("{self}: {source}"))
             }
@@ -155,6 +170,7 @@ fn excerpt(payload: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::system::Start;
 
     const ZERO: &str = r#""ActivityId":"00000000-0000-0000-0000-000000000000""#;
 
@@ -166,8 +182,22 @@ mod tests {
     fn what_is_not_known_is_refused_under_its_activity() {
         for bits in [0x1010_0f01, 0x1020_0101, 0x3010_0101, 0x1010_0102, 0x2010_0101, 0, u32::MAX] {
             let error = refuse(MessageType::from_bits(bits), &format!("{{{ZERO}}}"));
-            assert!(matches!(error, RequestError::Unknown { .. }), "{error}");
+            assert!(matches!(error, RequestError::NotServed { .. }), "{error}");
             assert_eq!(error.activity_id(), Some(Guid::ZERO));
+            assert_eq!(error.failure().result, Hresult::NOT_IMPLEMENTED);
+            // Whatever the body: nobody would read it.
+            for garbage in ["", "{", r#"{"ContainerId":7}"#] {
+                let error = refuse(MessageType::from_bits(bits), garbage);
+                assert!(matches!(error, RequestError::NotServed { activity_id: None, .. }), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_served_at_this_time_is_refused_whatever_its_body() {
+        for (payload, activity_id) in [("", None), (&*format!("{{{ZERO},\"ProcessId\":[]}}"), Some(Guid::ZERO))] {
+            let error = RequestError::not_served(MessageType::WAIT_FOR_PROCESS, payload.as_bytes());
+            assert_eq!(error.activity_id(), activity_id);
             assert_eq!(error.failure().result, Hresult::NOT_IMPLEMENTED);
         }
     }
@@ -238,11 +268,15 @@ mod tests {
         assert!(crate::json::escaped_len(&failure.message) <= Failure::MAX_TEXT);
     }
 
+    /// D74: the original checks only what it receives.
     #[test]
     fn a_request_over_the_limit_is_not_written() {
-        let base = RequestBase::new("x".repeat(SizeLimit::FROM_GUEST.bytes()).into());
-        let error = encode_request(1, &base, &crate::system::Start {}, SizeLimit::FROM_GUEST).unwrap_err();
-        assert_eq!(error.to_string(), "Start request takes 65623 bytes, but at most 65536 may be sent");
-        assert!(encode_request(1, &base, &crate::system::Start {}, SizeLimit::FROM_HOST).is_ok());
+        let of_size = |size: usize| RequestBase::new("x".repeat(size - 87).into());
+        let limit = SizeLimit::FROM_GUEST;
+        let largest = encode_request(1, &of_size(limit.bytes()), &Start {}, limit).unwrap();
+        assert_eq!(largest.len(), 65_536);
+        let error = encode_request(1, &of_size(limit.bytes() + 1), &Start {}, limit).unwrap_err();
+        assert_eq!(error.to_string(), "Start request takes 65537 bytes, but at most 65536 may be sent");
+        assert!(encode_request(1, &of_size(limit.bytes() + 1), &Start {}, SizeLimit::FROM_HOST).is_ok());
     }
 }

@@ -259,6 +259,18 @@ mod tests {
     }
 
     #[test]
+    fn a_response_of_just_the_limit_is_not_cut() {
+        // Header, Result, the key and quotes of the stacks.
+        const REST: usize = 16 + r#"{"Result":0,"GuestStacks":""}"#.len();
+        for (length, cut) in [(0x1_0000 - REST, false), (0x1_0001 - REST, true)] {
+            let guest_stacks = "x".repeat(length);
+            let frame = encode_response::<DumpStacks>(1, None, Ok(DumpStacksReply { guest_stacks }));
+            assert_eq!(frame.len() == 0x1_0000, !cut);
+            assert_eq!(arrive::<DumpStacks>(&frame).unwrap().guest_stacks.ends_with(" more bytes]"), cut);
+        }
+    }
+
+    #[test]
     fn a_failure_of_any_size_arrives_with_its_code() {
         let record = |length: usize| ErrorRecord {
             result: Hresult::TIMEOUT,
@@ -292,7 +304,7 @@ mod tests {
             let process_list = Some((0..count).map(|n| ProcessDetails { process_id: u32::MAX - n }).collect());
             let metrics = Some(Box::new(Metrics { cpu: Some(cpu.clone()), ..Metrics::default() }));
             let properties = LinuxProperties { process_list, metrics, ..LinuxProperties::default() };
-            let reply = GetPropertiesReply::new(&properties).unwrap();
+            let reply = GetPropertiesReply::Linux(Box::new(properties.clone()));
             let frame = encode_response::<GetProperties>(1, Some(Guid::ZERO), Ok(reply));
             let got = arrive::<GetProperties>(&frame).unwrap().linux().unwrap();
             assert_eq!(got == properties, count <= 2_000);
@@ -307,7 +319,7 @@ mod tests {
             assert_eq!(got.metrics.unwrap().cpu.unwrap().usage.unwrap().total, 7);
         }
         // Properties that are not ours to shorten become a failure.
-        let reply = GetPropertiesReply { properties: RawJson::of(&"x".repeat(70_000)).unwrap() };
+        let reply = GetPropertiesReply::Document(RawJson::of(&"x".repeat(70_000)).unwrap());
         let got = arrive::<GetProperties>(&encode_response::<GetProperties>(1, None, Ok(reply))).unwrap_err();
         assert!(got.message.contains("GetProperties response takes 70"), "{}", got.message);
     }

@@ -6,7 +6,7 @@ use crate::call::{Reply, sealed::Sealed};
 use crate::json::{RawJson, cut_text, escaped_len, text};
 
 /// Starts a container. A no-op in Linux guests, which start it with
-/// [`ExecuteProcess`](crate::process::ExecuteProcess); it succeeds even for an id nobody knows.
+/// [`ExecuteProcess`](crate::execute::ExecuteProcess); it succeeds even for an id nobody knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Start {}
 

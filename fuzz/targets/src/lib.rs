@@ -1,9 +1,18 @@
-//! Fuzz targets as plain functions of the input. `fuzz/` wraps each for libFuzzer; `tests/corpus.rs` replays the corpus.
+//! What the fuzzers run: one function a target, which panics when a promise is broken.
+//!
+//! Each target has a wrapper in `fuzz/fuzz_targets` and a corpus in `fuzz/corpus`, both under its name. The corpora are
+//! replayed by an ordinary test, so that a case once found stays found.
 
 pub mod mux;
+pub mod wire;
 
-/// Takes one input; panics at a finding.
+/// A target: given any bytes, it returns.
 pub type Target = fn(&[u8]);
 
-/// Every target, by the name of its folder in `fuzz/corpus`.
-pub const TARGETS: &[(&str, Target)] = &[("mux_owner", mux::mux_owner), ("mux_guest", mux::mux_guest)];
+/// Every target under its name.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("mux_guest", mux::mux_guest),
+    ("mux_owner", mux::mux_owner),
+    ("wire_guest", wire::wire_guest),
+    ("wire_host", wire::wire_host),
+];

@@ -1,6 +1,6 @@
 //! Reading and writing JSON by the rules of this protocol.
 //!
-//! Both originals use one JSON library, and peers rely on its ways. [`from_str`] reads by these rules:
+//! Both originals use one JSON library, and peers rely on its ways. Every message is read by these rules:
 //!
 //! * keys match regardless of case (of ASCII letters), unknown keys are ignored;
 //! * `null` stands for a key's empty value: 0, `false`, `""`, no elements;
@@ -97,7 +97,8 @@ fn check_depth(text: &str) -> Result<(), JsonError> {
     while let Some((at, byte)) = bytes.next() {
         match byte {
             b'"' => in_string = !in_string,
-            b'\\' if in_string => {
+            // Outside strings it is an error, which the reader finds.
+            b'\\' => {
                 bytes.next();
             }
             b'{' | b'[' if !in_string => {
@@ -133,6 +134,8 @@ mod tests {
         // Brackets in strings do not count, escaped quotes do not end a string.
         let text = format!(r#"{{"\"{}":"\\"}}"#, "[".repeat(500));
         assert!(from_str::<BTreeMap<String, String>>(&text).is_ok());
+        let text = format!("[{}{}]", r#""]]]]","#.repeat(50), nested(MAX_DEPTH));
+        assert!(matches!(from_str::<RawJson>(&text), Err(JsonError::TooDeep { .. })));
     }
 
     #[test]

@@ -10,7 +10,6 @@ use crate::object::omitting_object;
 
 /// A resource in the shape of a Windows guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum WindowsResource {
     /// A SCSI disk, and its mount.
     MappedVirtualDisk(WindowsMappedVirtualDisk),
