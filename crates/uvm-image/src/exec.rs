@@ -8,10 +8,11 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::error::{ImageError, Intent, IoContext};
@@ -92,7 +93,7 @@ impl<'a> Run<'a> {
         mut meanwhile: impl FnMut(),
     ) -> Result<(), ImageError> {
         self.store.cancel.check()?;
-        let program = PathBuf::from(self.command.get_program());
+        let program = self.program();
         let spawn_error = |source| ImageError::Spawn { program: program.clone(), source };
         self.command.stdout(stdout.try_clone().map_err(spawn_error)?);
         self.command.stderr(stderr.try_clone().map_err(spawn_error)?);
@@ -116,20 +117,26 @@ impl<'a> Run<'a> {
         };
         // A Ctrl-C that raised the flag has most likely ended the child, too: that is no failure of the child's.
         self.store.cancel.check()?;
-        if status.success() { Ok(()) } else { Err(failed(self.text, status, CommandOutput::tail_of(last_words))) }
+        if status.success() {
+            return Ok(());
+        }
+        let output = CommandOutput::tail_of(last_words);
+        if output.lines.iter().any(|line| line.contains(NO_SPACE)) {
+            let (path, source) = (self.store.data_dir.path().to_owned(), rustix::io::Errno::NOSPC.into());
+            return Err(ImageError::DiskFull { path, source });
+        }
+        Err(ImageError::CommandFailed { command: self.text, status, output })
     }
 
-    /// A file without a name in the data directory.
+    /// A file in memory: a question to a program must not fail because the disk is full.
     fn scratch(&self) -> Result<File, ImageError> {
-        let dir = self.store.data_dir.tmp();
-        std::fs::create_dir_all(&dir).at(Intent::Create, &dir)?;
-        tempfile::tempfile_in(&dir).at(Intent::Create, &dir)
+        let file = memfd_create("output", MemfdFlags::CLOEXEC);
+        file.map(File::from).map_err(|error| ImageError::Spawn { program: self.program(), source: error.into() })
     }
-}
 
-/// The error of a program that ended badly.
-pub(crate) fn failed(command: String, status: ExitStatus, output: CommandOutput) -> ImageError {
-    ImageError::CommandFailed { command, status, output }
+    fn program(&self) -> PathBuf {
+        PathBuf::from(self.command.get_program())
+    }
 }
 
 /// A child that is ended when dropped: asked first, so that it can end its own children, then killed.
@@ -207,6 +214,8 @@ fn read_from_start(file: &mut File, limit: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// What programs say when the disk is full; they run in the C locale.
+const NO_SPACE: &str = "No space left on device";
 /// How long a program may take to end when told to.
 const GRACE: Duration = Duration::from_secs(5);
 const MAX_CAPTURE: u64 = 16 << 20;

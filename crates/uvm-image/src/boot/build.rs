@@ -2,6 +2,7 @@
 
 use std::io::{BufWriter, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use super::{BootFiles, BootFilesOptions};
 use crate::agent::Agent;
@@ -39,8 +40,7 @@ pub(super) fn ensure(options: &BootFilesOptions) -> Result<BootFiles, ImageError
         None => None,
     };
     let plan = Plan::new(options, &agent, &kernel, busybox.as_ref())?;
-    plan.build(store)?;
-    plan.find(store)?.ok_or_else(|| ImageError::NotBootFiles { dir: plan.dir(store) })
+    plan.build(store)
 }
 
 /// The kernel after a full check; made anew if it is damaged and can be.
@@ -101,7 +101,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn build(&self, store: &ImageStore) -> Result<(), ImageError> {
+    fn build(&self, store: &ImageStore) -> Result<BootFiles, ImageError> {
         store.cancel.check()?;
         let staging = Staging::new(&store.data_dir, "boot")?;
         let image = self.kernel.image();
@@ -134,7 +134,11 @@ impl<'a> Plan<'a> {
         };
         sealed::write_description(staging.path(), &mut manifest)?;
         store.cancel.check()?;
-        staging.publish(&store.data_dir, &self.dir(store))
+        // In use before anyone else can see them, so that nobody removes them first.
+        let in_use = super::lock_shared(&staging.path().join(Manifest::FILE))?;
+        let dir = self.dir(store);
+        staging.publish(&store.data_dir, &dir)?;
+        Ok(BootFiles { dir, manifest, _in_use: Arc::new(in_use) })
     }
 }
 

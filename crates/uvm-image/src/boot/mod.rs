@@ -14,6 +14,7 @@ mod entries;
 mod options;
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -62,17 +63,13 @@ impl BootFiles {
         let dir = std::path::absolute(dir.as_ref()).at(Intent::Read, dir.as_ref())?;
         let path = dir.join(Manifest::FILE);
         loop {
-            let file = match File::open(&path) {
+            let file = match lock_shared(&path) {
                 Ok(file) => file,
-                Err(error)
-                    if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) =>
-                {
+                Err(ImageError::Io { source, .. }) if is_missing(&source) => {
                     return Err(ImageError::NotBootFiles { dir });
                 }
-                Err(error) => return Err(ImageError::io(Intent::Read, path, error)),
+                Err(error) => return Err(error),
             };
-            // Whoever removes the files holds the lock alone, for an instant.
-            flock(&file, FlockOperation::LockShared).at(Intent::Lock, &path)?;
             if !is_still_at(&file, &path) {
                 continue; // removed, or replaced, between the two steps
             }
@@ -129,6 +126,17 @@ impl BootFiles {
     pub fn remove(data_dir: &DataDir, key: &str) -> Result<Removed, ImageError> {
         entries::remove(data_dir, key)
     }
+}
+
+/// Opens a manifest and locks it against removal of the files. Whoever removes them holds the lock alone, for an instant.
+fn lock_shared(path: &Path) -> Result<File, ImageError> {
+    let file = File::open(path).at(Intent::Read, path)?;
+    flock(&file, FlockOperation::LockShared).at(Intent::Lock, path)?;
+    Ok(file)
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 /// Whether the open file is (still) what its path names.

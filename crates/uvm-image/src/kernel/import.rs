@@ -50,8 +50,8 @@ pub(crate) fn import(store: &ImageStore, identity: Identity, files: &dyn KernelF
     let image = parts.image.as_deref().ok_or_else(|| lacks("kernel image (boot/vmlinuz-...)"))?;
     let (kind, vmlinux, release) =
         store.progress.step(Step::ExtractingKernel, parts.image_path.display().to_string(), || {
-            let release = release_of(image).map_err(bad_kernel)?;
             let (kind, vmlinux) = bootable(store, image, &parts.image_path)?;
+            let release = release_of(image).map_err(bad_kernel)?;
             Ok((kind, vmlinux, release))
         })?;
 
