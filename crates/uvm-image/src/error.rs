@@ -66,7 +66,9 @@ pub enum ImageError {
         source: io::Error,
     },
     /// Someone else is making the same thing and did not finish in time. Theirs goes on.
-    #[error("waited {waited:?} for {what}, which {holder} is making: wait for it, or end it, then try again")]
+    #[error(
+        "waited {waited:?} for {what}, which {holder} (or a program it started) is making: wait for it, or end it, then try again"
+    )]
     LockTimeout {
         /// What is being made.
         what: String,
@@ -300,12 +302,14 @@ pub enum ImageError {
         dir: PathBuf,
     },
     /// Files are not what their manifest says. `ensure` makes them anew; a directory that was given must be replaced.
-    #[error("{dir} is damaged: {damage}")]
+    #[error("{dir} is damaged: {damage}; {remedy}")]
     Damaged {
         /// The directory.
         dir: PathBuf,
         /// What is wrong.
-        damage: Damage,
+        damage: Box<Damage>,
+        /// What to do.
+        remedy: &'static str,
     },
     /// Nothing of that name is there.
     #[error("no {what} {name} in {dir}; there {}", Known(.known))]
@@ -395,6 +399,10 @@ impl ImageError {
             | Self::Damaged { .. } => ImageErrorKind::Corrupt,
             Self::Cancelled => ImageErrorKind::Cancelled,
         }
+    }
+
+    pub(crate) fn damaged(dir: impl Into<PathBuf>, damage: Damage, remedy: &'static str) -> Self {
+        Self::Damaged { dir: dir.into(), damage: Box::new(damage), remedy }
     }
 
     /// The variant that fits what the system said: a full disk and a forbidden write are told apart from the rest,

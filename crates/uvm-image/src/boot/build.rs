@@ -93,7 +93,7 @@ impl<'a> Plan<'a> {
         match BootFiles::open(self.dir(store)) {
             Ok(found) => Ok(Some(found)),
             Err(ImageError::NotBootFiles { .. }) => Ok(None),
-            Err(ImageError::Damaged { dir, damage }) => {
+            Err(ImageError::Damaged { dir, damage, .. }) => {
                 store.progress.note(format!("{} is damaged ({damage}) and is made anew", dir.display()));
                 Ok(None)
             }

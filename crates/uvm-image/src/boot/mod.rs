@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::retry_on_intr;
 
 pub use entries::BootFilesEntry;
 pub use options::BootFilesOptions;
@@ -73,7 +74,7 @@ impl BootFiles {
             if !is_still_at(&file, &path) {
                 continue; // removed, or replaced, between the two steps
             }
-            let damaged = |damage| ImageError::Damaged { dir: dir.clone(), damage };
+            let damaged = |damage| ImageError::damaged(&dir, damage, REMEDY);
             let manifest: Manifest = sealed::parse_description(&file).map_err(damaged)?;
             for name in [manifest.kernel.image.file_name(), Manifest::INITRD] {
                 if !manifest.files.contains_key(name) {
@@ -91,7 +92,7 @@ impl BootFiles {
     /// [`ImageError::Damaged`] names the first file that differs.
     pub fn verify(&self) -> Result<(), ImageError> {
         sealed::check_files(&self.dir, &self.manifest.files, Depth::Full)
-            .map_err(|damage| ImageError::Damaged { dir: self.dir.clone(), damage })
+            .map_err(|damage| ImageError::damaged(&self.dir, damage, REMEDY))
     }
 
     /// The directory.
@@ -131,7 +132,7 @@ impl BootFiles {
 /// Opens a manifest and locks it against removal of the files. Whoever removes them holds the lock alone, for an instant.
 fn lock_shared(path: &Path) -> Result<File, ImageError> {
     let file = File::open(path).at(Intent::Read, path)?;
-    flock(&file, FlockOperation::LockShared).at(Intent::Lock, path)?;
+    retry_on_intr(|| flock(&file, FlockOperation::LockShared)).at(Intent::Lock, path)?;
     Ok(file)
 }
 
@@ -147,3 +148,6 @@ fn is_still_at(file: &File, path: &Path) -> bool {
         _ => false,
     }
 }
+
+/// What to do about damaged boot files.
+const REMEDY: &str = "remove it, and it is made anew when it is needed; one that you were given must be replaced";

@@ -143,8 +143,8 @@ fn publish(store: &ImageStore, staging: Staging, name: &str, source: String) -> 
     sealed::write_description(staging.path(), &mut description)?;
     let dir = store.data_dir.busybox().join(name);
     staging.publish(&store.data_dir, &dir)?;
-    let damaged = || sealed::Damage::Missing { file: BINARY.into() };
-    open(&dir, Depth::Quick)?.ok_or_else(|| ImageError::Damaged { dir, damage: damaged() })
+    let damage = sealed::Damage::Missing { file: BINARY.into() };
+    open(&dir, Depth::Quick)?.ok_or_else(|| ImageError::damaged(dir, damage, "try again"))
 }
 
 /// Takes the binary out of the package.

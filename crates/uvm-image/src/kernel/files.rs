@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::KernelKind;
-use super::entry::{Kernel, layout};
+use super::entry::Kernel;
 use super::import::{Identity, KernelFiles, ReadFile, import};
 use crate::digest::Sha256;
 use crate::error::{ImageError, Intent, IoContext};
@@ -27,7 +27,7 @@ pub(super) fn ensure(
     let files = OnDisk::look(image, modules, config)?;
     let source = files.image.display().to_string();
     let known = |inputs: Sha256| -> Result<Option<Kernel>, ImageError> {
-        let suffix = format!("-{}", Sha256::of(format!("{inputs}\n{}", layout()).as_bytes()).short(8));
+        let suffix = format!("-{}", inputs.short(8));
         let mut kernels = Kernel::usable(&store.data_dir, kind)?;
         kernels.retain(|kernel| kernel.name().ends_with(&suffix) && kernel.source() == source);
         Ok(kernels.into_iter().next())
@@ -48,7 +48,7 @@ pub(super) fn ensure(
         let damage =
             Damage::Unreadable { file: image.display().to_string(), why: "it changed while it was read".into() };
         Kernel::remove(&store.data_dir, kernel.name())?;
-        Err(ImageError::Damaged { dir: kernel.dir().to_owned(), damage })
+        Err(ImageError::damaged(kernel.dir(), damage, "try again"))
     }
 }
 

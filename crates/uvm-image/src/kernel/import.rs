@@ -48,12 +48,11 @@ pub(crate) fn import(store: &ImageStore, identity: Identity, files: &dyn KernelF
     let bad_kernel = |source| ImageError::BadKernel { path: parts.image_path.clone(), source };
     let lacks = |what: &str| ImageError::PackageLacks { path: files.path().to_owned(), what: what.into() };
     let image = parts.image.as_deref().ok_or_else(|| lacks("kernel image (boot/vmlinuz-...)"))?;
-    let (kind, vmlinux, release) =
-        store.progress.step(Step::ExtractingKernel, parts.image_path.display().to_string(), || {
-            let (kind, vmlinux) = bootable(store, image, &parts.image_path)?;
-            let release = release_of(image).map_err(bad_kernel)?;
-            Ok((kind, vmlinux, release))
-        })?;
+    let (kind, vmlinux) = store
+        .progress
+        .step(Step::ExtractingKernel, identity.source.clone(), || bootable(store, image, &parts.image_path))?;
+    let release = release_of(image).map_err(bad_kernel)?;
+    let modular = !parts.catalog.is_empty();
 
     let staging = Staging::new(&store.data_dir, "kernel")?;
     let mut writer = Writer { dir: staging.path(), files: FileRecords::new() };
@@ -65,10 +64,7 @@ pub(crate) fn import(store: &ImageStore, identity: Identity, files: &dyn KernelF
         }
         None => None,
     };
-    if parts.catalog.is_empty() {
-        let groups = GROUPS.iter().map(|group| group.name);
-        writer.write(INDEX_FILE, index::monolithic_index(&release, groups).as_bytes())?;
-    } else {
+    if modular {
         store.progress.step(Step::ChoosingModules, release.clone(), || {
             let selection = select(&parts, &release)?;
             writer.write_modules(store, files, &parts, &selection)?;
@@ -84,8 +80,7 @@ pub(crate) fn import(store: &ImageStore, identity: Identity, files: &dyn KernelF
         })?;
     }
 
-    let inputs = Sha256::of(format!("{}\n{}", identity.inputs, layout()).as_bytes());
-    let name = entry_name(identity.kind, &release, &inputs).map_err(bad_kernel)?;
+    let name = entry_name(identity.kind, &release, &identity.inputs).map_err(bad_kernel)?;
     let mut description = KernelDescription {
         format: 1,
         kind: identity.kind,
@@ -93,7 +88,7 @@ pub(crate) fn import(store: &ImageStore, identity: Identity, files: &dyn KernelF
         release,
         image: kind,
         hz,
-        layout: layout(),
+        layout: modular.then(layout),
         files: writer.files,
         seal: None,
     };

@@ -102,8 +102,9 @@ fn a_damaged_kernel_or_busybox_is_not_built_from() {
     let sources = [only(&machine.data_dir().kernels()), only(&machine.data_dir().path().join("busybox"))];
     let files: Vec<_> = sources.iter().flat_map(|dir| all_files(dir)).collect();
     assert!(files.len() > 10, "{files:?}");
-    for file in &files {
-        for (damage, apply) in DAMAGES {
+    for (number, file) in files.iter().enumerate() {
+        // Each build syncs to disk, so not all ways for all files: each way hits some, each file suffers three.
+        for (damage, apply) in DAMAGES.iter().cycle().skip(number).step_by(3).take(3) {
             fs::remove_dir_all(&boot).unwrap();
             apply(file);
             let remade = machine.ensure();
