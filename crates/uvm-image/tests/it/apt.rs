@@ -173,7 +173,15 @@ fn kernels_in_several_packages_are_put_together() {
     machine.put_package("linux-modules-6.17.0-3-amd64", "6.17-1", "", &crate::builders::deb(&whole, ".zst"));
     let fields = "Depends: kmod, linux-modules-6.17.0-3-amd64 (= 6.17-1)\n";
     machine.put_package("linux-image-6.17.0-3-amd64", "6.17-1", fields, &crate::builders::deb(&image, ".zst"));
-    let fields = "Depends: linux-image-6.17.0-3-amd64 (= 6.17-1)\n";
-    machine.put_package("linux-image-amd64", "6.17-1", fields, b"");
-    assert_eq!(machine.ensure().manifest().kernel.release, "6.17.0-3-amd64");
+    let vermagic = "vermagic=6.17.0-3-amd64 SMP";
+    let extra = TarBuilder::default()
+        .file("./lib/modules/6.17.0-3-amd64/kernel/virtio_pmem.ko", &ElfBuilder::module(&["depends=", vermagic]))
+        .build();
+    machine.put_package("linux-modules-extra-6.17.0-3-amd64", "6.17-1", "", &crate::builders::deb(&extra, ".zst"));
+    let fields = "Depends: linux-image-6.17.0-3-amd64 (= 6.17-1), linux-modules-extra-6.17.0-3-amd64, linux-firmware\n";
+    fs::remove_file(machine.path("archive/linux-image-amd64")).unwrap();
+    machine.put_package("linux-image-generic", "6.17-1", fields, b"");
+    let files = machine.ensure();
+    assert_eq!(files.manifest().kernel.release, "6.17.0-3-amd64");
+    assert!(files.manifest().modules.contains(&"virtio_pmem".to_owned()));
 }

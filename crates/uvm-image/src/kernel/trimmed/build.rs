@@ -31,7 +31,8 @@ pub(super) fn ensure(options: &TrimmedKernelOptions) -> Result<Kernel, ImageErro
     {
         return Ok(kernel);
     }
-    let lock = BuildLock::acquire(store, "kernel-trimmed", "the trimmed kernel")?;
+    let patience = store.deadlines.lock.max(store.deadlines.compile);
+    let lock = BuildLock::acquire_within(store, "kernel-trimmed", "the trimmed kernel", patience)?;
     if options.freshness == Freshness::Cached
         && let Some(kernel) = there(&|source| source.ends_with(&configuration))?
     {
