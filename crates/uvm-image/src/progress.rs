@@ -21,9 +21,9 @@ pub enum Progress {
     Advanced {
         /// Which.
         step: Step,
-        /// Bytes so far.
+        /// How far: bytes; of [`Step::ConfiguringKernel`] and [`Step::CompilingKernel`], lines in the build's log.
         done: u64,
-        /// All bytes, where known.
+        /// How far it will be, where known.
         total: Option<u64>,
     },
     /// A step succeeded. A step that fails is ended by the operation's error.

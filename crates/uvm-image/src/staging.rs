@@ -93,10 +93,8 @@ pub(crate) fn discard(data_dir: &DataDir, path: &Path) -> Result<(), ImageError>
 }
 
 fn is_taken(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory
-    ) || error.kind() == io::ErrorKind::IsADirectory
+    use io::ErrorKind as Kind;
+    matches!(error.kind(), Kind::DirectoryNotEmpty | Kind::AlreadyExists | Kind::NotADirectory | Kind::IsADirectory)
 }
 
 /// Removes junk, whatever it is. A failure is logged only: the next sweep tries again.

@@ -55,7 +55,7 @@ impl<'a> Apt<'a> {
             })
         };
         let (getter, index) = (program("apt-get")?, program("apt-cache")?);
-        let lock = BuildLock::acquire(store, "apt", "packages")?;
+        let lock = BuildLock::acquire(store, APT_LOCK, "packages")?;
         Ok(Self { store, getter, index, lists: Lists::System, alternative, _lock: lock })
     }
 
@@ -198,6 +198,8 @@ impl<'a> Apt<'a> {
     }
 }
 
+/// Who uses packages or package lists holds the lock of this name.
+pub(crate) const APT_LOCK: &str = "apt";
 /// Marks that our own package lists are complete.
 const FETCHED: &str = "fetched";
 

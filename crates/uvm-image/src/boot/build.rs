@@ -10,7 +10,7 @@ use crate::busybox::Busybox;
 use crate::digest::Sha256;
 use crate::error::{ImageError, Intent, IoContext};
 use crate::initramfs::{self, CpioError, GuestRoot, Tree};
-use crate::kernel::{self, Freshness, Kernel, KernelKind};
+use crate::kernel::{self, Kernel};
 use crate::lock::BuildLock;
 use crate::manifest::{AgentKind, AgentRecord, KernelRecord, Manifest};
 use crate::progress::Step;
@@ -20,43 +20,31 @@ use crate::store::ImageStore;
 
 pub(super) fn ensure(options: &BootFilesOptions) -> Result<BootFiles, ImageError> {
     let store = &options.store;
-    store.cancel.check()?;
     let agent = Agent::find(&options.agent, &store.data_dir)?;
-    let kernel = kernel::ensure(store, &options.kernel, options.freshness)?;
-    let busybox = Busybox::ensure(store, &options.busybox)?;
-    let plan = Plan::new(options, &agent, &kernel, busybox.as_ref())?;
-    if let Some(found) = plan.find(store)? {
-        return Ok(found);
-    }
-    let _lock = BuildLock::acquire(store, &format!("boot-{}", plan.key), &format!("boot files {}", plan.key))?;
-    if let Some(found) = plan.find(store)? {
-        return Ok(found); // made by whoever held the lock
-    }
-    staging::sweep(&store.data_dir);
-    // Before anything is built from them: are they still what they were?
-    let kernel = verified_kernel(options, kernel)?;
-    let busybox = match busybox {
-        Some(busybox) => busybox.verified(store, &options.busybox)?,
-        None => None,
-    };
-    let plan = Plan::new(options, &agent, &kernel, busybox.as_ref())?;
-    plan.build(store)
-}
-
-/// The kernel after a full check; made anew if it is damaged and can be.
-fn verified_kernel(options: &BootFilesOptions, kernel: Kernel) -> Result<Kernel, ImageError> {
-    let store = &options.store;
-    let checked = store.progress.step(Step::Verifying, format!("kernel {}", kernel.name()), || kernel.verify());
-    match checked {
-        Ok(()) => Ok(kernel),
-        // Minutes of compiling, or files that may be gone: not by the way.
-        Err(damaged) if kernel.kind() == KernelKind::Trimmed => Err(damaged),
-        Err(damaged) => {
-            store.progress.note(format!("{damaged}; it is made anew"));
-            staging::discard(&store.data_dir, kernel.dir())?;
-            let kernel = kernel::ensure(store, &options.kernel, Freshness::Cached)?;
-            kernel.verify()?;
-            Ok(kernel)
+    let mut repairs = 0;
+    loop {
+        store.cancel.check()?;
+        let kernel = kernel::ensure(store, &options.kernel, options.freshness)?;
+        let busybox = Busybox::ensure(store, &options.busybox)?;
+        let plan = Plan::new(options, &agent, &kernel, busybox.as_ref())?;
+        if let Some(found) = plan.find(store)? {
+            return Ok(found);
+        }
+        let lock = BuildLock::acquire(store, &format!("boot-{}", plan.key), &format!("boot files {}", plan.key))?;
+        if let Some(found) = plan.find(store)? {
+            return Ok(found); // made by whoever held the lock
+        }
+        staging::sweep(&store.data_dir);
+        let Err(damaged) = plan.verify_sources(store) else { return plan.build(store) };
+        drop(lock);
+        if repairs == MAX_REPAIRS {
+            return Err(damaged);
+        }
+        repairs += 1;
+        // What comes out may be another kernel or busybox than before, and so other boot files: once more from the start.
+        kernel::repair(store, &options.kernel, &kernel)?;
+        if let Some(busybox) = &busybox {
+            busybox.repair(store)?;
         }
     }
 }
@@ -99,6 +87,14 @@ impl<'a> Plan<'a> {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Are they still what they were? Before anything is built from files, all of their bytes are compared.
+    fn verify_sources(&self, store: &ImageStore) -> Result<(), ImageError> {
+        store.progress.step(Step::Verifying, format!("kernel {}", self.kernel.name()), || {
+            self.kernel.verify()?;
+            self.busybox.map_or(Ok(()), Busybox::verify)
+        })
     }
 
     fn build(&self, store: &ImageStore) -> Result<BootFiles, ImageError> {
@@ -153,5 +149,7 @@ fn write_initramfs(tree: &Tree, path: &Path) -> Result<(), ImageError> {
 
 /// Counts changes to the bytes written for the same tree.
 const WRITER_VERSION: u32 = 1;
+/// Files that are damaged again and again are on a disk that fails.
+const MAX_REPAIRS: u32 = 2;
 /// 128 bits.
 const KEY_DIGITS: usize = 32;

@@ -22,7 +22,7 @@ pub(super) fn ensure(store: &ImageStore, freshness: Freshness) -> Result<Kernel,
     {
         return Ok(kernel);
     }
-    let _lock = BuildLock::acquire(store, "kernel-distribution", "the distribution's kernel")?;
+    let _lock = BuildLock::acquire(store, &super::lock_name(KernelKind::Distribution), "the distribution's kernel")?;
     if freshness == Freshness::Cached
         && let Some(kernel) = there()?
     {

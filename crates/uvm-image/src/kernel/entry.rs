@@ -32,6 +32,10 @@ pub struct Kernel {
 }
 
 impl Kernel {
+    pub(crate) fn new(name: String, dir: PathBuf, description: KernelDescription) -> Self {
+        Self { name, dir, description }
+    }
+
     /// Its name: kind, release, and what tells it from others of the same release.
     pub fn name(&self) -> &str {
         &self.name
@@ -165,7 +169,7 @@ impl Kernel {
     fn damaged(&self, damage: Damage) -> ImageError {
         let remedy = match self.kind() {
             KernelKind::Trimmed => "build it again with `uvm image kernel`",
-            _ => "it is made anew when it is needed",
+            _ => "it is made anew when its source is asked for",
         };
         ImageError::damaged(&self.dir, damage, remedy)
     }

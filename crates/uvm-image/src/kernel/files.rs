@@ -36,7 +36,7 @@ pub(super) fn ensure(
     if let Some(kernel) = known(inputs)? {
         return Ok(kernel);
     }
-    let _lock = BuildLock::acquire(store, &format!("kernel-{kind}"), &format!("the kernel from {source}"))?;
+    let _lock = BuildLock::acquire(store, &super::lock_name(kind), &format!("the kernel from {source}"))?;
     if let Some(kernel) = known(inputs)? {
         return Ok(kernel);
     }

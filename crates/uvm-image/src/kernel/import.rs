@@ -95,7 +95,7 @@ pub(crate) fn import(store: &ImageStore, identity: Identity, files: &dyn KernelF
     sealed::write_description(staging.path(), &mut description)?;
     let dir = store.data_dir.kernels().join(&name);
     staging.publish(&store.data_dir, &dir)?;
-    Kernel::open(&name, &dir)?.ok_or(ImageError::NotBootFiles { dir })
+    Ok(Kernel::new(name, dir, description))
 }
 
 /// What the first walk finds.

@@ -7,7 +7,7 @@ use super::modinfo::{ModInfo, ModuleError, ModuleName};
 
 /// All modules of one kernel, loadable and built in.
 #[derive(Clone, Debug, Default)]
-pub struct Catalog {
+pub(crate) struct Catalog {
     modules: BTreeMap<ModuleName, Module>,
     builtin: BTreeSet<ModuleName>,
     builtin_aliases: BTreeSet<String>,
@@ -33,7 +33,7 @@ pub(crate) struct Load {
 
 /// The modules chosen from a catalog.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Selection {
+pub(crate) struct Selection {
     /// The load order of each group.
     pub(crate) groups: Vec<(&'static str, Vec<Load>)>,
     /// What the kernel lacks of a group, neither loadable nor built in.

@@ -18,7 +18,7 @@
 //! - `release`: the kernel's. Paths are relative to `/lib/modules/<release>`.
 //! - `modular`: `no` for a kernel that loads no modules; whatever it has is built in, and all groups are empty.
 //! - `group NAME`: what to load for that feature, in this order, dependencies included. Empty if all of it is built in.
-//!   Every group of [`GROUPS`](super::GROUPS) has its line.
+//!   Every group of [`GROUPS`] has its line.
 //! - `absent NAME`: modules of that group that this kernel has neither as a file nor built in. No line if there are none.
 //! - `module NAME`: what to load for one module, in this order, itself included. Every module in the initramfs has its
 //!   line; names have `_` where file names may have `-`.

@@ -130,6 +130,38 @@ fn another_configuration_is_another_kernel_and_given_up_builds_are_removed() {
 }
 
 #[test]
+fn a_damaged_one_is_not_booted_but_built_again_when_asked_for() {
+    let machine = machine("6.12.7");
+    let kernel = Kernel::build_trimmed(&options(&machine)).unwrap();
+    fs::remove_file(kernel.image_path()).unwrap();
+    let boot = || BootFiles::ensure(&machine.options().with_kernel(KernelSource::Trimmed));
+    let error = boot().unwrap_err();
+    assert!(matches!(error, ImageError::Damaged { .. }), "{error}");
+    assert!(error.to_string().ends_with("build it again with `uvm image kernel`"), "{error}");
+    assert_eq!(Kernel::build_trimmed(&options(&machine)).unwrap().name(), kernel.name());
+    boot().unwrap().verify().unwrap();
+}
+
+#[test]
+fn cleaning_takes_what_can_be_had_again() {
+    let machine = machine("6.12.7");
+    let good = fs::read_to_string(machine.path("bin/make")).unwrap();
+    machine.script("make", "exit 2\n");
+    Kernel::build_trimmed(&options(&machine)).unwrap_err();
+    fs::write(machine.path("bin/make"), good).unwrap();
+    let kernel = Kernel::build_trimmed(&options(&machine).with_config_fragment("CONFIG_HZ=250\n")).unwrap();
+    let files = machine.ensure();
+    fs::create_dir_all(machine.data_dir().path().join("tmp/junk")).unwrap();
+    assert!(machine.store().clean().unwrap() > 1000);
+    let left: Vec<_> =
+        files_in(machine.data_dir().path()).iter().map(|path| path.file_name().unwrap().to_owned()).collect();
+    assert_eq!(left, ["boot", "busybox", "kernels", "locks", "tmp"]);
+    assert!(machine.junk().is_empty());
+    kernel.verify().unwrap();
+    assert_eq!(machine.ensure().dir(), files.dir());
+}
+
+#[test]
 fn missing_tools_are_named_before_anything_is_downloaded() {
     let machine = machine("6.12.7");
     fs::remove_file(machine.path("bin/bison")).unwrap();
