@@ -281,6 +281,20 @@ mod tests {
     }
 
     #[test]
+    fn a_size_that_cannot_be_is_an_error() {
+        for size in [1 << 20, 1 << 40, u64::MAX / 2, u64::MAX - 511, u64::MAX] {
+            for tar in [
+                TarBuilder::default().claiming(size).file("x", b"small").build(),
+                TarBuilder::default().claiming(size).long_name("x").file("y", b"").build(),
+                TarBuilder::default().claiming(size).pax(&[("path", "x")]).file("y", b"").build(),
+                TarBuilder::default().claiming(size).directory("d/").build(),
+            ] {
+                walk(&tar).expect_err("it claims too much");
+            }
+        }
+    }
+
+    #[test]
     fn contents_that_end_early_are_an_error() {
         let tar = TarBuilder::default().file("x", &[b'x'; 1000]).build();
         for cut in [512 + 1, 512 + 999] {
