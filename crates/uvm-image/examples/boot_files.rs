@@ -1,5 +1,6 @@
 //! Makes boot files with the default options and says what goes on: `boot_files [KERNEL]`, where KERNEL is
-//! `distribution`, `trimmed`, `installed`, the name of a kernel in the data directory, or `build` to build the trimmed one.
+//! `distribution`, `trimmed`, `installed`, the name of a kernel in the data directory, or `build` to build the
+//! trimmed one.
 
 use std::time::Instant;
 

@@ -125,7 +125,8 @@ impl fmt::Debug for ProgressSink {
     }
 }
 
-/// Stops an operation that runs on another thread: it returns [`ImageError::Cancelled`] soon and cleans up behind itself.
+/// Stops an operation that runs on another thread: it returns [`ImageError::Cancelled`] soon and cleans up behind
+/// itself.
 #[derive(Clone, Debug, Default)]
 pub struct CancelFlag(Arc<AtomicBool>);
 

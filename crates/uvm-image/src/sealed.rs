@@ -1,8 +1,8 @@
 //! Directories whose files are never changed again, and how damage to them is noticed.
 //!
 //! A sealed directory holds files and one description (`manifest.json`, `kernel.json`, ...) that records the size and
-//! SHA-256 of each of them, and of itself. Sealing a file syncs it, makes it read-only, and sets its modification time to
-//! one second after the epoch, which no later write keeps.
+//! SHA-256 of each of them, and of itself. Sealing a file syncs it, makes it read-only, and sets its modification
+//! time to one second after the epoch, which no later write keeps.
 //!
 //! Checking every hash reads everything, tens of megabytes for boot files. So there are two depths:
 //!

@@ -12,8 +12,8 @@ use crate::error::{ImageError, Intent, IoContext};
 
 /// A directory in the data directory's `tmp`, on the same file system as everything else.
 ///
-/// Its owner holds a lock on it, which dies with the owner. So [`sweep`] can tell what a killed builder left from what
-/// another builder is at, and removes only the former.
+/// Its owner holds a lock on it, which dies with the owner. So [`sweep`] can tell what a killed builder left from
+/// what another builder is at, and removes only the former.
 pub(crate) struct Staging {
     path: PathBuf,
     /// Keeps the directory locked.
@@ -50,8 +50,8 @@ impl Staging {
         &self.path
     }
 
-    /// Moves the directory to `destination`, durably. What is there (it can only be damaged) is moved out of the way and
-    /// removed; whoever has its files open keeps them.
+    /// Moves the directory to `destination`, durably. What is there (it can only be damaged) is moved out of the way
+    /// and removed; whoever has its files open keeps them.
     pub(crate) fn publish(mut self, data_dir: &DataDir, destination: &Path) -> Result<(), ImageError> {
         let parent = destination.parent().unwrap_or(data_dir.path());
         fs::create_dir_all(parent).at(Intent::Create, parent)?;
@@ -108,7 +108,7 @@ fn remove(path: &Path) -> bool {
         Ok(()) => true,
         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
         Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "cannot remove unfinished files; the next build tries again");
+            tracing::warn!(path = %path.display(), %error, "cannot remove junk; the next build tries again");
             false
         }
     }

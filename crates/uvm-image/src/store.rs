@@ -74,7 +74,8 @@ impl ImageStore {
     }
 
     /// Removes what can be had again: downloaded packages, package lists, kernel builds that were given up, and what
-    /// killed builders left. Waits for whoever uses them. Boot files and kernels stay. Returns the bytes their files had.
+    /// killed builders left. Waits for whoever uses them. Boot files and kernels stay. Returns the bytes their files
+    /// had.
     pub fn clean(&self) -> Result<u64, ImageError> {
         let _kernel = BuildLock::acquire(self, &lock_name(KernelKind::Trimmed), "the trimmed kernel")?;
         let _packages = BuildLock::acquire(self, APT_LOCK, "packages")?;

@@ -4,8 +4,8 @@
 //! cargo test -p uvm-image --test real -- --ignored --nocapture
 //! ```
 //!
-//! Needs apt with a network, QEMU, and Rust's musl target; the trimmed kernel also a compiler and half an hour. The kernel
-//! and the packages are kept in `$UVM_IMAGE_TEST_DATA_DIR`, if that is set, for the next run.
+//! Needs apt with a network, QEMU, and Rust's musl target; the trimmed kernel also a compiler and half an hour. The
+//! kernel and the packages are kept in `$UVM_IMAGE_TEST_DATA_DIR`, if that is set, for the next run.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

@@ -41,7 +41,8 @@ pub(super) fn ensure(options: &BootFilesOptions) -> Result<BootFiles, ImageError
             return Err(damaged);
         }
         repairs += 1;
-        // What comes out may be another kernel or busybox than before, and so other boot files: once more from the start.
+        // What comes out may be another kernel or busybox than before, and so other boot files: once more from the
+        // start.
         kernel::repair(store, &options.kernel, &kernel)?;
         if let Some(busybox) = &busybox {
             busybox.repair(store)?;

@@ -31,8 +31,8 @@ use crate::error::{ImageError, Intent, IoContext};
 use crate::manifest::Manifest;
 use crate::sealed::{self, Damage, Depth};
 
-/// A directory of boot files that is intact and in use: as long as this value or a clone of it lives, nobody removes the
-/// files. Keep it for as long as the VM runs.
+/// A directory of boot files that is intact and in use: as long as this value or a clone of it lives, nobody removes
+/// the files. Keep it for as long as the VM runs.
 #[derive(Clone, Debug)]
 #[must_use = "the files may be removed once this is dropped"]
 pub struct BootFiles {
@@ -43,11 +43,12 @@ pub struct BootFiles {
 }
 
 impl BootFiles {
-    /// Finds the boot files that `options` describe, or makes them. When they are there, this takes a few milliseconds,
-    /// needs no network and writes nothing. Several processes may do this at once: one makes them, the others wait.
+    /// Finds the boot files that `options` describe, or makes them. When they are there, this takes a few
+    /// milliseconds, needs no network and writes nothing. Several processes may do this at once: one makes them, the
+    /// others wait.
     ///
-    /// Files are compared with their manifest each time, by size and modification time, and by hash where those are in
-    /// doubt; damaged ones are made anew. [`verify`](Self::verify) compares all hashes.
+    /// Files are compared with their manifest each time, by size and modification time, and by hash where those are
+    /// in doubt; damaged ones are made anew. [`verify`](Self::verify) compares all hashes.
     ///
     /// # Errors
     /// Every error leaves what was there before, and nothing unfinished.
@@ -55,8 +56,8 @@ impl BootFiles {
         build::ensure(options)
     }
 
-    /// Opens boot files in any directory that has a `manifest.json`. Files are compared with it as [`ensure`](Self::ensure)
-    /// does.
+    /// Opens boot files in any directory that has a `manifest.json`. Files are compared with it as
+    /// [`ensure`](Self::ensure) does.
     ///
     /// # Errors
     /// [`ImageError::NotBootFiles`] without a manifest, [`ImageError::Damaged`] if something does not fit it.
@@ -129,7 +130,8 @@ impl BootFiles {
     }
 }
 
-/// Opens a manifest and locks it against removal of the files. Whoever removes them holds the lock alone, for an instant.
+/// Opens a manifest and locks it against removal of the files. Whoever removes them holds the lock alone, for an
+/// instant.
 fn lock_shared(path: &Path) -> Result<File, ImageError> {
     let file = File::open(path).at(Intent::Read, path)?;
     retry_on_intr(|| flock(&file, FlockOperation::LockShared)).at(Intent::Lock, path)?;

@@ -22,8 +22,8 @@ use crate::store::ImageStore;
 /// Which busybox goes into the initramfs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum BusyboxSource {
-    /// The newest one unpacked already, else that of the distribution's package `busybox-static`, which is downloaded and
-    /// unpacked, not installed.
+    /// The newest one unpacked already, else that of the distribution's package `busybox-static`, which is downloaded
+    /// and unpacked, not installed.
     #[default]
     Distribution,
     /// This static executable.

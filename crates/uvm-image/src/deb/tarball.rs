@@ -1,7 +1,7 @@
 //! Walking a tar archive whose author is not trusted.
 //!
-//! The `tar` crate finds the entries. What it would read into memory without a bound (long names, pax headers), or what
-//! it would believe (paths), is handled here.
+//! The `tar` crate finds the entries. What it would read into memory without a bound (long names, pax headers), or
+//! what it would believe (paths), is handled here.
 
 use std::ffi::OsStr;
 use std::io::{self, Read};

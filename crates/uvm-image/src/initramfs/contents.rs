@@ -23,8 +23,8 @@ pub struct ExtraFile {
 }
 
 impl ExtraFile {
-    /// The file `source`, to be found at `guest_path` in the guest with the same permission bits and owned by root. It
-    /// replaces what is there otherwise; only the agent and the lists of modules cannot be replaced.
+    /// The file `source`, to be found at `guest_path` in the guest with the same permission bits and owned by root.
+    /// It replaces what is there otherwise; only the agent and the lists of modules cannot be replaced.
     ///
     /// # Errors
     /// [`ImageError::BadInput`] if `guest_path` is not an absolute path in its plainest form.

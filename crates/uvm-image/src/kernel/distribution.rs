@@ -40,7 +40,7 @@ pub(super) fn ensure(store: &ImageStore, freshness: Freshness) -> Result<Kernel,
     })?;
     drop(apt);
     let identity = packages.identity();
-    if let Some(same) = there()?.filter(|kernel| kernel.source() == identity.source && kernel.verify().is_ok()) {
+    if let Some(same) = there()?.filter(|kernel| kernel.is_from(&identity.inputs) && kernel.verify().is_ok()) {
         return Ok(same);
     }
     import(store, identity, &packages)
@@ -122,8 +122,8 @@ impl KernelFiles for Packages {
     }
 }
 
-/// The packages that always depend on the newest kernel: Debian's, and Ubuntu's (its smaller one, `linux-image-virtual`,
-/// goes without virtio-pmem).
+/// The packages that always depend on the newest kernel: Debian's, and Ubuntu's (its smaller one,
+/// `linux-image-virtual`, goes without virtio-pmem).
 const METAPACKAGES: &[&str] = &["linux-image-amd64", "linux-image-generic"];
 const ALTERNATIVE: &str =
     "a kernel by path (`--kernel PATH`), or take the one installed on this machine (`--kernel installed`)";

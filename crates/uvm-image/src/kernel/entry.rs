@@ -166,6 +166,11 @@ impl Kernel {
         self.description.files.get(self.image().file_name()).map(|record| record.sha256)
     }
 
+    /// Whether it was made from just these inputs.
+    pub(crate) fn is_from(&self, inputs: &Sha256) -> bool {
+        self.description.inputs == *inputs
+    }
+
     fn damaged(&self, damage: Damage) -> ImageError {
         let remedy = match self.kind() {
             KernelKind::Trimmed => "build it again with `uvm image kernel`",
@@ -189,6 +194,8 @@ pub(crate) struct KernelDescription {
     pub(crate) release: String,
     pub(crate) image: KernelImage,
     pub(crate) hz: Option<u32>,
+    /// A hash over what it was made from.
+    pub(crate) inputs: Sha256,
     /// What the choice of modules depended on: [`layout`]. `None`: there are none to choose from.
     pub(crate) layout: Option<String>,
     pub(crate) files: FileRecords,

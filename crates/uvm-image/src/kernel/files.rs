@@ -15,8 +15,8 @@ use crate::sealed::Damage;
 use crate::staging;
 use crate::store::ImageStore;
 
-/// The kernel made from these files, made now if need be. Files count as the same as long as their names, sizes, inodes
-/// and times are: they are not read each time.
+/// The kernel made from these files, made now if need be. Files count as the same as long as their names, sizes,
+/// inodes and times are: they are not read each time.
 pub(super) fn ensure(
     store: &ImageStore,
     kind: KernelKind,
@@ -26,18 +26,16 @@ pub(super) fn ensure(
 ) -> Result<Kernel, ImageError> {
     let files = OnDisk::look(image, modules, config)?;
     let source = files.image.display().to_string();
-    let known = |inputs: Sha256| -> Result<Option<Kernel>, ImageError> {
-        let suffix = format!("-{}", inputs.short(8));
-        let mut kernels = Kernel::usable(&store.data_dir, kind)?;
-        kernels.retain(|kernel| kernel.name().ends_with(&suffix) && kernel.source() == source);
-        Ok(kernels.into_iter().next())
-    };
     let inputs = files.identity();
-    if let Some(kernel) = known(inputs)? {
+    let known = || -> Result<Option<Kernel>, ImageError> {
+        let kernels = Kernel::usable(&store.data_dir, kind)?;
+        Ok(kernels.into_iter().find(|kernel| kernel.is_from(&inputs)))
+    };
+    if let Some(kernel) = known()? {
         return Ok(kernel);
     }
     let _lock = BuildLock::acquire(store, &super::lock_name(kind), &format!("the kernel from {source}"))?;
-    if let Some(kernel) = known(inputs)? {
+    if let Some(kernel) = known()? {
         return Ok(kernel);
     }
     staging::sweep(&store.data_dir);

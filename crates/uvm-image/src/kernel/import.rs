@@ -18,8 +18,8 @@ use crate::sealed::{self, FileRecords};
 use crate::staging::Staging;
 use crate::store::ImageStore;
 
-/// The files of one kernel, wherever they are. Walked twice: to learn what is there, and to take what is needed; so that
-/// hundreds of megabytes of modules are neither kept in memory nor written to disk.
+/// The files of one kernel, wherever they are. Walked twice: to learn what is there, and to take what is needed; so
+/// that hundreds of megabytes of modules are neither kept in memory nor written to disk.
 pub(crate) trait KernelFiles {
     /// What is walked, for messages.
     fn path(&self) -> &Path;
@@ -88,6 +88,7 @@ pub(crate) fn import(store: &ImageStore, identity: Identity, files: &dyn KernelF
         release,
         image: kind,
         hz,
+        inputs: identity.inputs,
         layout: modular.then(layout),
         files: writer.files,
         seal: None,

@@ -100,8 +100,8 @@ pub(crate) fn ensure(store: &ImageStore, source: &KernelSource, freshness: Fresh
     }
 }
 
-/// Removes a kernel that is damaged, so that the next [`ensure`] makes it anew; or returns the damage of one that nothing
-/// makes by the way.
+/// Removes a kernel that is damaged, so that the next [`ensure`] makes it anew; or returns the damage of one that
+/// nothing makes by the way.
 pub(crate) fn repair(store: &ImageStore, source: &KernelSource, kernel: &Kernel) -> Result<(), ImageError> {
     let _lock = BuildLock::acquire(store, &lock_name(kernel.kind()), &format!("kernel {}", kernel.name()))?;
     // Now that nobody else repairs it: is it still damaged, or again intact?

@@ -110,7 +110,8 @@ impl Catalog {
         Ok(selection)
     }
 
-    /// What to load for `name`, in order; empty if it is built in. `None` as the error if the kernel does not have it.
+    /// What to load for `name`, in order; empty if it is built in. `None` as the error if the kernel does not have
+    /// it.
     fn load_order(&self, name: &ModuleName) -> Result<Vec<Load>, Option<ModuleError>> {
         if !self.modules.contains_key(name) {
             return if self.builtin.contains(name) { Ok(Vec::new()) } else { Err(None) };

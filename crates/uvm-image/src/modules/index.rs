@@ -19,7 +19,7 @@
 //! - `modular`: `no` for a kernel that loads no modules; whatever it has is built in, and all groups are empty.
 //! - `group NAME`: what to load for that feature, in this order, dependencies included. Empty if all of it is built in.
 //!   Every group of [`GROUPS`] has its line.
-//! - `absent NAME`: modules of that group that this kernel has neither as a file nor built in. No line if there are none.
+//! - `absent NAME`: modules of that group that this kernel has neither as a file nor built in. Only if there are any.
 //! - `module NAME`: what to load for one module, in this order, itself included. Every module in the initramfs has its
 //!   line; names have `_` where file names may have `-`.
 //!
@@ -28,8 +28,8 @@
 //!
 //! # `modules.dep`, `modules.alias`, `modules.softdep`
 //!
-//! As `depmod` would write them for the modules in the initramfs. With them `modprobe` works in the guest, and so does the
-//! kernel itself when it needs a module by alias (a file system at mount, an nftables expression, a cipher).
+//! As `depmod` would write them for the modules in the initramfs. With them `modprobe` works in the guest, and so
+//! does the kernel itself when it needs a module by alias (a file system at mount, an nftables expression, a cipher).
 
 use std::fmt::Write as _;
 

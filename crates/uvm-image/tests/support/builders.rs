@@ -1,6 +1,7 @@
 //! Makes small archives and ELF files for tests, good ones and hostile ones.
 //!
-//! Shared by the unit tests (as `crate::testing`), the integration tests and the fuzz seeds, none of which use all of it.
+//! Shared by the unit tests (as `crate::testing`), the integration tests and the fuzz seeds, none of which use all of
+//! it.
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "a tool box for several test programs")]
 
 use std::io::Write;

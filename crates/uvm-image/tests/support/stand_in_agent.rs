@@ -1,6 +1,6 @@
-//! Stands in for the guest agent in the tests that boot a real guest: PID 1 that loads modules by the index, says on the
-//! console what it found, and powers off. Compiled by the test with plain `rustc`, for the musl target, so it has nothing
-//! but the standard library; system calls are busybox's.
+//! Stands in for the guest agent in the tests that boot a real guest: PID 1 that loads modules by the index, says on
+//! the console what it found, and powers off. Compiled by the test with plain `rustc`, for the musl target, so it has
+//! nothing but the standard library; system calls are busybox's.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -43,8 +43,8 @@ fn main() {
         let there = systems.lines().any(|line| line.split_whitespace().last() == Some(wanted));
         println!("agent: file system {wanted} {}", if there { "there" } else { "missing" });
     }
-    let mut ports: Vec<_> = fs::read_dir("/dev/virtio-ports").into_iter().flatten().flatten().map(|port| port.file_name()).collect();
-    ports.extend(fs::read_dir("/sys/class/virtio-ports").into_iter().flatten().flatten().map(|port| port.file_name()));
+    let ports = fs::read_dir("/sys/class/virtio-ports").into_iter().flatten().flatten();
+    let ports: Vec<_> = ports.map(|port| port.file_name()).collect();
     println!("agent: ports {ports:?}");
     println!("agent: sh says {}", shell("echo $((6 * 7)) && ls /usr/bin/env"));
     println!("agent: done");
