@@ -7,8 +7,8 @@ use crate::data_dir::DataDir;
 use crate::error::{BadProgram, ImageError};
 use crate::program::Program;
 
-/// What an agent's version follows in its executable: this text, the version (1 to 64 of `A-Z a-z 0-9 . _ + ~ -`), and a
-/// zero byte. In Rust:
+/// What an agent's version follows in its executable: this text, the version (1 to 64 of `A-Z a-z 0-9 . _ + ~ -`),
+/// and a zero byte. In Rust:
 ///
 /// ```
 /// #[used]
@@ -25,7 +25,8 @@ pub enum AgentSource {
     ///
     /// 1. `$UVM_AGENT` (if it is set, the others are not looked at),
     /// 2. `uvm-agent` beside the running program,
-    /// 3. `x86_64-unknown-linux-musl/agent/uvm-agent` in a directory above the running program: Cargo's target directory,
+    /// 3. `x86_64-unknown-linux-musl/agent/uvm-agent` in a directory above the running program: Cargo's target
+    ///    directory,
     /// 4. `agent/uvm-agent` in the data directory.
     #[default]
     Search,
@@ -58,7 +59,8 @@ impl Agent {
         let beside = exe.and_then(Path::parent).map(|dir| dir.join("uvm-agent"));
         let above = exe.into_iter().flat_map(|exe| exe.ancestors().skip(1)).map(|dir| dir.join(IN_TARGET_DIR));
         for path in beside.into_iter().chain(above).chain([data_dir.agent()]) {
-            // `uvm-agent` beside a freshly built `uvm` is often the one built for the host: not static, so it is passed by.
+            // `uvm-agent` beside a freshly built `uvm` is often the one built for the host: not static, so it is
+            // passed by.
             match Self::read(&path) {
                 Ok(agent) => return Ok(agent),
                 Err(ImageError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
@@ -81,8 +83,8 @@ impl Agent {
     }
 }
 
-/// The version in an agent's executable. The marker alone, or followed by something else, does not count: the code that
-/// looks for markers holds one, too.
+/// The version in an agent's executable. The marker alone, or followed by something else, does not count: the code
+/// that looks for markers holds one, too.
 fn version(bytes: &[u8]) -> Option<&str> {
     let marker = VERSION_MARKER.as_bytes();
     let starts = bytes.windows(marker.len()).enumerate().filter(|(_, window)| *window == marker).map(|(at, _)| at);

@@ -82,8 +82,9 @@ impl DataDir {
         self.0.join("tmp")
     }
 
-    /// The rule, over any environment. A relative `XDG_DATA_HOME` or `HOME` counts as unset, as the XDG base directory
-    /// specification has it; a relative `UVM_DATA_DIR` was typed by someone and is taken from the current directory.
+    /// The rule, over any environment. A relative `XDG_DATA_HOME` or `HOME` counts as unset, as the XDG base
+    /// directory specification has it; a relative `UVM_DATA_DIR` was typed by someone and is taken from the current
+    /// directory.
     fn resolve(variable: impl Fn(&str) -> Option<OsString>) -> Result<Self, ImageError> {
         if let Some(path) = variable("UVM_DATA_DIR").filter(|path| !path.is_empty()) {
             return Self::at(path);

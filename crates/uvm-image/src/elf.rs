@@ -1,7 +1,7 @@
 //! The little of ELF that is needed here: sections, notes, and whether a program is static. Bytes may be hostile.
 //!
-//! 64-bit little-endian only. Nothing is trusted: every offset is checked, and whatever does not fit is an error or is
-//! not there. Work is bounded by the file's size and by [`MAX_TABLE`] headers.
+//! 64-bit little-endian only. Nothing is trusted: every offset is checked, and whatever does not fit is an error or
+//! is not there. Work is bounded by the file's size and by [`MAX_TABLE`] headers.
 
 /// An ELF file in memory.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +92,8 @@ impl<'a> Elf<'a> {
         Some(String::from_utf8_lossy(path).into_owned())
     }
 
-    /// All notes in the note segments and note sections. One that is in both is seen twice; what is cut short is left out.
+    /// All notes in the note segments and note sections. One that is in both is seen twice; what is cut short is left
+    /// out.
     pub fn notes(&self) -> impl Iterator<Item = Note<'a>> {
         let segments =
             self.segments.rows().filter(|row| u32_at(row, 0) == PT_NOTE).map(|row| (u64_at(row, 8), u64_at(row, 32)));

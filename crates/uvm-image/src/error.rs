@@ -12,8 +12,8 @@ use crate::kernel::KernelError;
 use crate::modules::ModuleError;
 use crate::sealed::Damage;
 
-/// Why boot files could not be found, made or removed. Unless a variant says otherwise, nothing was changed and nothing
-/// unfinished was left in the data directory.
+/// Why boot files could not be found, made or removed. Unless a variant says otherwise, nothing was changed and
+/// nothing unfinished was left in the data directory.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImageError {
@@ -30,8 +30,8 @@ pub enum ImageError {
     },
     /// A build that is known to need a lot of space was not begun.
     #[error(
-        "{what} needs {needed_mib} MiB in {path}, which has {free_mib}: free some, or set UVM_DATA_DIR to a directory on \
-         a larger file system"
+        "{what} needs {needed_mib} MiB in {path}, which has {free_mib}: free some, or set UVM_DATA_DIR to a directory \
+         on a larger file system"
     )]
     SpaceNeeded {
         /// What was asked for.
@@ -66,7 +66,10 @@ pub enum ImageError {
         source: io::Error,
     },
     /// Someone else is making the same thing and did not finish in time. Theirs goes on.
-    #[error("waited {waited:?} for {what}, which {holder} is making: wait for it, or end it, then try again")]
+    #[error(
+        "waited {waited:?} for {what}, which {holder} (or a program it started) is making: wait for it, or end it, \
+         then try again"
+    )]
     LockTimeout {
         /// What is being made.
         what: String,
@@ -121,8 +124,8 @@ pub enum ImageError {
 
     /// This machine has no apt, so that no package can be had.
     #[error(
-        "cannot get the package {package}: no {tool} in {searched}. Packages are had with apt only (Debian and its kin); \
-         elsewhere give {alternative}"
+        "cannot get the package {package}: no {tool} in {searched}. Packages are had with apt only (Debian and its \
+         kin); elsewhere give {alternative}"
     )]
     NoApt {
         /// The package wanted.
@@ -220,7 +223,8 @@ pub enum ImageError {
         /// The names there.
         known: Vec<String>,
     },
-    /// The trimmed kernel was asked for but has not been built yet. It takes minutes, so nothing builds it by the way.
+    /// The trimmed kernel was asked for but has not been built yet. It takes minutes, so nothing builds it by the
+    /// way.
     #[error("the trimmed kernel is not in {dir}: build it with `uvm image kernel` (about 20 CPU minutes, once)")]
     TrimmedKernelMissing {
         /// Where kernels are kept.
@@ -228,8 +232,8 @@ pub enum ImageError {
     },
     /// No installed kernel can be read.
     #[error(
-        "no usable kernel is installed: looked for {looked}. Give a kernel by path (`--kernel PATH`), or make the files \
-         readable for this user"
+        "no usable kernel is installed: looked for {looked}. Give a kernel by path (`--kernel PATH`), or make the \
+         files readable for this user"
     )]
     NoInstalledKernel {
         /// The files that were looked for.
@@ -246,7 +250,8 @@ pub enum ImageError {
     },
     /// The kernel's configuration tool did not keep everything the fragment asks for. The build directory stays.
     #[error(
-        "the kernel source does not take {} of the configuration (see {config}): the fragment does not fit this version",
+        "the kernel source does not take {} of the configuration (see {config}): the fragment does not fit this \
+         version",
         List(.symbols)
     )]
     ConfigNotKept {
@@ -300,12 +305,14 @@ pub enum ImageError {
         dir: PathBuf,
     },
     /// Files are not what their manifest says. `ensure` makes them anew; a directory that was given must be replaced.
-    #[error("{dir} is damaged: {damage}")]
+    #[error("{dir} is damaged: {damage}; {remedy}")]
     Damaged {
         /// The directory.
         dir: PathBuf,
         /// What is wrong.
-        damage: Damage,
+        damage: Box<Damage>,
+        /// What to do.
+        remedy: &'static str,
     },
     /// Nothing of that name is there.
     #[error("no {what} {name} in {dir}; there {}", Known(.known))]
@@ -395,6 +402,10 @@ impl ImageError {
             | Self::Damaged { .. } => ImageErrorKind::Corrupt,
             Self::Cancelled => ImageErrorKind::Cancelled,
         }
+    }
+
+    pub(crate) fn damaged(dir: impl Into<PathBuf>, damage: Damage, remedy: &'static str) -> Self {
+        Self::Damaged { dir: dir.into(), damage: Box::new(damage), remedy }
     }
 
     /// The variant that fits what the system said: a full disk and a forbidden write are told apart from the rest,

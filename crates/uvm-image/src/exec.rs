@@ -1,17 +1,19 @@
 //! Running other programs: with a deadline, cancellable, and with their last words in the error.
 //!
-//! Output goes to files, never to pipes: a grandchild that outlives the program can hold a pipe open for ever, and a file
-//! needs no thread that reads it. Children stay in our process group, so that Ctrl-C on the terminal reaches them too.
+//! Output goes to files, never to pipes: a grandchild that outlives the program can hold a pipe open for ever, and a
+//! file needs no thread that reads it. Children stay in our process group, so that Ctrl-C on the terminal reaches
+//! them too.
 
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::error::{ImageError, Intent, IoContext};
@@ -72,7 +74,8 @@ impl<'a> Run<'a> {
         self
     }
 
-    /// Runs to the end and returns what it printed on its standard output. `meanwhile` is called several times a second.
+    /// Runs to the end and returns what it printed on its standard output. `meanwhile` is called several times a
+    /// second.
     pub(crate) fn capture(self, meanwhile: impl FnMut()) -> Result<Vec<u8>, ImageError> {
         let (mut stdout, stderr) = (self.scratch()?, self.scratch()?);
         self.run(&stdout, &stderr, &stderr, meanwhile)?;
@@ -92,10 +95,12 @@ impl<'a> Run<'a> {
         mut meanwhile: impl FnMut(),
     ) -> Result<(), ImageError> {
         self.store.cancel.check()?;
-        let program = PathBuf::from(self.command.get_program());
+        let program = self.program();
         let spawn_error = |source| ImageError::Spawn { program: program.clone(), source };
         self.command.stdout(stdout.try_clone().map_err(spawn_error)?);
         self.command.stderr(stderr.try_clone().map_err(spawn_error)?);
+        // A log may hold the words of earlier runs.
+        let start = last_words.metadata().map_or(0, |metadata| metadata.len());
         tracing::debug!(command = %self.text, "running");
         let began = Instant::now();
         let mut child = Ended { child: self.command.spawn().map_err(spawn_error)? };
@@ -105,7 +110,7 @@ impl<'a> Run<'a> {
                 None if self.store.cancel.is_cancelled() => return Err(ImageError::Cancelled),
                 None if began.elapsed() >= self.deadline => {
                     drop(child);
-                    let output = CommandOutput::tail_of(last_words);
+                    let output = CommandOutput::tail_of(last_words, start);
                     return Err(ImageError::CommandTimeout { command: self.text, waited: self.deadline, output });
                 }
                 None => {}
@@ -116,20 +121,26 @@ impl<'a> Run<'a> {
         };
         // A Ctrl-C that raised the flag has most likely ended the child, too: that is no failure of the child's.
         self.store.cancel.check()?;
-        if status.success() { Ok(()) } else { Err(failed(self.text, status, CommandOutput::tail_of(last_words))) }
+        if status.success() {
+            return Ok(());
+        }
+        let output = CommandOutput::tail_of(last_words, start);
+        if output.lines.iter().any(|line| line.contains(NO_SPACE)) {
+            let (path, source) = (self.store.data_dir.path().to_owned(), rustix::io::Errno::NOSPC.into());
+            return Err(ImageError::DiskFull { path, source });
+        }
+        Err(ImageError::CommandFailed { command: self.text, status, output })
     }
 
-    /// A file without a name in the data directory.
+    /// A file in memory: a question to a program must not fail because the disk is full.
     fn scratch(&self) -> Result<File, ImageError> {
-        let dir = self.store.data_dir.tmp();
-        std::fs::create_dir_all(&dir).at(Intent::Create, &dir)?;
-        tempfile::tempfile_in(&dir).at(Intent::Create, &dir)
+        let file = memfd_create("output", MemfdFlags::CLOEXEC);
+        file.map(File::from).map_err(|error| ImageError::Spawn { program: self.program(), source: error.into() })
     }
-}
 
-/// The error of a program that ended badly.
-pub(crate) fn failed(command: String, status: ExitStatus, output: CommandOutput) -> ImageError {
-    ImageError::CommandFailed { command, status, output }
+    fn program(&self) -> PathBuf {
+        PathBuf::from(self.command.get_program())
+    }
 }
 
 /// A child that is ended when dropped: asked first, so that it can end its own children, then killed.
@@ -166,10 +177,11 @@ impl CommandOutput {
         &self.lines
     }
 
-    pub(crate) fn tail_of(file: &File) -> Self {
+    /// The last lines of `file` that come after its first `start` bytes.
+    fn tail_of(file: &File, start: u64) -> Self {
         let mut file = file;
         let tail = file.seek(SeekFrom::End(0)).and_then(|end| {
-            file.seek(SeekFrom::Start(end.saturating_sub(MAX_TAIL)))?;
+            file.seek(SeekFrom::Start(end.saturating_sub(MAX_TAIL).max(start)))?;
             let mut bytes = Vec::new();
             file.take(MAX_TAIL).read_to_end(&mut bytes)?;
             file.seek(SeekFrom::End(0))?;
@@ -178,7 +190,7 @@ impl CommandOutput {
         Self::tail_of_bytes(&tail.unwrap_or_default())
     }
 
-    pub(crate) fn tail_of_bytes(bytes: &[u8]) -> Self {
+    fn tail_of_bytes(bytes: &[u8]) -> Self {
         let text = String::from_utf8_lossy(bytes);
         let mut lines: Vec<_> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
         let lines = lines.split_off(lines.len().saturating_sub(TAIL_LINES));
@@ -207,6 +219,8 @@ fn read_from_start(file: &mut File, limit: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// What programs say when the disk is full; they run in the C locale.
+const NO_SPACE: &str = "No space left on device";
 /// How long a program may take to end when told to.
 const GRACE: Duration = Duration::from_secs(5);
 const MAX_CAPTURE: u64 = 16 << 20;
@@ -272,5 +286,8 @@ mod tests {
         let ImageError::CommandFailed { output, .. } = error else { panic!("{error}") };
         assert_eq!(output.lines().len(), TAIL_LINES);
         assert_eq!(output.lines().last().map(String::as_str), Some("5000"));
+        let error = shell(&store, "echo again; exit 1", LONG).logged(&log, || ()).unwrap_err();
+        let ImageError::CommandFailed { output, .. } = error else { panic!("{error}") };
+        assert_eq!(output.lines(), ["again"], "not what the run before had to say");
     }
 }

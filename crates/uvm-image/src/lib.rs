@@ -18,10 +18,10 @@
 //! | [`initramfs`] | the guest's root file system as a cpio archive |
 //! | [`agent`], [`busybox`] | the programs in it |
 //! | [`manifest`], [`sealed`] | what a directory holds, and whether it still does |
-//! | [`apt`], [`deb`] | packages: downloaded, and unpacked |
+//! | `apt`, [`deb`] | packages: downloaded, and unpacked |
 //! | [`elf`], [`compression`], [`digest`] | formats |
 //! | [`store`], [`data_dir`] | where things are kept |
-//! | [`lock`], [`staging`] | several builders at once, and killed ones |
+//! | `lock`, `staging` | several builders at once, and killed ones |
 //! | [`exec`], [`progress`] | other programs; what the caller is told meanwhile |
 //! | [`error`] | how all that fails |
 //!

@@ -23,6 +23,16 @@ pub(crate) struct BuildLock {
 impl BuildLock {
     /// Waits for the lock `name`; `what` is the thing made under it, for messages.
     pub(crate) fn acquire(store: &ImageStore, name: &str, what: &str) -> Result<Self, ImageError> {
+        Self::acquire_within(store, name, what, store.deadlines.lock)
+    }
+
+    /// As [`acquire`](Self::acquire), for what is known to take longer.
+    pub(crate) fn acquire_within(
+        store: &ImageStore,
+        name: &str,
+        what: &str,
+        deadline: Duration,
+    ) -> Result<Self, ImageError> {
         let dir = store.data_dir.locks();
         fs::create_dir_all(&dir).at(Intent::Create, &dir)?;
         let path = dir.join(format!("{name}.lock"));
@@ -43,7 +53,7 @@ impl BuildLock {
                 Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(ImageError::io(Intent::Lock, path, error.into())),
             }
-            if began.elapsed() >= store.deadlines.lock {
+            if began.elapsed() >= deadline {
                 let holder = holder(&path);
                 return Err(ImageError::LockTimeout { what: what.to_owned(), holder, waited: began.elapsed() });
             }
@@ -53,7 +63,7 @@ impl BuildLock {
                 store.progress.send(Progress::Started { step: Step::Waiting, detail });
                 told = true;
             }
-            sleep(POLL.min(store.deadlines.lock.saturating_sub(began.elapsed())));
+            sleep(POLL.min(deadline.saturating_sub(began.elapsed())));
         }
         if told {
             store.progress.send(Progress::Finished { step: Step::Waiting });

@@ -21,9 +21,9 @@ pub enum Progress {
     Advanced {
         /// Which.
         step: Step,
-        /// Bytes so far.
+        /// How far: bytes; of [`Step::ConfiguringKernel`] and [`Step::CompilingKernel`], lines in the build's log.
         done: u64,
-        /// All bytes, where known.
+        /// How far it will be, where known.
         total: Option<u64>,
     },
     /// A step succeeded. A step that fails is ended by the operation's error.
@@ -125,7 +125,8 @@ impl fmt::Debug for ProgressSink {
     }
 }
 
-/// Stops an operation that runs on another thread: it returns [`ImageError::Cancelled`] soon and cleans up behind itself.
+/// Stops an operation that runs on another thread: it returns [`ImageError::Cancelled`] soon and cleans up behind
+/// itself.
 #[derive(Clone, Debug, Default)]
 pub struct CancelFlag(Arc<AtomicBool>);
 

@@ -1,15 +1,15 @@
 //! Directories whose files are never changed again, and how damage to them is noticed.
 //!
 //! A sealed directory holds files and one description (`manifest.json`, `kernel.json`, ...) that records the size and
-//! SHA-256 of each of them, and of itself. Sealing a file syncs it, makes it read-only, and sets its modification time to
-//! [`SEALED_MTIME`], which no later write keeps.
+//! SHA-256 of each of them, and of itself. Sealing a file syncs it, makes it read-only, and sets its modification
+//! time to one second after the epoch, which no later write keeps.
 //!
 //! Checking every hash reads everything, tens of megabytes for boot files. So there are two depths:
 //!
-//! - [`Depth::Quick`], on each use: every file is there, is a regular file, has its size and the sealed modification time.
+//! - Quick, on each use: every file is there, is a regular file, has its size and the sealed modification time.
 //!   A file with another time was written to, or was copied here: only then is it hashed. This costs microseconds and
 //!   misses what changes bytes behind the file system's back.
-//! - [`Depth::Full`], before anything is built from the files, and on request (`uvm image verify`, `uvm doctor`): every
+//! - Full, before anything is built from the files, and on request (`uvm image verify`, `uvm doctor`): every
 //!   hash is compared.
 //!
 //! The description carries its own hash, so that it is always checked in full.

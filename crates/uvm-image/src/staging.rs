@@ -12,8 +12,8 @@ use crate::error::{ImageError, Intent, IoContext};
 
 /// A directory in the data directory's `tmp`, on the same file system as everything else.
 ///
-/// Its owner holds a lock on it, which dies with the owner. So [`sweep`] can tell what a killed builder left from what
-/// another builder is at, and removes only the former.
+/// Its owner holds a lock on it, which dies with the owner. So [`sweep`] can tell what a killed builder left from
+/// what another builder is at, and removes only the former.
 pub(crate) struct Staging {
     path: PathBuf,
     /// Keeps the directory locked.
@@ -50,8 +50,8 @@ impl Staging {
         &self.path
     }
 
-    /// Moves the directory to `destination`, durably. What is there (it can only be damaged) is moved out of the way and
-    /// removed; whoever has its files open keeps them.
+    /// Moves the directory to `destination`, durably. What is there (it can only be damaged) is moved out of the way
+    /// and removed; whoever has its files open keeps them.
     pub(crate) fn publish(mut self, data_dir: &DataDir, destination: &Path) -> Result<(), ImageError> {
         let parent = destination.parent().unwrap_or(data_dir.path());
         fs::create_dir_all(parent).at(Intent::Create, parent)?;
@@ -65,25 +65,52 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        if self.armed
-            && let Err(error) = fs::remove_dir_all(&self.path)
-        {
-            tracing::warn!(path = %self.path.display(), %error, "cannot remove unfinished files; the next build tries again");
+        if self.armed {
+            remove(&self.path);
         }
     }
 }
 
-/// Removes the directory at `path` in one step, seen from outside: it is moved to `tmp` first. Nothing there is fine.
+/// Removes what is at `path`, in one step seen from outside: it is moved to `tmp` first. Nothing there is fine. Makes
+/// nothing new, because it must work on a full disk.
 pub(crate) fn discard(data_dir: &DataDir, path: &Path) -> Result<(), ImageError> {
-    if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-        return Ok(());
+    let parent = data_dir.tmp();
+    fs::create_dir_all(&parent).at(Intent::Create, &parent)?;
+    for number in 0.. {
+        let trash = parent.join(format!("trash-{}-{number}", std::process::id()));
+        match fs::rename(path, &trash) {
+            Ok(()) => {
+                remove(&trash);
+                break;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+            // Another thread's, being removed just now.
+            Err(error) if is_taken(&error) && number < MAX_TRASH => {}
+            Err(error) => return Err(ImageError::io(Intent::Remove, path, error)),
+        }
     }
-    let trash = Staging::new(data_dir, "trash")?;
-    let moved = trash.path().join("it");
-    match fs::rename(path, &moved) {
-        Ok(()) => Ok(()), // `trash` is removed with what is in it
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(ImageError::io(Intent::Remove, path, error)),
+    Ok(())
+}
+
+fn is_taken(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(error.kind(), Kind::DirectoryNotEmpty | Kind::AlreadyExists | Kind::NotADirectory | Kind::IsADirectory)
+}
+
+/// Removes junk, whatever it is. A failure is logged only: the next sweep tries again.
+fn remove(path: &Path) -> bool {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "cannot remove junk; the next build tries again");
+            false
+        }
     }
 }
 
@@ -91,15 +118,13 @@ pub(crate) fn discard(data_dir: &DataDir, path: &Path) -> Result<(), ImageError>
 pub(crate) fn sweep(data_dir: &DataDir) {
     let Ok(entries) = fs::read_dir(data_dir.tmp()) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {
-        let removed = match lock_directory(&path) {
-            Ok(_lock) => fs::remove_dir_all(&path),
+        // Held until it is gone, so that no two sweeps remove it, and its owner, if there is one, finds that out.
+        let _lock = match lock_directory(&path) {
             Err(rustix::io::Errno::WOULDBLOCK) => continue,
-            Err(_) => fs::remove_file(&path),
+            locked => locked.ok(),
         };
-        match removed {
-            Ok(()) => tracing::info!(path = %path.display(), "removed what a killed builder left"),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => tracing::warn!(path = %path.display(), %error, "cannot remove what a killed builder left"),
+        if remove(&path) {
+            tracing::info!(path = %path.display(), "removed what a killed builder left");
         }
     }
 }
@@ -124,6 +149,8 @@ fn still_there(dir: &File, path: &Path) -> bool {
     }
 }
 
+/// More removals than this do not go on at once.
+const MAX_TRASH: u32 = 1000;
 /// Mode of a published directory: everyone may read it, whatever the umask, because QEMU runs as another user.
 const PUBLIC_DIR: u32 = 0o755;
 
@@ -163,5 +190,29 @@ mod tests {
         sweep(&data);
         assert_eq!(names(&data.tmp()), [mine.path().file_name().unwrap().to_str().unwrap()]);
         assert!(dir.path().join("precious").exists(), "a link is removed, not followed");
+    }
+
+    #[test]
+    fn discarding_takes_anything_and_leaves_no_trash() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::at(dir.path()).unwrap();
+        let path = dir.path().join("it");
+        discard(&data, &path).expect("nothing is there");
+        fs::create_dir_all(path.join("deep")).unwrap();
+        discard(&data, &path).unwrap();
+        fs::write(&path, "a file").unwrap();
+        // What is being removed by others has the names that come first.
+        let taken = |number: u32| data.tmp().join(format!("trash-{}-{number}", std::process::id()));
+        fs::create_dir_all(taken(0).join("deep")).unwrap();
+        fs::write(taken(1), "").unwrap();
+        discard(&data, &path).unwrap();
+        fs::create_dir_all(path.join("deep")).unwrap();
+        discard(&data, &path).unwrap();
+        assert!(!path.exists());
+        assert!(
+            names(&data.tmp()).iter().all(|name| name.ends_with("-0") || name.ends_with("-1")),
+            "{:?}",
+            names(&data.tmp())
+        );
     }
 }

@@ -4,9 +4,14 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::apt::APT_LOCK;
 use crate::data_dir::DataDir;
+use crate::entries;
 use crate::error::ImageError;
+use crate::kernel::{KernelKind, lock_name};
+use crate::lock::BuildLock;
 use crate::progress::{CancelFlag, ProgressSink};
+use crate::staging;
 
 /// Where things are kept and how work on them is done. Plain data: making one touches nothing.
 #[derive(Clone, Debug)]
@@ -66,6 +71,21 @@ impl ImageStore {
     #[must_use]
     pub fn with_search_path(self, search_path: impl Into<OsString>) -> Self {
         Self { search_path: search_path.into(), ..self }
+    }
+
+    /// Removes what can be had again: downloaded packages, package lists, kernel builds that were given up, and what
+    /// killed builders left. Waits for whoever uses them. Boot files and kernels stay. Returns the bytes their files
+    /// had.
+    pub fn clean(&self) -> Result<u64, ImageError> {
+        let _kernel = BuildLock::acquire(self, &lock_name(KernelKind::Trimmed), "the trimmed kernel")?;
+        let _packages = BuildLock::acquire(self, APT_LOCK, "packages")?;
+        let dirs = [self.data_dir.downloads(), self.data_dir.build(), self.data_dir.apt()];
+        let bytes = dirs.iter().map(|dir| entries::tree_size(dir)).sum();
+        for dir in &dirs {
+            staging::discard(&self.data_dir, dir)?;
+        }
+        staging::sweep(&self.data_dir);
+        Ok(bytes)
     }
 
     /// The program `name`, if this user can run one of that name.

@@ -3,6 +3,7 @@
 //! Each target has a wrapper in `fuzz/fuzz_targets` and a corpus in `fuzz/corpus`, both under its name. The corpora are
 //! replayed by an ordinary test, so that a case once found stays found.
 
+pub mod image;
 pub mod mux;
 pub mod wire;
 
@@ -11,6 +12,8 @@ pub type Target = fn(&[u8]);
 
 /// Every target under its name.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("image_deb", image::image_deb),
+    ("image_kernel", image::image_kernel),
     ("mux_guest", mux::mux_guest),
     ("mux_owner", mux::mux_owner),
     ("wire_guest", wire::wire_guest),

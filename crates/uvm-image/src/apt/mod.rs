@@ -1,8 +1,8 @@
 //! Packages from the machine's own apt: its sources, mirrors, proxies and keys are the user's.
 //!
-//! Nothing is installed and no root is needed. Package lists are the machine's where they have what is wanted. Where they
-//! do not (a container image without lists, or lists that have grown so old that a file is gone from the mirror), fresh
-//! ones are fetched into our own data directory, from the machine's own sources.
+//! Nothing is installed and no root is needed. Package lists are the machine's where they have what is wanted. Where
+//! they do not (a container image without lists, or lists that have grown so old that a file is gone from the
+//! mirror), fresh ones are fetched into our own data directory, from the machine's own sources.
 
 mod record;
 
@@ -55,12 +55,12 @@ impl<'a> Apt<'a> {
             })
         };
         let (getter, index) = (program("apt-get")?, program("apt-cache")?);
-        let lock = BuildLock::acquire(store, "apt", "packages")?;
+        let lock = BuildLock::acquire(store, APT_LOCK, "packages")?;
         Ok(Self { store, getter, index, lists: Lists::System, alternative, _lock: lock })
     }
 
-    /// Does `work` with the machine's package lists; if a package is not there, with the ones we fetched earlier; and if
-    /// it is not there either, with fresh ones.
+    /// Does `work` with the machine's package lists; if a package is not there, with the ones we fetched earlier; and
+    /// if it is not there either, with fresh ones.
     pub(crate) fn with_fresh_lists_if_need_be<T>(
         &mut self,
         mut work: impl FnMut(&mut Self) -> Result<T, ImageError>,
@@ -198,6 +198,8 @@ impl<'a> Apt<'a> {
     }
 }
 
+/// Who uses packages or package lists holds the lock of this name.
+pub(crate) const APT_LOCK: &str = "apt";
 /// Marks that our own package lists are complete.
 const FETCHED: &str = "fetched";
 

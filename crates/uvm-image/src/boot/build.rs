@@ -2,6 +2,7 @@
 
 use std::io::{BufWriter, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use super::{BootFiles, BootFilesOptions};
 use crate::agent::Agent;
@@ -9,7 +10,7 @@ use crate::busybox::Busybox;
 use crate::digest::Sha256;
 use crate::error::{ImageError, Intent, IoContext};
 use crate::initramfs::{self, CpioError, GuestRoot, Tree};
-use crate::kernel::{self, Freshness, Kernel, KernelKind};
+use crate::kernel::{self, Kernel};
 use crate::lock::BuildLock;
 use crate::manifest::{AgentKind, AgentRecord, KernelRecord, Manifest};
 use crate::progress::Step;
@@ -19,44 +20,32 @@ use crate::store::ImageStore;
 
 pub(super) fn ensure(options: &BootFilesOptions) -> Result<BootFiles, ImageError> {
     let store = &options.store;
-    store.cancel.check()?;
     let agent = Agent::find(&options.agent, &store.data_dir)?;
-    let kernel = kernel::ensure(store, &options.kernel, options.freshness)?;
-    let busybox = Busybox::ensure(store, &options.busybox)?;
-    let plan = Plan::new(options, &agent, &kernel, busybox.as_ref())?;
-    if let Some(found) = plan.find(store)? {
-        return Ok(found);
-    }
-    let _lock = BuildLock::acquire(store, &format!("boot-{}", plan.key), &format!("boot files {}", plan.key))?;
-    if let Some(found) = plan.find(store)? {
-        return Ok(found); // made by whoever held the lock
-    }
-    staging::sweep(&store.data_dir);
-    // Before anything is built from them: are they still what they were?
-    let kernel = verified_kernel(options, kernel)?;
-    let busybox = match busybox {
-        Some(busybox) => busybox.verified(store, &options.busybox)?,
-        None => None,
-    };
-    let plan = Plan::new(options, &agent, &kernel, busybox.as_ref())?;
-    plan.build(store)?;
-    plan.find(store)?.ok_or_else(|| ImageError::NotBootFiles { dir: plan.dir(store) })
-}
-
-/// The kernel after a full check; made anew if it is damaged and can be.
-fn verified_kernel(options: &BootFilesOptions, kernel: Kernel) -> Result<Kernel, ImageError> {
-    let store = &options.store;
-    let checked = store.progress.step(Step::Verifying, format!("kernel {}", kernel.name()), || kernel.verify());
-    match checked {
-        Ok(()) => Ok(kernel),
-        // Minutes of compiling, or files that may be gone: not by the way.
-        Err(damaged) if kernel.kind() == KernelKind::Trimmed => Err(damaged),
-        Err(damaged) => {
-            store.progress.note(format!("{damaged}; it is made anew"));
-            staging::discard(&store.data_dir, kernel.dir())?;
-            let kernel = kernel::ensure(store, &options.kernel, Freshness::Cached)?;
-            kernel.verify()?;
-            Ok(kernel)
+    let mut repairs = 0;
+    loop {
+        store.cancel.check()?;
+        let kernel = kernel::ensure(store, &options.kernel, options.freshness)?;
+        let busybox = Busybox::ensure(store, &options.busybox)?;
+        let plan = Plan::new(options, &agent, &kernel, busybox.as_ref())?;
+        if let Some(found) = plan.find(store)? {
+            return Ok(found);
+        }
+        let lock = BuildLock::acquire(store, &format!("boot-{}", plan.key), &format!("boot files {}", plan.key))?;
+        if let Some(found) = plan.find(store)? {
+            return Ok(found); // made by whoever held the lock
+        }
+        staging::sweep(&store.data_dir);
+        let Err(damaged) = plan.verify_sources(store) else { return plan.build(store) };
+        drop(lock);
+        if repairs == MAX_REPAIRS {
+            return Err(damaged);
+        }
+        repairs += 1;
+        // What comes out may be another kernel or busybox than before, and so other boot files: once more from the
+        // start.
+        kernel::repair(store, &options.kernel, &kernel)?;
+        if let Some(busybox) = &busybox {
+            busybox.repair(store)?;
         }
     }
 }
@@ -93,7 +82,7 @@ impl<'a> Plan<'a> {
         match BootFiles::open(self.dir(store)) {
             Ok(found) => Ok(Some(found)),
             Err(ImageError::NotBootFiles { .. }) => Ok(None),
-            Err(ImageError::Damaged { dir, damage }) => {
+            Err(ImageError::Damaged { dir, damage, .. }) => {
                 store.progress.note(format!("{} is damaged ({damage}) and is made anew", dir.display()));
                 Ok(None)
             }
@@ -101,7 +90,15 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn build(&self, store: &ImageStore) -> Result<(), ImageError> {
+    /// Are they still what they were? Before anything is built from files, all of their bytes are compared.
+    fn verify_sources(&self, store: &ImageStore) -> Result<(), ImageError> {
+        store.progress.step(Step::Verifying, format!("kernel {}", self.kernel.name()), || {
+            self.kernel.verify()?;
+            self.busybox.map_or(Ok(()), Busybox::verify)
+        })
+    }
+
+    fn build(&self, store: &ImageStore) -> Result<BootFiles, ImageError> {
         store.cancel.check()?;
         let staging = Staging::new(&store.data_dir, "boot")?;
         let image = self.kernel.image();
@@ -134,7 +131,11 @@ impl<'a> Plan<'a> {
         };
         sealed::write_description(staging.path(), &mut manifest)?;
         store.cancel.check()?;
-        staging.publish(&store.data_dir, &self.dir(store))
+        // In use before anyone else can see them, so that nobody removes them first.
+        let in_use = super::lock_shared(&staging.path().join(Manifest::FILE))?;
+        let dir = self.dir(store);
+        staging.publish(&store.data_dir, &dir)?;
+        Ok(BootFiles { dir, manifest, _in_use: Arc::new(in_use) })
     }
 }
 
@@ -149,5 +150,7 @@ fn write_initramfs(tree: &Tree, path: &Path) -> Result<(), ImageError> {
 
 /// Counts changes to the bytes written for the same tree.
 const WRITER_VERSION: u32 = 1;
+/// Files that are damaged again and again are on a disk that fails.
+const MAX_REPAIRS: u32 = 2;
 /// 128 bits.
 const KEY_DIGITS: usize = 32;

@@ -1,8 +1,9 @@
 //! The boot files that are there: listing and removing them.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
-use std::time::SystemTime;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -48,13 +49,24 @@ pub(super) fn remove(data_dir: &DataDir, key: &str) -> Result<Removed, ImageErro
     let (name, dir) = entries::find(&data_dir.boot(), key, "boot files")?;
     let bytes = entries::tree_size(&dir);
     // Held until the directory is out of the way: whoever opens the manifest meanwhile finds that out.
-    let _alone = lock_alone(&dir)?;
+    let _alone = lock_alone_soon(&dir)?;
     staging::discard(data_dir, &dir)?;
     Ok(Removed { name, bytes })
 }
 
+/// As [`lock_alone`], but waits a moment for whoever only looks at the files.
+fn lock_alone_soon(dir: &Path) -> Result<Option<File>, ImageError> {
+    for _ in 0..10 {
+        match lock_alone(dir) {
+            Err(ImageError::InUse { .. }) => sleep(Duration::from_millis(20)),
+            other => return other,
+        }
+    }
+    lock_alone(dir)
+}
+
 /// Locks a directory of boot files against every user. `None` if it has no manifest that could be in use.
-fn lock_alone(dir: &std::path::Path) -> Result<Option<File>, ImageError> {
+fn lock_alone(dir: &Path) -> Result<Option<File>, ImageError> {
     let path = dir.join(Manifest::FILE);
     let Ok(file) = File::open(&path) else { return Ok(None) };
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {

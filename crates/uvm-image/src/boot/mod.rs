@@ -14,11 +14,13 @@ mod entries;
 mod options;
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::retry_on_intr;
 
 pub use entries::BootFilesEntry;
 pub use options::BootFilesOptions;
@@ -29,8 +31,8 @@ use crate::error::{ImageError, Intent, IoContext};
 use crate::manifest::Manifest;
 use crate::sealed::{self, Damage, Depth};
 
-/// A directory of boot files that is intact and in use: as long as this value or a clone of it lives, nobody removes the
-/// files. Keep it for as long as the VM runs.
+/// A directory of boot files that is intact and in use: as long as this value or a clone of it lives, nobody removes
+/// the files. Keep it for as long as the VM runs.
 #[derive(Clone, Debug)]
 #[must_use = "the files may be removed once this is dropped"]
 pub struct BootFiles {
@@ -41,11 +43,12 @@ pub struct BootFiles {
 }
 
 impl BootFiles {
-    /// Finds the boot files that `options` describe, or makes them. When they are there, this takes a few milliseconds,
-    /// needs no network and writes nothing. Several processes may do this at once: one makes them, the others wait.
+    /// Finds the boot files that `options` describe, or makes them. When they are there, this takes a few
+    /// milliseconds, needs no network and writes nothing. Several processes may do this at once: one makes them, the
+    /// others wait.
     ///
-    /// Files are compared with their manifest each time, by size and modification time, and by hash where those are in
-    /// doubt; damaged ones are made anew. [`verify`](Self::verify) compares all hashes.
+    /// Files are compared with their manifest each time, by size and modification time, and by hash where those are
+    /// in doubt; damaged ones are made anew. [`verify`](Self::verify) compares all hashes.
     ///
     /// # Errors
     /// Every error leaves what was there before, and nothing unfinished.
@@ -53,8 +56,8 @@ impl BootFiles {
         build::ensure(options)
     }
 
-    /// Opens boot files in any directory that has a `manifest.json`. Files are compared with it as [`ensure`](Self::ensure)
-    /// does.
+    /// Opens boot files in any directory that has a `manifest.json`. Files are compared with it as
+    /// [`ensure`](Self::ensure) does.
     ///
     /// # Errors
     /// [`ImageError::NotBootFiles`] without a manifest, [`ImageError::Damaged`] if something does not fit it.
@@ -62,21 +65,17 @@ impl BootFiles {
         let dir = std::path::absolute(dir.as_ref()).at(Intent::Read, dir.as_ref())?;
         let path = dir.join(Manifest::FILE);
         loop {
-            let file = match File::open(&path) {
+            let file = match lock_shared(&path) {
                 Ok(file) => file,
-                Err(error)
-                    if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) =>
-                {
+                Err(ImageError::Io { source, .. }) if is_missing(&source) => {
                     return Err(ImageError::NotBootFiles { dir });
                 }
-                Err(error) => return Err(ImageError::io(Intent::Read, path, error)),
+                Err(error) => return Err(error),
             };
-            // Whoever removes the files holds the lock alone, for an instant.
-            flock(&file, FlockOperation::LockShared).at(Intent::Lock, &path)?;
             if !is_still_at(&file, &path) {
                 continue; // removed, or replaced, between the two steps
             }
-            let damaged = |damage| ImageError::Damaged { dir: dir.clone(), damage };
+            let damaged = |damage| ImageError::damaged(&dir, damage, REMEDY);
             let manifest: Manifest = sealed::parse_description(&file).map_err(damaged)?;
             for name in [manifest.kernel.image.file_name(), Manifest::INITRD] {
                 if !manifest.files.contains_key(name) {
@@ -94,7 +93,7 @@ impl BootFiles {
     /// [`ImageError::Damaged`] names the first file that differs.
     pub fn verify(&self) -> Result<(), ImageError> {
         sealed::check_files(&self.dir, &self.manifest.files, Depth::Full)
-            .map_err(|damage| ImageError::Damaged { dir: self.dir.clone(), damage })
+            .map_err(|damage| ImageError::damaged(&self.dir, damage, REMEDY))
     }
 
     /// The directory.
@@ -131,6 +130,18 @@ impl BootFiles {
     }
 }
 
+/// Opens a manifest and locks it against removal of the files. Whoever removes them holds the lock alone, for an
+/// instant.
+fn lock_shared(path: &Path) -> Result<File, ImageError> {
+    let file = File::open(path).at(Intent::Read, path)?;
+    retry_on_intr(|| flock(&file, FlockOperation::LockShared)).at(Intent::Lock, path)?;
+    Ok(file)
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
 /// Whether the open file is (still) what its path names.
 fn is_still_at(file: &File, path: &Path) -> bool {
     let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
@@ -139,3 +150,6 @@ fn is_still_at(file: &File, path: &Path) -> bool {
         _ => false,
     }
 }
+
+/// What to do about damaged boot files.
+const REMEDY: &str = "remove it, and it is made anew when it is needed; one that you were given must be replaced";

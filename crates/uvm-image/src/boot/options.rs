@@ -9,7 +9,8 @@ use crate::initramfs::ExtraFile;
 use crate::kernel::{Freshness, KernelSource};
 use crate::store::ImageStore;
 
-/// What boot files are made from. Plain data: nothing is looked at before [`BootFiles::ensure`](super::BootFiles::ensure).
+/// What boot files are made from. Plain data: nothing is looked at before
+/// [`BootFiles::ensure`](super::BootFiles::ensure).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct BootFilesOptions {

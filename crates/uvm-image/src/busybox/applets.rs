@@ -1,8 +1,8 @@
 //! Where the programs that busybox can be are looked for.
 //!
-//! The list is that of Debian's busybox-static 1.35, without `init` (the agent is the guest's init). It is written down
-//! rather than asked of the binary, because that would run a downloaded program on the host. A binary that lacks some of
-//! them is fine: links are made only for names that are in it.
+//! The list is that of Debian's busybox-static 1.35, without `init` (the agent is the guest's init). It is written
+//! down rather than asked of the binary, because that would run a downloaded program on the host. A binary that lacks
+//! some of them is fine: links are made only for names that are in it.
 
 /// Directories and the programs in them.
 pub(super) const APPLETS: &[(&str, &str)] = &[

@@ -15,15 +15,15 @@ use crate::error::{ImageError, Intent, IoContext};
 use crate::lock::BuildLock;
 use crate::program::Program;
 use crate::progress::Step;
-use crate::sealed::{self, Depth, Description, FileRecords};
+use crate::sealed::{self, Depth, Description, FileRecord, FileRecords};
 use crate::staging::{self, Staging};
 use crate::store::ImageStore;
 
 /// Which busybox goes into the initramfs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum BusyboxSource {
-    /// The newest one unpacked already, else that of the distribution's package `busybox-static`, which is downloaded and
-    /// unpacked, not installed.
+    /// The newest one unpacked already, else that of the distribution's package `busybox-static`, which is downloaded
+    /// and unpacked, not installed.
     #[default]
     Distribution,
     /// This static executable.
@@ -54,21 +54,34 @@ impl Busybox {
         }
     }
 
-    /// Compares its hash with the recorded one, and gets it anew if it differs.
-    pub(crate) fn verified(self, store: &ImageStore, source: &BusyboxSource) -> Result<Option<Self>, ImageError> {
-        let dir = self.path.parent().unwrap_or(&self.path).to_owned();
-        if let Ok(Some(intact)) = open(&dir, Depth::Full) {
-            return Ok(Some(intact));
+    /// Compares its hash with the recorded one.
+    pub(crate) fn verify(&self) -> Result<(), ImageError> {
+        let files = FileRecords::from([(BINARY.to_owned(), FileRecord { size: self.size, sha256: self.sha256 })]);
+        sealed::check_files(self.dir(), &files, Depth::Full)
+            .map_err(|damage| ImageError::damaged(self.dir(), damage, "it is made anew when it is needed"))
+    }
+
+    /// Removes it if it is damaged, so that the next [`ensure`](Self::ensure) gets it anew.
+    pub(crate) fn repair(&self, store: &ImageStore) -> Result<(), ImageError> {
+        let _lock = BuildLock::acquire(store, LOCK, "the guest's busybox")?;
+        match self.verify() {
+            Ok(()) => Ok(()),
+            Err(damaged) => {
+                store.progress.note(damaged.to_string());
+                staging::discard(&store.data_dir, self.dir())
+            }
         }
-        staging::discard(&store.data_dir, &dir)?;
-        Self::ensure(store, source)
+    }
+
+    fn dir(&self) -> &Path {
+        self.path.parent().unwrap_or(&self.path)
     }
 
     fn of_distribution(store: &ImageStore) -> Result<Self, ImageError> {
         if let Some(found) = newest_of_distribution(store)? {
             return Ok(found);
         }
-        let _lock = BuildLock::acquire(store, "busybox", "the guest's busybox")?;
+        let _lock = BuildLock::acquire(store, LOCK, "the guest's busybox")?;
         if let Some(found) = newest_of_distribution(store)? {
             return Ok(found);
         }
@@ -92,10 +105,10 @@ impl Busybox {
         let program = Program::read(path, "busybox")?;
         let name = format!("given-{}", program.sha256.short(16));
         let dir = store.data_dir.busybox().join(&name);
-        if let Ok(Some(found)) = open(&dir, Depth::Quick) {
+        if let Some(found) = open(&dir)? {
             return Ok(found);
         }
-        let _lock = BuildLock::acquire(store, "busybox", "the guest's busybox")?;
+        let _lock = BuildLock::acquire(store, LOCK, "the guest's busybox")?;
         staging::sweep(&store.data_dir);
         let staging = Staging::new(&store.data_dir, "busybox")?;
         let binary = staging.path().join(BINARY);
@@ -115,7 +128,7 @@ fn newest_of_distribution(store: &ImageStore) -> Result<Option<Busybox>, ImageEr
     names.retain(|name| name.starts_with(PREFIX));
     names.sort_by(|a, b| crate::version::compare(b, a));
     for name in names {
-        if let Some(found) = open(&dir.join(name), Depth::Quick)? {
+        if let Some(found) = open(&dir.join(name))? {
             return Ok(Some(found));
         }
     }
@@ -123,10 +136,10 @@ fn newest_of_distribution(store: &ImageStore) -> Result<Option<Busybox>, ImageEr
 }
 
 /// The busybox in `dir`, if it is intact.
-fn open(dir: &Path, depth: Depth) -> Result<Option<Busybox>, ImageError> {
+fn open(dir: &Path) -> Result<Option<Busybox>, ImageError> {
     let Some(Ok(description)) = sealed::read_description::<BusyboxDescription>(dir)? else { return Ok(None) };
     let Some(record) = description.files.get(BINARY).cloned() else { return Ok(None) };
-    if let Err(damage) = sealed::check_files(dir, &description.files, depth) {
+    if let Err(damage) = sealed::check_files(dir, &description.files, Depth::Quick) {
         tracing::warn!(dir = %dir.display(), %damage, "damaged; it will be made anew");
         return Ok(None);
     }
@@ -143,8 +156,8 @@ fn publish(store: &ImageStore, staging: Staging, name: &str, source: String) -> 
     sealed::write_description(staging.path(), &mut description)?;
     let dir = store.data_dir.busybox().join(name);
     staging.publish(&store.data_dir, &dir)?;
-    let damaged = || sealed::Damage::Missing { file: BINARY.into() };
-    open(&dir, Depth::Quick)?.ok_or_else(|| ImageError::Damaged { dir, damage: damaged() })
+    let damage = sealed::Damage::Missing { file: BINARY.into() };
+    open(&dir)?.ok_or_else(|| ImageError::damaged(dir, damage, "try again"))
 }
 
 /// Takes the binary out of the package.
@@ -215,4 +228,5 @@ const PACKAGE: &str = "busybox-static";
 const PREFIX: &str = "busybox-static-";
 const ALTERNATIVE: &str = "a static busybox by path, or do without (`--busybox PATH`, `--busybox none`)";
 const BINARY: &str = "busybox";
+const LOCK: &str = "busybox";
 const MAX_UNPACKED: u64 = 256 << 20;

@@ -28,8 +28,8 @@ impl<R: Read> ArReader<R> {
         }
     }
 
-    /// The next member's header; `None` at the end. Its contents come from [`contents`](Self::contents), or are skipped
-    /// by [`skip`](Self::skip): one of them must be called before the next header.
+    /// The next member's header; `None` at the end. Its contents come from [`contents`](Self::contents), or are
+    /// skipped by [`skip`](Self::skip): one of them must be called before the next header.
     pub(super) fn next_member(&mut self) -> Result<Option<ArMember>, DebError> {
         let mut header = Vec::with_capacity(60);
         (&mut self.reader).take(60).read_to_end(&mut header)?;

@@ -58,7 +58,7 @@ impl Extractor {
         for (path, target) in std::mem::take(&mut self.symlinks) {
             let full = self.path.join(path.as_path());
             if !stays_inside(path.as_path(), &target) {
-                tracing::warn!(path = %full.display(), target = %target.display(), "left out: a link that leads out of the archive");
+                tracing::warn!(path = %full.display(), "left out: it leads out of the archive");
                 continue;
             }
             let make = |this: &mut Self| {
@@ -117,9 +117,10 @@ impl Extractor {
 
 /// Whether a link at `path` with `target` leads to a place beneath the root.
 ///
-/// `..` is allowed only at the start of the target, and no further up than the root. The directories that `path` lies in
-/// are real ones, so that start leads to a real directory; from there it only goes down, through directories and through
-/// links for which the same holds. Links to absolute paths are not made: in a source tree they can only lead astray.
+/// `..` is allowed only at the start of the target, and no further up than the root. The directories that `path` lies
+/// in are real ones, so that start leads to a real directory; from there it only goes down, through directories and
+/// through links for which the same holds. Links to absolute paths are not made: in a source tree they can only lead
+/// astray.
 fn stays_inside(path: &Path, target: &Path) -> bool {
     let depth = path.components().count().saturating_sub(1);
     let up = target.components().take_while(|part| *part == Component::ParentDir).count();

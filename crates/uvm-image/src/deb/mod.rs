@@ -186,6 +186,18 @@ mod tests {
     }
 
     #[test]
+    fn members_that_claim_more_than_there_is_are_an_error() {
+        for (number, member) in ["debian-binary", "control.tar", "data.tar"].into_iter().enumerate() {
+            let mut bytes = ar(&[("debian-binary", b"2.0\n"), ("control.tar", b"x"), ("data.tar", &[0; 1024])]);
+            let header = bytes.windows(member.len()).position(|window| window == member.as_bytes()).unwrap();
+            bytes[header + 48..header + 58].copy_from_slice(b"9999999999");
+            let result = names(&bytes, 1 << 20);
+            // An archive that begins with its end needs no more bytes.
+            assert_eq!(result.is_ok(), number == 2, "{member}: {result:?}");
+        }
+    }
+
+    #[test]
     fn cut_anywhere_it_is_an_error() {
         let bytes = deb(&TarBuilder::default().file("./a", &[b'x'; 700]).build(), ".xz");
         for cut in 0..bytes.len() - 1 {

@@ -1,7 +1,7 @@
 //! Walking a tar archive whose author is not trusted.
 //!
-//! The `tar` crate finds the entries. What it would read into memory without a bound (long names, pax headers), or what
-//! it would believe (paths), is handled here.
+//! The `tar` crate finds the entries. What it would read into memory without a bound (long names, pax headers), or
+//! what it would believe (paths), is handled here.
 
 use std::ffi::OsStr;
 use std::io::{self, Read};
@@ -278,6 +278,20 @@ mod tests {
         assert!(matches!(walk(&sparse), Err(DebError::BadEntry(_))));
         let pax = TarBuilder::default().pax(&[("path", "new/name"), ("mtime", "1.5")]).file("old", b"123").build();
         assert_eq!(walk(&pax).unwrap()[0].0, "new/name");
+    }
+
+    #[test]
+    fn a_size_that_cannot_be_is_an_error() {
+        for size in [1 << 20, 1 << 40, u64::MAX / 2, u64::MAX - 511, u64::MAX] {
+            for tar in [
+                TarBuilder::default().claiming(size).file("x", b"small").build(),
+                TarBuilder::default().claiming(size).long_name("x").file("y", b"").build(),
+                TarBuilder::default().claiming(size).pax(&[("path", "x")]).file("y", b"").build(),
+                TarBuilder::default().claiming(size).directory("d/").build(),
+            ] {
+                walk(&tar).expect_err("it claims too much");
+            }
+        }
     }
 
     #[test]

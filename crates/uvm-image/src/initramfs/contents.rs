@@ -12,6 +12,7 @@ use crate::busybox::Busybox;
 use crate::digest::Sha256;
 use crate::error::{ImageError, Intent, IoContext};
 use crate::kernel::Kernel;
+use crate::modules::index::monolithic_index;
 
 /// A file of the user's that goes into the initramfs as well.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,8 +23,8 @@ pub struct ExtraFile {
 }
 
 impl ExtraFile {
-    /// The file `source`, to be found at `guest_path` in the guest with the same permission bits and owned by root. It
-    /// replaces what is there otherwise; only the agent and the lists of modules cannot be replaced.
+    /// The file `source`, to be found at `guest_path` in the guest with the same permission bits and owned by root.
+    /// It replaces what is there otherwise; only the agent and the lists of modules cannot be replaced.
     ///
     /// # Errors
     /// [`ImageError::BadInput`] if `guest_path` is not an absolute path in its plainest form.
@@ -121,9 +122,11 @@ impl GuestRoot<'_> {
         for (name, path, size, sha256) in self.kernel.module_files() {
             tree.file(&format!("{modules}/{name}"), 0o644, Contents::File { path, size, sha256 })?;
         }
-        if let Some((path, size, sha256)) = self.kernel.index_file() {
-            tree.file("lib/modules/uvm.index", 0o644, Contents::File { path, size, sha256 })?;
-        }
+        let index = match self.kernel.index_file() {
+            Some((path, size, sha256)) => Contents::File { path, size, sha256 },
+            None => Contents::Bytes(monolithic_index(self.kernel.release()).into_bytes()),
+        };
+        tree.file("lib/modules/uvm.index", 0o644, index)?;
         Ok(tree)
     }
 

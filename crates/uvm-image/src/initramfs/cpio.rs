@@ -1,7 +1,7 @@
 //! Writing cpio archives in the `newc` format, the one the kernel unpacks into its first root.
 //!
-//! The same tree always gives the same bytes: entries in the order of their names, numbered one after another, owned by
-//! root, dated 0, with nothing of the machine that wrote them.
+//! The same tree always gives the same bytes: entries in the order of their names, numbered one after another, owned
+//! by root, dated 0, with nothing of the machine that wrote them.
 
 use std::fmt::Write as _;
 use std::fs::File;

@@ -1,7 +1,8 @@
 //! Taking the kernel's ELF file out of a bzImage.
 //!
-//! A bzImage is a loader with the compressed kernel inside; its set-up header (boot protocol 2.08 and later) says where.
-//! Unpacking it once here saves the guest doing it at each boot: 5 seconds to 2 for Debian's kernel under emulation.
+//! A bzImage is a loader with the compressed kernel inside; its set-up header (boot protocol 2.08 and later) says
+//! where. Unpacking it once here saves the guest doing it at each boot: 5 seconds to 2 for Debian's kernel under
+//! emulation.
 
 use std::io::{self, Read};
 

@@ -22,7 +22,7 @@ pub(super) fn ensure(store: &ImageStore, freshness: Freshness) -> Result<Kernel,
     {
         return Ok(kernel);
     }
-    let _lock = BuildLock::acquire(store, "kernel-distribution", "the distribution's kernel")?;
+    let _lock = BuildLock::acquire(store, &super::lock_name(KernelKind::Distribution), "the distribution's kernel")?;
     if freshness == Freshness::Cached
         && let Some(kernel) = there()?
     {
@@ -40,7 +40,7 @@ pub(super) fn ensure(store: &ImageStore, freshness: Freshness) -> Result<Kernel,
     })?;
     drop(apt);
     let identity = packages.identity();
-    if let Some(same) = there()?.filter(|kernel| kernel.source() == identity.source && kernel.verify().is_ok()) {
+    if let Some(same) = there()?.filter(|kernel| kernel.is_from(&identity.inputs) && kernel.verify().is_ok()) {
         return Ok(same);
     }
     import(store, identity, &packages)
@@ -64,9 +64,14 @@ fn resolve(apt: &Apt<'_>) -> Result<Vec<Package>, ImageError> {
             why: "it depends on no linux-image-... package".into(),
         })?;
         let image = apt.dependency(dependency)?;
-        // Where image and modules are packages of their own.
+        // Where image and modules are packages of their own, some of them named by the metapackage only.
         let is_part = |name: &str| name.starts_with("linux-modules-") || name.starts_with("linux-binary-");
-        let parts: Vec<_> = image.depends.iter().filter(|part| is_part(&part.name)).cloned().collect();
+        let mut parts = Vec::new();
+        for part in image.depends.iter().chain(&meta.depends).filter(|part| is_part(&part.name)) {
+            if !parts.contains(part) {
+                parts.push(part.clone());
+            }
+        }
         let mut packages = vec![image];
         for part in &parts {
             packages.push(apt.dependency(part)?);
@@ -117,8 +122,9 @@ impl KernelFiles for Packages {
     }
 }
 
-/// The packages that always depend on the newest kernel: Debian's, and Ubuntu's for virtual machines and in general.
-const METAPACKAGES: &[&str] = &["linux-image-amd64", "linux-image-virtual", "linux-image-generic"];
+/// The packages that always depend on the newest kernel: Debian's, and Ubuntu's (its smaller one,
+/// `linux-image-virtual`, goes without virtio-pmem).
+const METAPACKAGES: &[&str] = &["linux-image-amd64", "linux-image-generic"];
 const ALTERNATIVE: &str =
     "a kernel by path (`--kernel PATH`), or take the one installed on this machine (`--kernel installed`)";
 /// Debian's kernel has 410 MB.

@@ -4,7 +4,7 @@
 //! kernels/<name>/vmlinux or kernel     the image
 //! kernels/<name>/config                its configuration, where known
 //! kernels/<name>/modules/...           what becomes /lib/modules/<release>/... in the guest
-//! kernels/<name>/uvm.index             what becomes /lib/modules/uvm.index
+//! kernels/<name>/uvm.index             what becomes /lib/modules/uvm.index, if there are modules
 //! kernels/<name>/kernel.json           the description
 //! ```
 
@@ -20,7 +20,7 @@ use crate::entries::{self, Removed};
 use crate::error::ImageError;
 use crate::manifest::KernelImage;
 use crate::modules::{GROUPS, ModuleName};
-use crate::sealed::{self, Depth, Description, FileRecords};
+use crate::sealed::{self, Damage, Depth, Description, FileRecords};
 use crate::staging;
 
 /// A kernel in the data directory.
@@ -32,6 +32,10 @@ pub struct Kernel {
 }
 
 impl Kernel {
+    pub(crate) fn new(name: String, dir: PathBuf, description: KernelDescription) -> Self {
+        Self { name, dir, description }
+    }
+
     /// Its name: kind, release, and what tells it from others of the same release.
     pub fn name(&self) -> &str {
         &self.name
@@ -106,8 +110,7 @@ impl Kernel {
     /// [`ImageError::Damaged`] names the first file that differs.
     pub fn verify(&self) -> Result<(), ImageError> {
         let files = &self.description.files;
-        sealed::check_files(&self.dir, files, Depth::Full)
-            .map_err(|damage| ImageError::Damaged { dir: self.dir.clone(), damage })
+        sealed::check_files(&self.dir, files, Depth::Full).map_err(|damage| self.damaged(damage))
     }
 
     /// The kernel of that name.
@@ -136,10 +139,12 @@ impl Kernel {
         }
     }
 
-    /// The kernels of one kind that were made by this version of the program, newest first.
+    /// The kernels of one kind with the modules that this version of the program chooses, newest first.
     pub(crate) fn usable(data_dir: &DataDir, kind: KernelKind) -> Result<Vec<Self>, ImageError> {
         let mut kernels = Self::list(data_dir)?;
-        kernels.retain(|kernel| kernel.kind() == kind && kernel.description.layout == layout());
+        let current = layout();
+        let fits = |layout: &Option<String>| layout.as_ref().is_none_or(|layout| *layout == current);
+        kernels.retain(|kernel| kernel.kind() == kind && fits(&kernel.description.layout));
         Ok(kernels)
     }
 
@@ -151,7 +156,7 @@ impl Kernel {
         })
     }
 
-    /// The file that becomes `/lib/modules/uvm.index`, with size and hash.
+    /// The file that becomes `/lib/modules/uvm.index`, with size and hash. A kernel without modules has none.
     pub(crate) fn index_file(&self) -> Option<(PathBuf, u64, Sha256)> {
         let record = self.description.files.get(INDEX_FILE)?;
         Some((self.dir.join(INDEX_FILE), record.size, record.sha256))
@@ -159,6 +164,19 @@ impl Kernel {
 
     pub(crate) fn image_sha256(&self) -> Option<Sha256> {
         self.description.files.get(self.image().file_name()).map(|record| record.sha256)
+    }
+
+    /// Whether it was made from just these inputs.
+    pub(crate) fn is_from(&self, inputs: &Sha256) -> bool {
+        self.description.inputs == *inputs
+    }
+
+    fn damaged(&self, damage: Damage) -> ImageError {
+        let remedy = match self.kind() {
+            KernelKind::Trimmed => "build it again with `uvm image kernel`",
+            _ => "it is made anew when its source is asked for",
+        };
+        ImageError::damaged(&self.dir, damage, remedy)
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -176,8 +194,10 @@ pub(crate) struct KernelDescription {
     pub(crate) release: String,
     pub(crate) image: KernelImage,
     pub(crate) hz: Option<u32>,
-    /// What the choice of modules depended on: [`layout`].
-    pub(crate) layout: String,
+    /// A hash over what it was made from.
+    pub(crate) inputs: Sha256,
+    /// What the choice of modules depended on: [`layout`]. `None`: there are none to choose from.
+    pub(crate) layout: Option<String>,
     pub(crate) files: FileRecords,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) seal: Option<Sha256>,

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::KernelKind;
-use super::entry::{Kernel, layout};
+use super::entry::Kernel;
 use super::import::{Identity, KernelFiles, ReadFile, import};
 use crate::digest::Sha256;
 use crate::error::{ImageError, Intent, IoContext};
@@ -15,8 +15,8 @@ use crate::sealed::Damage;
 use crate::staging;
 use crate::store::ImageStore;
 
-/// The kernel made from these files, made now if need be. Files count as the same as long as their names, sizes, inodes
-/// and times are: they are not read each time.
+/// The kernel made from these files, made now if need be. Files count as the same as long as their names, sizes,
+/// inodes and times are: they are not read each time.
 pub(super) fn ensure(
     store: &ImageStore,
     kind: KernelKind,
@@ -26,18 +26,16 @@ pub(super) fn ensure(
 ) -> Result<Kernel, ImageError> {
     let files = OnDisk::look(image, modules, config)?;
     let source = files.image.display().to_string();
-    let known = |inputs: Sha256| -> Result<Option<Kernel>, ImageError> {
-        let suffix = format!("-{}", Sha256::of(format!("{inputs}\n{}", layout()).as_bytes()).short(8));
-        let mut kernels = Kernel::usable(&store.data_dir, kind)?;
-        kernels.retain(|kernel| kernel.name().ends_with(&suffix) && kernel.source() == source);
-        Ok(kernels.into_iter().next())
-    };
     let inputs = files.identity();
-    if let Some(kernel) = known(inputs)? {
+    let known = || -> Result<Option<Kernel>, ImageError> {
+        let kernels = Kernel::usable(&store.data_dir, kind)?;
+        Ok(kernels.into_iter().find(|kernel| kernel.is_from(&inputs)))
+    };
+    if let Some(kernel) = known()? {
         return Ok(kernel);
     }
-    let _lock = BuildLock::acquire(store, &format!("kernel-{kind}"), &format!("the kernel from {source}"))?;
-    if let Some(kernel) = known(inputs)? {
+    let _lock = BuildLock::acquire(store, &super::lock_name(kind), &format!("the kernel from {source}"))?;
+    if let Some(kernel) = known()? {
         return Ok(kernel);
     }
     staging::sweep(&store.data_dir);
@@ -48,7 +46,7 @@ pub(super) fn ensure(
         let damage =
             Damage::Unreadable { file: image.display().to_string(), why: "it changed while it was read".into() };
         Kernel::remove(&store.data_dir, kernel.name())?;
-        Err(ImageError::Damaged { dir: kernel.dir().to_owned(), damage })
+        Err(ImageError::damaged(kernel.dir(), damage, "try again"))
     }
 }
 

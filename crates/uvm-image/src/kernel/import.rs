@@ -18,8 +18,8 @@ use crate::sealed::{self, FileRecords};
 use crate::staging::Staging;
 use crate::store::ImageStore;
 
-/// The files of one kernel, wherever they are. Walked twice: to learn what is there, and to take what is needed; so that
-/// hundreds of megabytes of modules are neither kept in memory nor written to disk.
+/// The files of one kernel, wherever they are. Walked twice: to learn what is there, and to take what is needed; so
+/// that hundreds of megabytes of modules are neither kept in memory nor written to disk.
 pub(crate) trait KernelFiles {
     /// What is walked, for messages.
     fn path(&self) -> &Path;
@@ -48,12 +48,11 @@ pub(crate) fn import(store: &ImageStore, identity: Identity, files: &dyn KernelF
     let bad_kernel = |source| ImageError::BadKernel { path: parts.image_path.clone(), source };
     let lacks = |what: &str| ImageError::PackageLacks { path: files.path().to_owned(), what: what.into() };
     let image = parts.image.as_deref().ok_or_else(|| lacks("kernel image (boot/vmlinuz-...)"))?;
-    let (kind, vmlinux, release) =
-        store.progress.step(Step::ExtractingKernel, parts.image_path.display().to_string(), || {
-            let release = release_of(image).map_err(bad_kernel)?;
-            let (kind, vmlinux) = bootable(store, image, &parts.image_path)?;
-            Ok((kind, vmlinux, release))
-        })?;
+    let (kind, vmlinux) = store
+        .progress
+        .step(Step::ExtractingKernel, identity.source.clone(), || bootable(store, image, &parts.image_path))?;
+    let release = release_of(image).map_err(bad_kernel)?;
+    let modular = !parts.catalog.is_empty();
 
     let staging = Staging::new(&store.data_dir, "kernel")?;
     let mut writer = Writer { dir: staging.path(), files: FileRecords::new() };
@@ -65,10 +64,7 @@ pub(crate) fn import(store: &ImageStore, identity: Identity, files: &dyn KernelF
         }
         None => None,
     };
-    if parts.catalog.is_empty() {
-        let groups = GROUPS.iter().map(|group| group.name);
-        writer.write(INDEX_FILE, index::monolithic_index(&release, groups).as_bytes())?;
-    } else {
+    if modular {
         store.progress.step(Step::ChoosingModules, release.clone(), || {
             let selection = select(&parts, &release)?;
             writer.write_modules(store, files, &parts, &selection)?;
@@ -84,8 +80,7 @@ pub(crate) fn import(store: &ImageStore, identity: Identity, files: &dyn KernelF
         })?;
     }
 
-    let inputs = Sha256::of(format!("{}\n{}", identity.inputs, layout()).as_bytes());
-    let name = entry_name(identity.kind, &release, &inputs).map_err(bad_kernel)?;
+    let name = entry_name(identity.kind, &release, &identity.inputs).map_err(bad_kernel)?;
     let mut description = KernelDescription {
         format: 1,
         kind: identity.kind,
@@ -93,14 +88,15 @@ pub(crate) fn import(store: &ImageStore, identity: Identity, files: &dyn KernelF
         release,
         image: kind,
         hz,
-        layout: layout(),
+        inputs: identity.inputs,
+        layout: modular.then(layout),
         files: writer.files,
         seal: None,
     };
     sealed::write_description(staging.path(), &mut description)?;
     let dir = store.data_dir.kernels().join(&name);
     staging.publish(&store.data_dir, &dir)?;
-    Kernel::open(&name, &dir)?.ok_or(ImageError::NotBootFiles { dir })
+    Ok(Kernel::new(name, dir, description))
 }
 
 /// What the first walk finds.

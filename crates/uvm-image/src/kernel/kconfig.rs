@@ -14,8 +14,8 @@ pub enum Value {
     Is(String),
 }
 
-/// Reads a configuration, or a fragment of one. A later line replaces an earlier one. What is neither `CONFIG_X=...` nor
-/// `# CONFIG_X is not set` is a comment.
+/// Reads a configuration, or a fragment of one. A later line replaces an earlier one. What is neither `CONFIG_X=...`
+/// nor `# CONFIG_X is not set` is a comment.
 pub fn parse(text: &str) -> Symbols {
     let symbol = |line: &str| {
         let line = line.trim();

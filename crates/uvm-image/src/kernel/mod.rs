@@ -19,6 +19,8 @@ pub use entry::Kernel;
 pub use trimmed::TrimmedKernelOptions;
 
 use crate::error::ImageError;
+use crate::lock::BuildLock;
+use crate::staging;
 use crate::store::ImageStore;
 
 /// Which kernel the guest runs.
@@ -96,4 +98,22 @@ pub(crate) fn ensure(store: &ImageStore, source: &KernelSource, freshness: Fresh
             files::ensure(store, KernelKind::Given, kernel, modules.as_deref(), config.as_deref())
         }
     }
+}
+
+/// Removes a kernel that is damaged, so that the next [`ensure`] makes it anew; or returns the damage of one that
+/// nothing makes by the way.
+pub(crate) fn repair(store: &ImageStore, source: &KernelSource, kernel: &Kernel) -> Result<(), ImageError> {
+    let _lock = BuildLock::acquire(store, &lock_name(kernel.kind()), &format!("kernel {}", kernel.name()))?;
+    // Now that nobody else repairs it: is it still damaged, or again intact?
+    let Err(damaged) = kernel.verify() else { return Ok(()) };
+    if kernel.kind() == KernelKind::Trimmed || matches!(source, KernelSource::Named(_)) {
+        return Err(damaged);
+    }
+    store.progress.note(format!("{damaged}; making it anew"));
+    staging::discard(&store.data_dir, kernel.dir())
+}
+
+/// Who makes a kernel of this kind holds the lock of this name.
+pub(crate) fn lock_name(kind: KernelKind) -> String {
+    format!("kernel-{kind}")
 }

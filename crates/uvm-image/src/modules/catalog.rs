@@ -7,7 +7,7 @@ use super::modinfo::{ModInfo, ModuleError, ModuleName};
 
 /// All modules of one kernel, loadable and built in.
 #[derive(Clone, Debug, Default)]
-pub struct Catalog {
+pub(crate) struct Catalog {
     modules: BTreeMap<ModuleName, Module>,
     builtin: BTreeSet<ModuleName>,
     builtin_aliases: BTreeSet<String>,
@@ -33,7 +33,7 @@ pub(crate) struct Load {
 
 /// The modules chosen from a catalog.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Selection {
+pub(crate) struct Selection {
     /// The load order of each group.
     pub(crate) groups: Vec<(&'static str, Vec<Load>)>,
     /// What the kernel lacks of a group, neither loadable nor built in.
@@ -80,10 +80,12 @@ impl Catalog {
             let mut loads: Vec<Load> = Vec::new();
             let mut absent = Vec::new();
             for module in group.modules {
+                let (optional, module) = module.strip_prefix('?').map_or((false, *module), |module| (true, module));
                 let Ok(name) = ModuleName::new(module) else { continue };
                 let order = match self.load_order(&name) {
                     Ok(order) => order,
                     Err(error) if group.need == Need::Always => return Err((name, error)),
+                    Err(_) if optional => continue,
                     Err(error) => {
                         if let Some(error) = error {
                             tracing::warn!(module = %name, %error, "left out of the initramfs");
@@ -92,7 +94,7 @@ impl Catalog {
                         continue;
                     }
                 };
-                merge(&mut loads, order);
+                merge(&mut loads, order.into_iter().map(|load| Load { optional: optional || load.optional, ..load }));
             }
             for load in &loads {
                 if !selection.modules.contains_key(&load.name) {
@@ -108,7 +110,8 @@ impl Catalog {
         Ok(selection)
     }
 
-    /// What to load for `name`, in order; empty if it is built in. `None` as the error if the kernel does not have it.
+    /// What to load for `name`, in order; empty if it is built in. `None` as the error if the kernel does not have
+    /// it.
     fn load_order(&self, name: &ModuleName) -> Result<Vec<Load>, Option<ModuleError>> {
         if !self.modules.contains_key(name) {
             return if self.builtin.contains(name) { Ok(Vec::new()) } else { Err(None) };
@@ -192,7 +195,7 @@ impl Catalog {
 }
 
 /// Appends what is not in `loads` yet. What one order needs and another only wants is needed.
-fn merge(loads: &mut Vec<Load>, order: Vec<Load>) {
+fn merge(loads: &mut Vec<Load>, order: impl IntoIterator<Item = Load>) {
     for load in order {
         match loads.iter_mut().find(|known| known.name == load.name) {
             Some(known) => known.optional &= load.optional,
@@ -264,7 +267,7 @@ mod tests {
     fn selections_hold_everything_once_and_say_what_is_missing() {
         let groups = [
             Group { name: "boot", modules: &["jbd2"], need: Need::Always },
-            Group { name: "fs", modules: &["ext4", "xfs", "broken"], need: Need::WhereThere },
+            Group { name: "fs", modules: &["?helper", "?nowhere", "ext4", "xfs", "broken"], need: Need::WhereThere },
         ];
         let mut catalog = catalog(EXT4);
         catalog.add(
@@ -277,7 +280,10 @@ mod tests {
         assert_eq!(names, ["crc32c_generic", "crc32c_intel", "ext4", "helper", "jbd2", "mbcache"]);
         let absent: Vec<_> = selection.absent.iter().map(|(group, names)| (*group, names.len())).collect();
         assert_eq!(absent, [("fs", 2)]);
-        assert_eq!(selection.groups[1].1.len(), 6);
+        let loads = &selection.groups[1].1;
+        let optional: Vec<_> = loads.iter().filter(|load| load.optional).map(|load| load.name.as_str()).collect();
+        assert_eq!(optional, ["helper", "crc32c_generic", "crc32c_intel"]);
+        assert_eq!(loads.len(), 6);
     }
 
     #[test]

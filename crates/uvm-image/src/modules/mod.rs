@@ -5,6 +5,6 @@ mod groups;
 pub mod index;
 mod modinfo;
 
-pub use catalog::{Catalog, Selection};
+pub(crate) use catalog::{Catalog, Selection};
 pub use groups::{GROUPS, Group, Need};
 pub use modinfo::{ModInfo, ModuleError, ModuleName};

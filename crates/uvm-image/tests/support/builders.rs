@@ -1,6 +1,7 @@
 //! Makes small archives and ELF files for tests, good ones and hostile ones.
 //!
-//! Shared by the unit tests (as `crate::testing`), the integration tests and the fuzz seeds, none of which use all of it.
+//! Shared by the unit tests (as `crate::testing`), the integration tests and the fuzz seeds, none of which use all of
+//! it.
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "a tool box for several test programs")]
 
 use std::io::Write;
@@ -195,9 +196,16 @@ pub fn bzimage(payload: &[u8], release: &str) -> Vec<u8> {
 pub struct TarBuilder {
     bytes: Vec<u8>,
     mode: Option<u32>,
+    claim: Option<u64>,
 }
 
 impl TarBuilder {
+    /// The size that the next entry claims to have.
+    pub fn claiming(mut self, size: u64) -> Self {
+        self.claim = Some(size);
+        self
+    }
+
     /// The mode of the next entry.
     pub fn mode(mut self, mode: u32) -> Self {
         self.mode = Some(mode);
@@ -244,7 +252,7 @@ impl TarBuilder {
         header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
         header.as_old_mut().linkname[..target.len()].copy_from_slice(target.as_bytes());
         header.set_mode(self.mode.take().unwrap_or(0o644));
-        header.set_size(contents.len() as u64);
+        header.set_size(self.claim.take().unwrap_or(contents.len() as u64));
         header.set_cksum();
         self.bytes.extend_from_slice(header.as_bytes());
         self.bytes.extend_from_slice(contents);

@@ -12,7 +12,7 @@ use crate::error::{ImageError, Intent, IoContext};
 use crate::exec::Run;
 use crate::kernel::entry::Kernel;
 use crate::kernel::import::{Identity, KernelFiles, ReadFile, import};
-use crate::kernel::{Freshness, KernelKind, kconfig};
+use crate::kernel::{Freshness, KernelKind, kconfig, lock_name};
 use crate::lock::BuildLock;
 use crate::progress::{Progress, Step};
 use crate::staging;
@@ -31,7 +31,8 @@ pub(super) fn ensure(options: &TrimmedKernelOptions) -> Result<Kernel, ImageErro
     {
         return Ok(kernel);
     }
-    let lock = BuildLock::acquire(store, "kernel-trimmed", "the trimmed kernel")?;
+    let patience = store.deadlines.lock.max(store.deadlines.compile);
+    let lock = BuildLock::acquire_within(store, &lock_name(KernelKind::Trimmed), "the trimmed kernel", patience)?;
     if options.freshness == Freshness::Cached
         && let Some(kernel) = there(&|source| source.ends_with(&configuration))?
     {
@@ -131,11 +132,11 @@ impl Build<'_> {
         let fragment = self.dir.join("fragment.config");
         fs::write(&fragment, &self.options.config_fragment).at(Intent::Write, &fragment)?;
         let deadline = self.store().deadlines.configure;
-        self.make(tree, &["tinyconfig"], deadline)?;
+        self.make(Step::ConfiguringKernel, tree, &["tinyconfig"], deadline)?;
         let merge = tree.join("scripts/kconfig/merge_config.sh");
         let run = Run::new(self.store(), &merge, deadline).args(["-m", ".config"]).arg(&fragment);
-        self.logged(run, tree)?;
-        self.make(tree, &["olddefconfig"], deadline)?;
+        self.logged(Step::ConfiguringKernel, run, tree)?;
+        self.make(Step::ConfiguringKernel, tree, &["olddefconfig"], deadline)?;
         let config = tree.join(".config");
         let text = fs::read_to_string(&config).at(Intent::Read, &config)?;
         let symbols = kconfig::differences(&kconfig::parse(&self.options.config_fragment), &kconfig::parse(&text));
@@ -148,19 +149,20 @@ impl Build<'_> {
 
     /// Compiles, and strips the result of what only a debugger needs.
     fn compile(&self, tree: &Path, files: &BuiltFiles) -> Result<(), ImageError> {
-        self.make(tree, &[&format!("-j{}", self.options.jobs), "vmlinux"], self.store().deadlines.compile)?;
+        let (step, jobs) = (Step::CompilingKernel, format!("-j{}", self.options.jobs));
+        self.make(step, tree, &[&jobs, "vmlinux"], self.store().deadlines.compile)?;
         let strip = self.store().program("strip").unwrap_or_else(|| "strip".into());
         let run = Run::new(self.store(), &strip, self.store().deadlines.configure).arg("--strip-all").arg("-o");
-        self.logged(run.arg(&files.image).arg(tree.join("vmlinux")), tree)
+        self.logged(step, run.arg(&files.image).arg(tree.join("vmlinux")), tree)
     }
 
-    fn make(&self, tree: &Path, arguments: &[&str], deadline: Duration) -> Result<(), ImageError> {
+    fn make(&self, step: Step, tree: &Path, arguments: &[&str], deadline: Duration) -> Result<(), ImageError> {
         let make = self.store().program("make").unwrap_or_else(|| "make".into());
-        self.logged(Run::new(self.store(), &make, deadline).args(arguments), tree)
+        self.logged(step, Run::new(self.store(), &make, deadline).args(arguments), tree)
     }
 
     /// Runs one command of the build. Its output goes to the log; it holds our lock, should it outlive us.
-    fn logged(&self, run: Run<'_>, tree: &Path) -> Result<(), ImageError> {
+    fn logged(&self, step: Step, run: Run<'_>, tree: &Path) -> Result<(), ImageError> {
         let log = self.log_path();
         let file = OpenOptions::new().create(true).append(true).read(true).open(&log).at(Intent::Create, &log)?;
         let lock = self.lock.for_child().at(Intent::Lock, &log)?;
@@ -171,6 +173,7 @@ impl Build<'_> {
             .env("KBUILD_BUILD_HOST", "uvm")
             .env("KBUILD_BUILD_TIMESTAMP", TIMESTAMP);
         let mut lines = LogLines {
+            step,
             path: &log,
             read: file.metadata().at(Intent::Read, &log)?.len(),
             lines: 0,
@@ -187,6 +190,7 @@ impl Build<'_> {
 
 /// Counts the lines that a build logs, as a measure of how far it is.
 struct LogLines<'a> {
+    step: Step,
     path: &'a Path,
     read: u64,
     lines: u64,
@@ -208,7 +212,7 @@ impl LogLines<'_> {
         if read.is_ok() {
             self.read += new.len() as u64;
             self.lines += new.split(|byte| *byte == b'\n').count() as u64 - 1;
-            store.progress.send(Progress::Advanced { step: Step::CompilingKernel, done: self.lines, total: None });
+            store.progress.send(Progress::Advanced { step: self.step, done: self.lines, total: None });
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The trimmed kernel: built from the distribution's kernel source, with all that a guest needs built in.
 //!
-//! The build is done in `build/` in the data directory, under a lock, and goes on where an earlier one was interrupted.
-//! Only the finished kernel is moved to `kernels/`.
+//! The build is done in `build/` in the data directory, under a lock, and goes on where an earlier one was
+//! interrupted. Only the finished kernel is moved to `kernels/`.
 
 mod build;
 mod source;
@@ -63,8 +63,8 @@ impl TrimmedKernelOptions {
 }
 
 impl Kernel {
-    /// Builds the trimmed kernel, unless it is there already. Takes about 20 CPU minutes and 3 GiB of disk; returns at
-    /// once when there is nothing to do.
+    /// Builds the trimmed kernel, unless it is there already. Takes about 20 CPU minutes and 3 GiB of disk; returns
+    /// at once when there is nothing to do.
     ///
     /// # Errors
     /// Besides those of every operation: [`ImageError::BuildToolsMissing`], [`ImageError::SpaceNeeded`],
