@@ -91,11 +91,12 @@ impl Connection {
     /// Whether the other end has accepted a stream that was dialled here.
     pub fn poll_accepted(&mut self, slot: Slot, waker: &Waker) -> Poll<Result<(), StreamError>> {
         let stream = self.table.get_mut(slot).ok_or_else(|| gone(&self.phase))?;
-        if let Some(why) = &stream.cut {
-            return Poll::Ready(Err(why.clone()));
-        }
+        // One that was cut after it was accepted was accepted: what came in between is there to be read.
         if stream.handshake == Handshake::Done {
             return Poll::Ready(Ok(()));
+        }
+        if let Some(why) = &stream.cut {
+            return Poll::Ready(Err(why.clone()));
         }
         remember(&mut stream.writer, waker);
         Poll::Pending

@@ -51,3 +51,19 @@ async fn what_is_written_before_the_answer_arrives_with_it() {
     assert!(bytes.iter().all(|&byte| byte == 5));
     assert_eq!(dialled.accepted().await, Ok(()));
 }
+
+#[tokio::test]
+async fn a_dial_that_was_served_and_dropped_at_once_is_a_success_with_its_bytes() {
+    let pair = Pair::new().await;
+    let mut listener = pair.owner.listen(5).expect("free");
+    // One task in one turn: the answer, the bytes, the end and the reset leave together.
+    let serve = async {
+        let mut stream = listener.accept().await.expect("dialled");
+        stream.write_all(b"entropy").await.expect("written");
+        stream.shutdown().await.expect("half-closed");
+    };
+    let (dialled, ()) = tokio::join!(pair.guest.dial(5), serve);
+    let mut got = Vec::new();
+    dialled.expect("it was accepted").read_to_end(&mut got).await.expect("read");
+    assert_eq!(got, b"entropy");
+}

@@ -13,10 +13,7 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 
 /// The error of a VM that cannot be had.
 async fn refused(change: impl FnOnce(&mut LcowOptions) + Send + 'static) -> String {
-    let error = match TestVm::builder("refused").with(change).boot().await {
-        Ok(_) => panic!("it booted"),
-        Err(e) => e,
-    };
+    let Err(error) = TestVm::builder("refused").with(change).boot().await else { panic!("it booted") };
     chain(&*error)
 }
 

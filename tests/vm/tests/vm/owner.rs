@@ -53,7 +53,7 @@ impl Owner {
     }
 
     /// QEMU dies with its owner; and gc removes the rest.
-    async fn is_cleaned_up(self) -> TestResult {
+    async fn leave_nothing(self) -> TestResult {
         let died = Instant::now();
         while !processes(&self.id).is_empty() {
             assert!(died.elapsed() < Duration::from_secs(10), "QEMU outlives its owner: {:?}", processes(&self.id));
@@ -88,7 +88,7 @@ async fn killed_before_and_after_each_object_comes_to_exist() -> TestResult {
         } else {
             assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "{moment}: {status}");
         }
-        owner.is_cleaned_up().await?;
+        owner.leave_nothing().await?;
     }
     Ok(())
 }
@@ -99,7 +99,7 @@ async fn killed_while_the_vm_runs() -> TestResult {
     owner.says("used").await?;
     assert_eq!(processes(&owner.id).len(), 1);
     owner.child.kill().await?;
-    owner.is_cleaned_up().await
+    owner.leave_nothing().await
 }
 
 #[tokio::test]
@@ -116,7 +116,7 @@ async fn killed_at_random_moments() -> TestResult {
             ended.is_ok()
         ));
         owner.child.kill().await?;
-        owner.is_cleaned_up().await?;
+        owner.leave_nothing().await?;
     }
     Ok(())
 }

@@ -102,7 +102,7 @@ async fn each_direction_half_closes_by_itself() -> TestResult {
     process.stdout.take().expect("asked for").read_to_string(&mut out).await?;
     assert_eq!(out, "bye\n");
     let mut stdin = process.stdin.take().expect("asked for");
-    stdin.write_all(&[b'x'; 100_000]).await?;
+    stdin.write_all(&vec![b'x'; 100_000]).await?;
     stdin.finish().await?;
     let output = process.output().await?;
     assert_eq!(text(&output.stderr).trim(), "100000");
