@@ -1,2 +1,69 @@
-//! xtask
-fn main() {}
+//! Set-up, checks, measurements and campaigns: `cargo xtask COMMAND`, or `./dev COMMAND` on a machine without a linker.
+
+mod bench;
+mod ci;
+mod policy;
+mod setup;
+mod shell;
+mod soak;
+
+use std::process::ExitCode;
+
+use shell::Cmd;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  setup          install what is missing, build the agent and the command, make boot files
+  run [COMMAND]  set up, then run COMMAND (default: uname -a) in a VM
+  ci             all that CI checks, by stage, with a budget for each
+  bench [NAME]   measure, against references in the same run; NAME: see `bench list`
+  soak NAME      a long campaign; NAME: see `soak list`
+  image ARGS     the same as `uvm image ARGS`
+  man DIR        write man pages and shell completions into DIR
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (command, rest) = arguments.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
+    let result = match command {
+        "setup" => setup::all(),
+        "run" => run(rest),
+        "ci" => ci::run(),
+        "bench" => bench::run(rest),
+        "soak" => soak::run(rest),
+        "image" => setup::all().and_then(|()| Cmd::new(setup::UVM).arg("image").args(rest).run()),
+        "man" => man(rest),
+        _ => {
+            eprint!("{USAGE}");
+            return if matches!(command, "help" | "--help" | "-h") { ExitCode::SUCCESS } else { ExitCode::from(2) };
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("xtask {command}: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: &[String]) -> anyhow::Result<()> {
+    setup::all()?;
+    let command: Vec<&str> = match command {
+        [] => vec!["sh", "-c", "echo \"hello from a utility VM:\"; uname -a; uptime"],
+        given => given.iter().map(String::as_str).skip_while(|word| *word == "--").collect(),
+    };
+    Cmd::new(setup::UVM).args(["run", "--"]).args(command).run()
+}
+
+fn man(arguments: &[String]) -> anyhow::Result<()> {
+    let [directory] = arguments else { anyhow::bail!("a directory is needed") };
+    setup::build_command()?;
+    Cmd::new(setup::UVM).args(["man", directory]).run()?;
+    for (shell, file) in [("bash", "uvm.bash"), ("zsh", "_uvm"), ("fish", "uvm.fish")] {
+        let script = Cmd::new(setup::UVM).args(["completions", shell]).output()?;
+        std::fs::write(std::path::Path::new(directory).join(file), script)?;
+    }
+    Ok(())
+}

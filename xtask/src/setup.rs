@@ -1,0 +1,99 @@
+//! What a fresh machine needs. Each step says what it does, and does nothing the second time.
+
+use std::path::Path;
+
+use anyhow::{Context, bail};
+
+use crate::shell::Cmd;
+
+/// The command, once it is built.
+pub(crate) const UVM: &str = "target/release/uvm";
+/// The target of the agent: it runs in guests that have nothing else.
+const AGENT_TARGET: &str = "x86_64-unknown-linux-musl";
+
+/// A program that is needed, and the Debian package that has it.
+const PROGRAMS: [(&str, &str); 2] = [("qemu-system-x86_64", "qemu-system-x86"), ("cc", "gcc libc6-dev")];
+
+/// What has to be there before anything is built.
+pub(crate) fn prerequisites() -> anyhow::Result<()> {
+    packages(&PROGRAMS)?;
+    rust_targets()
+}
+
+/// Everything up to boot files.
+pub(crate) fn all() -> anyhow::Result<()> {
+    prerequisites()?;
+    build_agent()?;
+    build_command()?;
+    boot_files()
+}
+
+fn say(text: &str) {
+    eprintln!("[setup] {text}");
+}
+
+/// Installs the packages of those programs that are missing.
+pub(crate) fn packages(programs: &[(&str, &str)]) -> anyhow::Result<()> {
+    let missing: Vec<&str> = programs
+        .iter()
+        .filter(|(program, _)| !on_path(program))
+        .flat_map(|(_, packages)| packages.split(' '))
+        .collect();
+    if missing.is_empty() {
+        say("packages: all there");
+        return Ok(());
+    }
+    let by_hand = format!("apt-get install --no-install-recommends {}", missing.join(" "));
+    if !on_path("apt-get") {
+        bail!("missing, and this is no Debian: {}; install what has these programs", missing.join(", "));
+    }
+    let root = Cmd::new("id").arg("-u").output()?.trim() == "0";
+    let sudo = !root && on_path("sudo");
+    if !root && !sudo {
+        bail!("root is needed to install packages; as root: {by_hand}");
+    }
+    say(&format!("installing {}", missing.join(" ")));
+    let apt = |args: &[&str]| {
+        let cmd = if sudo { Cmd::new("sudo").arg("apt-get") } else { Cmd::new("apt-get") };
+        cmd.args(args).env("DEBIAN_FRONTEND", "noninteractive").run()
+    };
+    apt(&["update", "-q"]).context("package lists cannot be had; is there a network?")?;
+    let mut args = vec!["install", "-y", "-q", "--no-install-recommends"];
+    args.extend(missing);
+    apt(&args).with_context(|| format!("by hand: {by_hand}"))
+}
+
+fn on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+}
+
+fn rust_targets() -> anyhow::Result<()> {
+    if Cmd::new("rustc").args(["--print", "target-libdir", "--target", AGENT_TARGET]).output().is_ok_and(|dir| {
+        // The directory is told whether or not it is there.
+        Path::new(dir.trim()).is_dir()
+    }) {
+        say("Rust target for the guest: there");
+        return Ok(());
+    }
+    say("adding the Rust target for the guest");
+    Cmd::new("rustup").args(["target", "add", AGENT_TARGET]).run()
+}
+
+/// Builds the guest agent.
+pub(crate) fn build_agent() -> anyhow::Result<()> {
+    say("building the guest agent");
+    Cmd::cargo().args(["build", "--quiet", "-p", "uvm-agent", "--profile", "agent", "--target", AGENT_TARGET]).run()
+}
+
+/// Builds the command.
+pub(crate) fn build_command() -> anyhow::Result<()> {
+    say("building the command uvm");
+    Cmd::cargo().args(["build", "--quiet", "--release", "-p", "uvm-cli"]).run()
+}
+
+/// Downloads, unpacks and makes what guests boot from.
+pub(crate) fn boot_files() -> anyhow::Result<()> {
+    say("making boot files (the distribution's kernel is downloaded once)");
+    Cmd::new(UVM).args(["image", "build"]).run()
+}

@@ -1,0 +1,89 @@
+//! Long campaigns. Each has a short form in the normal tests; the full run's result goes into docs/soak.md.
+
+use anyhow::bail;
+
+use crate::setup;
+use crate::shell::Cmd;
+
+struct Campaign {
+    name: &'static str,
+    about: &'static str,
+    run: fn() -> anyhow::Result<()>,
+}
+
+const CAMPAIGNS: [Campaign; 7] = [
+    Campaign { name: "boots", about: "100 boots, 8 at a time, each checked for leaks", run: || vm("boots::", "8") },
+    Campaign {
+        name: "owner-kill",
+        about: "the owner killed at 30 random moments and at every object",
+        run: || vm("owner::", "2"),
+    },
+    Campaign {
+        name: "bursts",
+        about: "200 times 8 MiB of output from a process that exits at once",
+        run: || vm("output_of_a_process_that_exits", "1"),
+    },
+    Campaign { name: "mux-model", about: "100,000 random histories of two mux ends against a model", run: mux_model },
+    Campaign { name: "fuzz", about: "every fuzz target for 15 minutes of processor time", run: fuzz },
+    Campaign { name: "kernel", about: "build the trimmed kernel and boot it", run: kernel },
+    Campaign { name: "image", about: "boot files by the real apt, as root and as nobody", run: image },
+];
+
+/// Runs the campaign that is named.
+pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
+    let name = arguments.first().map_or("", String::as_str);
+    if let Some(campaign) = CAMPAIGNS.iter().find(|campaign| campaign.name == name) {
+        return (campaign.run)();
+    }
+    for campaign in CAMPAIGNS {
+        println!("{:<12} {}", campaign.name, campaign.about);
+    }
+    match name {
+        "list" => Ok(()),
+        other => bail!("no campaign is called {other:?}; `UVM_SEED` sets the seed of those that have one"),
+    }
+}
+
+/// VM tests in their long form, `slots` VMs at a time.
+fn vm(filter: &str, slots: &str) -> anyhow::Result<()> {
+    setup::all()?;
+    Cmd::cargo()
+        .args(["test", "--release", "-p", "uvm-vm-tests", "--", "--nocapture", filter])
+        .env("UVM_SOAK", "full")
+        .env("UVM_TEST_SLOTS", slots)
+        .run()
+}
+
+fn mux_model() -> anyhow::Result<()> {
+    Cmd::cargo().args(["test", "--release", "-p", "uvm-mux", "--lib", "model"]).env("MUX_MODEL_CASES", "100000").run()
+}
+
+/// Processor time for each target, in seconds.
+const FUZZ_SECONDS: u32 = 900;
+
+fn fuzz() -> anyhow::Result<()> {
+    if !Cmd::cargo().args(["fuzz", "--version"]).succeeds() {
+        Cmd::cargo().args(["install", "cargo-fuzz", "--locked"]).run()?;
+    }
+    let cargo_fuzz = |args: &[&str]| Cmd::cargo().arg("fuzz").args(args).env("RUSTC_BOOTSTRAP", "1");
+    let targets = cargo_fuzz(&["list"]).output()?;
+    for target in targets.split_whitespace() {
+        let limit = format!("-max_total_time={FUZZ_SECONDS}");
+        cargo_fuzz(&["run", target, "--", &limit, "-seed=1", "-print_final_stats=1"]).run()?;
+    }
+    Ok(())
+}
+
+fn kernel() -> anyhow::Result<()> {
+    setup::all()?;
+    Cmd::new(setup::UVM).args(["image", "kernel"]).run()?;
+    Cmd::new(setup::UVM).args(["run", "--kernel", "trimmed", "--", "uname", "-a"]).run()
+}
+
+fn image() -> anyhow::Result<()> {
+    setup::prerequisites()?;
+    setup::build_agent()?;
+    Cmd::cargo()
+        .args(["test", "--release", "-p", "uvm-image", "--", "--ignored", "--nocapture", "--test-threads", "1"])
+        .run()
+}
