@@ -42,29 +42,53 @@ async fn run_async(args: &RunArgs) -> End {
         Ok(signals) => signals,
         Err(e) => return End::failed(&e),
     };
-    let deadline = args.timeout.map(|timeout| Instant::now() + timeout);
-    let vm = {
-        let booting = boot(args);
-        tokio::pin!(booting);
-        tokio::select! {
-            vm = &mut booting => vm,
-            signal = signals.ends_program() => return End::Signal(signal),
-            () = at(deadline) => return End::TimedOut,
-        }
+    let mut limits = Limits { deadline: args.timeout.map(|timeout| Instant::now() + timeout), signals: &mut signals };
+    // Nothing of a VM is there yet; this may take minutes the first time, and can simply be given up.
+    let prepared = tokio::select! {
+        prepared = prepare(args) => prepared,
+        end = limits.reached() => return end,
     };
-    let vm = match vm {
-        Ok(vm) => vm,
+    let prepared = match prepared {
+        Ok(prepared) => prepared,
         Err(e) => return End::failed(e.as_ref()),
     };
-    let end = tokio::select! {
-        end = in_vm(&vm, args, &mut signals) => end,
-        () = at(deadline) => End::TimedOut,
+    let line = Line::new(format!("starting a VM ({})", prepared.host.accelerator().accelerator));
+    // Whatever happens meanwhile, what was made is closed in order.
+    let vm = match UtilityVm::create_lcow_on(Arc::new(prepared.host), &prepared.options).await {
+        Ok(vm) => vm,
+        Err(e) => return End::failed(&e),
     };
-    match vm.close().await {
-        Ok(()) => end,
-        Err(e) => {
-            report::error(&e);
-            end
+    let early = tokio::select! {
+        started = vm.start() => started.err().map(|e| End::failed(&e)),
+        end = limits.reached() => Some(end),
+    };
+    drop(line);
+    let deadline = limits.deadline;
+    let end = if let Some(end) = early {
+        end
+    } else {
+        tokio::select! {
+            end = in_vm(&vm, args, &mut signals) => end,
+            () = at(deadline) => End::TimedOut,
+        }
+    };
+    if let Err(e) = vm.close().await {
+        report::error(&e);
+    }
+    end
+}
+
+/// What ends a run before its command runs.
+struct Limits<'a> {
+    deadline: Option<Instant>,
+    signals: &'a mut Signals,
+}
+
+impl Limits<'_> {
+    async fn reached(&mut self) -> End {
+        tokio::select! {
+            signal = self.signals.ends_program() => End::Signal(signal),
+            () = at(self.deadline) => End::TimedOut,
         }
     }
 }
@@ -88,16 +112,21 @@ pub(crate) fn host(accel: Accel) -> Result<QemuHost, uvm::platform::PlatformErro
     QemuHost::new(&options)
 }
 
-/// Creates and starts the VM. If the caller gives up, it is ended.
-async fn boot(args: &RunArgs) -> anyhow::Result<UtilityVm> {
+/// All it takes to create the VM.
+struct Prepared {
+    host: QemuHost,
+    options: LcowOptions,
+    _boot: Boot,
+}
+
+async fn prepare(args: &RunArgs) -> anyhow::Result<Prepared> {
     let (boot_args, accel) = (args.boot.clone(), args.accel);
-    let prepared = tokio::task::spawn_blocking(move || {
+    let found = tokio::task::spawn_blocking(move || {
         let host = host(accel)?;
         let boot = Boot::find(&boot_args)?;
         Ok::<_, anyhow::Error>((host, boot))
     });
-    let (host, boot) = prepared.await.context("internal error")??;
-    let line = Line::new(format!("starting a VM ({})", host.accelerator().accelerator));
+    let (host, boot) = found.await.context("internal error")??;
     let mut options = LcowOptions::default().with_memory(args.memory).with_processors(args.cpus);
     options.id.clone_from(&args.name);
     options.owner = Some("uvm run".into());
@@ -107,15 +136,7 @@ async fn boot(args: &RunArgs) -> anyhow::Result<UtilityVm> {
         options.console = Console::File(path);
     }
     boot.apply(&mut options);
-    let vm = UtilityVm::create_lcow_on(Arc::new(host), &options).await?;
-    if let Err(e) = vm.start().await {
-        if let Err(e) = vm.close().await {
-            report::error(&e);
-        }
-        return Err(e.into());
-    }
-    drop(line);
-    Ok(vm)
+    Ok(Prepared { host, options, _boot: boot })
 }
 
 async fn in_vm(vm: &UtilityVm, args: &RunArgs, signals: &mut Signals) -> End {

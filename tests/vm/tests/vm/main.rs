@@ -3,6 +3,7 @@
 
 mod boots;
 mod campaign;
+mod cli;
 mod console;
 mod faults;
 mod lifecycle;
