@@ -85,6 +85,6 @@ fn tests() -> anyhow::Result<()> {
 }
 
 fn vm_tests() -> anyhow::Result<()> {
-    Cmd::cargo().args(["build", "--quiet", "-p", "uvm-cli"]).run()?;
+    Cmd::cargo().args(["build", "--quiet", "-p", "uvm-cli", "-p", "uvm", "--bins", "--examples"]).run()?;
     Cmd::cargo().args(["test", "-p", "uvm-vm-tests", "--quiet", "--", "--test-threads", "3"]).run()
 }

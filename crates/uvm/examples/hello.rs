@@ -1,16 +1,16 @@
-//! Runs `uname -a` in a throw-away VM.
+//! Runs a command in a throw-away VM.
 
-use uvm::{LcowOptions, ProcessSpec, UtilityVm};
+use uvm::{LcowOptions, MemoryMib, ProcessSpec, UtilityVm};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_writer(std::io::stderr).init();
-    let vm = UtilityVm::create_lcow(&LcowOptions::default()).await?;
+    let options = LcowOptions::default().with_memory(MemoryMib::new(512)?).with_processors(1);
+    let vm = UtilityVm::create_lcow(&options).await?;
     vm.start().await?;
-    let process = vm.create_process(&ProcessSpec::new(["uname", "-a"])).await?;
-    let output = process.output().await?;
+    let command = ProcessSpec::new(["sh", "-c", "echo hello from $(uname -sr)"]);
+    let output = vm.create_process(&command).await?.output().await?;
     print!("{}", String::from_utf8_lossy(&output.stdout));
-    println!("{}", output.exit);
+    println!("({})", output.exit);
     vm.close().await?;
     Ok(())
 }

@@ -13,16 +13,16 @@ use uvm_testkit::leak::LeakCheck;
 use uvm_testkit::slot::Slot;
 use uvm_testkit::vm::{boot_files, unique};
 
-/// The program, which cargo builds beside this one (`cargo build -p uvm-cli`).
-fn program() -> TestResult<PathBuf> {
+/// A program that cargo builds into the same directory as this one, by `command`.
+pub(crate) fn built(name: &str, command: &str) -> TestResult<PathBuf> {
     let tests = std::env::current_exe()?;
     let target = tests.parent().and_then(|deps| deps.parent()).ok_or("no target directory")?;
-    let program = target.join("uvm");
-    if program.is_file() {
-        Ok(program)
-    } else {
-        Err(format!("{} is missing: cargo build -p uvm-cli", program.display()).into())
-    }
+    let program = target.join(name);
+    if program.is_file() { Ok(program) } else { Err(format!("{} is missing: {command}", program.display()).into()) }
+}
+
+fn program() -> TestResult<PathBuf> {
+    built("uvm", "cargo build -p uvm-cli")
 }
 
 /// A run of `uvm run` with a state directory of its own.

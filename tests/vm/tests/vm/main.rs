@@ -9,4 +9,5 @@ mod faults;
 mod lifecycle;
 mod owner;
 mod process;
+mod readme;
 mod streams;
