@@ -75,7 +75,7 @@ pub struct LcowOptions {
     /// The CPU group the VM belongs to from its first instruction on. Default: none.
     pub cpu_group: Option<String>,
     /// The directory with kernel and root file system. Default: on Linux what
-    /// [`BootFiles::ensure`](crate::BootFiles) makes; on Windows `LinuxBootFiles` beside the program, else
+    /// `image::BootFiles::ensure` makes; on Windows `LinuxBootFiles` beside the program, else
     /// `%ProgramFiles%\Linux Containers`.
     pub boot_files: Option<PathBuf>,
     /// The kernel's file name there, or an absolute path. Default: `vmlinux` if it is there and the kernel is booted directly, else `kernel`.
