@@ -132,6 +132,26 @@ impl Guest {
         self.write(&encode_failure(received.message_type, received.id, activity, failure)).await
     }
 
+    /// Expects a call of this type and answers it.
+    ///
+    /// # Errors
+    /// The host has closed the bridge, or something else came.
+    pub async fn answer<R: Rpc>(&mut self, reply: R::Reply) -> io::Result<Received> {
+        let received = self.expect::<R>().await?;
+        self.reply::<R>(&received, Ok(reply)).await?;
+        Ok(received)
+    }
+
+    /// Expects a call of this type and refuses it.
+    ///
+    /// # Errors
+    /// The host has closed the bridge, or something else came.
+    pub async fn refuse<R: Rpc>(&mut self, failure: Failure) -> io::Result<Received> {
+        let received = self.expect::<R>().await?;
+        self.reply::<R>(&received, Err(failure)).await?;
+        Ok(received)
+    }
+
     /// Tells that a container has ended.
     ///
     /// # Errors
