@@ -229,12 +229,10 @@ impl UtilityVm {
         if matches!(self.inner.status.borrow().phase, state::Phase::Closing | state::Phase::Closed) {
             return Err(refused(Refusal::Closed));
         }
-        let intent = "inspect";
-        self.inner.vm.properties().await.map_err(|source| UvmError::Operation {
-            id: self.inner.id.clone(),
-            intent,
-            source,
-        })
+        let (vm, limit, intent) = (Arc::clone(&self.inner.vm), self.inner.deadlines.host_call, "inspect");
+        let properties =
+            self.inner.run(async move { driver::on_host(&*vm, intent, limit, vm.properties()).await }).await?;
+        properties.map_err(|source| UvmError::Operation { id: self.inner.id.clone(), intent, source })
     }
 
     /// What the VM said and did last. Never waits.

@@ -54,7 +54,19 @@ pub(crate) struct Guest {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Interruption {
     Exited(ExitStatus),
+    /// Its transport is lost.
+    Lost(String),
     Cancelled,
+}
+
+impl Interruption {
+    pub(crate) fn into_error(self) -> StartError {
+        match self {
+            Self::Exited(status) => StartError::Exited(status),
+            Self::Lost(why) => StartError::Host(PlatformError::host("reach the guest", why)),
+            Self::Cancelled => StartError::Cancelled,
+        }
+    }
 }
 
 /// A start that failed, and where.
@@ -69,15 +81,15 @@ impl Start {
         let deadline = self.deadlines.start;
         let progress = Mutex::new(Progress::default());
         let interruption = async move {
-            match interrupted.wait_for(Option::is_some).await.ok().and_then(|why| why.clone()) {
-                Some(Interruption::Exited(status)) => StartError::Exited(status),
-                Some(Interruption::Cancelled) | None => StartError::Cancelled,
-            }
+            let why = interrupted.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
+            // Without a driver there is no handle of the VM.
+            why.map_or(StartError::Cancelled, Interruption::into_error)
         };
         tokio::pin!(interruption);
-        let mut outcome = tokio::select! {
+        let failed = |error| (progress.lock().unwrap_or_else(PoisonError::into_inner).phase(), error);
+        let outcome = tokio::select! {
             biased;
-            why = &mut interruption => Err(why),
+            why = &mut interruption => return Err(failed(why)),
             result = self.sequence(&progress) => result,
             () = tokio::time::sleep(deadline) => Err(StartError::Timeout(deadline)),
         };
@@ -85,10 +97,9 @@ impl Start {
             && let Ok(why) = tokio::time::timeout(SETTLE, interruption).await
         {
             // A VM that ends cuts its connections first. Its end is the reason, not the cut.
-            outcome = Err(why);
+            return Err(failed(why));
         }
-        let progress = progress.into_inner().unwrap_or_else(PoisonError::into_inner);
-        outcome.map_err(|error| (progress.phase(), error))
+        outcome.map_err(failed)
     }
 
     async fn sequence(self, progress: &Mutex<Progress>) -> Result<Option<Guest>, StartError> {

@@ -9,9 +9,12 @@ use uvm::platform::fake::Fault;
 use uvm::platform::vm::VmEvent;
 use uvm::wire::system::{DumpStacks, DumpStacksReply, ShutdownGraceful};
 use uvm::wire::{Failure, Hresult};
-use uvm::{BridgeError, Deadlines, ErrorKind, ExitStatus, OutputHandler, ProcessSpec, Refusal, UtilityVm, UvmError};
+use uvm::{
+    BridgeError, Deadlines, ErrorKind, ExitStatus, LcowOptions, OutputHandler, ProcessSpec, Refusal, UtilityVm,
+    UvmError,
+};
 
-use crate::support::{LONG, Played, TestResult, chain, nothing_left, settle, within_a_day};
+use crate::support::{LONG, Played, TestResult, chain, nothing_left, poll_once, settle, within_a_day};
 
 /// Why an operation was refused.
 fn refused<T>(result: Result<T, UvmError>) -> Option<Refusal> {
@@ -126,7 +129,65 @@ async fn d76_a_close_that_hangs_ends_in_time() -> TestResult {
     assert_eq!(error.kind(), ErrorKind::Timeout);
     assert_eq!(began.elapsed(), Deadlines::default().close);
     let text = chain(&error);
-    assert!(text.contains("the end of the VM: no answer within 15s") && text.contains("is running"), "{text}");
+    assert!(text.contains("to close the VM: no answer within 15s") && text.contains("is running"), "{text}");
+    played.close().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_who_close_at_the_same_time_share_the_outcome() -> TestResult {
+    let (played, _guest) = Played::boot().await?;
+    for fault in [Fault::Fail, Fault::Hang] {
+        played.host.plant("close", 0, fault);
+        let (first, second) = tokio::join!(played.vm.close(), played.vm.close());
+        let (first, second) = (first.expect_err("planted"), second.expect_err("planted"));
+        assert_eq!((first.kind(), chain(&first)), (second.kind(), chain(&second)));
+        assert!(first.kind() != ErrorKind::WrongState, "{first}");
+    }
+    let (first, second) = tokio::join!(played.vm.close(), played.vm.close());
+    (first?, second?);
+    assert_eq!(played.host.calls().iter().filter(|call| *call == "close").count(), 3);
+    played.close().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_whose_caller_gave_up_goes_on() -> TestResult {
+    let (played, _guest) = Played::boot().await?;
+    played.host.plant("close", 0, Fault::Slow(Duration::from_secs(3)));
+    let mut closing = Box::pin(played.vm.close());
+    poll_once(&mut closing).await;
+    drop(closing);
+    settle().await;
+    assert_eq!(refused(played.vm.dump_stacks().await), Some(Refusal::Closed));
+    let began = Instant::now();
+    played.vm.close().await?;
+    assert!(began.elapsed() > Duration::from_secs(2), "it is the same close");
+    assert_eq!(played.host.calls().iter().filter(|call| *call == "close").count(), 1);
+    played.close().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_hangs_is_not_waited_for_for_ever() -> TestResult {
+    let (played, _guest) = Played::boot().await?;
+    let deadlines = Deadlines::default();
+    for (operation, limit) in [
+        ("pause", deadlines.host_call),
+        ("resume", deadlines.host_call),
+        ("properties", deadlines.host_call),
+        ("terminate", deadlines.terminate),
+    ] {
+        played.host.plant(operation, 0, Fault::Hang);
+        let began = Instant::now();
+        let error = within_a_day(on_host(&played.vm, operation)).await?.expect_err(operation);
+        assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+        assert!(
+            (limit..limit + Duration::from_secs(2)).contains(&began.elapsed()),
+            "{operation}: {:?}",
+            began.elapsed()
+        );
+        assert!(chain(&error).contains(&format!("no answer within {limit:?}; fake VM")), "{}", chain(&error));
+    }
+    assert_eq!(played.vm.exit_status(), None);
+    played.vm.terminate().await?;
     played.close().await
 }
 
@@ -302,6 +363,20 @@ async fn an_output_handler_that_never_returns_does_not_hold_up_close() -> TestRe
     let Played { host, vm, end } = played;
     drop((vm, end));
     nothing_left(&host).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_output_handler_that_never_returns_does_not_fail_a_short_close() -> TestResult {
+    let handler = OutputHandler::new(|_, _| std::future::pending());
+    let change = |options: &mut LcowOptions| {
+        options.output_handler = Some(handler);
+        options.deadlines.close = Duration::from_millis(500);
+    };
+    let (played, _guest) = Played::boot_with(change).await?;
+    let began = Instant::now();
+    played.vm.close().await?;
+    assert_eq!(began.elapsed(), Duration::from_millis(500));
+    played.close().await
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
 use uvm::platform::fake::{FakeGuestEnd, FakePlatform, FakeStream, Fault};
+use uvm::platform::vm::VmEvent;
 use uvm::platform::{Capabilities, Feature, Port};
 use uvm::wire::negotiate::{NegotiateProtocol, NegotiateProtocolReply};
 use uvm::wire::ports::{BRIDGE_PORT, ENTROPY_PORT, LOG_PORT};
@@ -118,6 +119,24 @@ async fn d22_a_vm_that_ends_while_it_boots_ends_the_start_at_once() -> TestResul
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_transport_that_is_lost_while_the_vm_boots_ends_the_start() -> TestResult {
+    for (phase, _) in PHASES {
+        let (played, starting, connections) = stuck_in(phase).await?;
+        let began = Instant::now();
+        played.end.tell(VmEvent::Broken { why: "it was unplugged".into() });
+        let error = within_a_day(starting).await??.expect_err("nobody can reach the guest");
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        assert_eq!(error.kind(), ErrorKind::Host);
+        assert!(chain(&error).ends_with("cannot reach the guest: it was unplugged"), "{}", chain(&error));
+        assert_eq!(start_error(error).0, phase);
+        assert_eq!(within_a_day(played.vm.wait()).await??, ExitStatus::Terminated);
+        drop(connections);
+        played.close().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
 async fn d23_a_vm_that_ends_in_its_first_moment_ends_the_start() -> TestResult {
     let host = FakePlatform::new().with_guest(|_| async {});
     let vm = create_on(&host, &options(|_| ())).await?;
@@ -140,6 +159,22 @@ async fn d24_cleaning_up_after_a_start_that_took_too_long_has_time_of_its_own() 
     assert!(began.elapsed() + Duration::from_millis(1) >= Deadlines::default().start + takes, "{:?}", began.elapsed());
     assert_eq!(played.vm.exit_status(), Some(ExitStatus::Terminated), "it was not left running");
     played.close().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_start_that_could_not_be_terminated_can_still_be() -> TestResult {
+    for fault in [Fault::Fail, Fault::Hang] {
+        let played = Played::create().await?;
+        played.host.plant("start", 0, Fault::Fail);
+        played.host.plant("terminate", 0, fault);
+        let error = within_a_day(played.vm.start()).await?.expect_err("planted");
+        assert!(chain(&error).ends_with("cannot start: a planted fault"), "{}", chain(&error));
+        assert_eq!(played.vm.exit_status(), None, "it is still there");
+        played.vm.terminate().await?;
+        assert_eq!(within_a_day(played.vm.wait()).await??, ExitStatus::Terminated);
+        played.close().await?;
+    }
+    Ok(())
 }
 
 #[tokio::test(start_paused = true)]
