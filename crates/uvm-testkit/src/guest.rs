@@ -86,10 +86,8 @@ impl Guest {
             if let Some(received) = received {
                 return received.map(Some);
             }
-            let mut buffer = [0; 4096];
-            match self.bridge.read(&mut buffer).await? {
-                0 => return Ok(None),
-                count => self.unread.extend_from_slice(&buffer[..count]),
+            if self.bridge.read_buf(&mut self.unread).await? == 0 {
+                return Ok(None);
             }
         }
     }

@@ -144,7 +144,8 @@ async fn two_who_close_at_the_same_time_share_the_outcome() -> TestResult {
         assert!(first.kind() != ErrorKind::WrongState, "{first}");
     }
     let (first, second) = tokio::join!(played.vm.close(), played.vm.close());
-    (first?, second?);
+    first?;
+    second?;
     assert_eq!(played.host.calls().iter().filter(|call| *call == "close").count(), 3);
     played.close().await
 }
@@ -284,7 +285,8 @@ async fn shutdown_asks_the_guest_and_waits_for_the_end_of_the_vm() -> TestResult
         TestResult::Ok(())
     };
     let (down, off) = tokio::join!(played.vm.shutdown(), power_off);
-    (down?, off?);
+    down?;
+    off?;
     assert_eq!(played.vm.exit_status(), Some(ExitStatus::PoweredOff));
     played.vm.exit_error()?;
     played.vm.shutdown().await?;
@@ -306,8 +308,8 @@ async fn a_guest_that_does_not_power_off_is_told_in_time_and_still_runs() -> Tes
         guest.expect::<ShutdownGraceful>().await?;
         guest.hang_up().await
     };
-    let (down, hung_up) = tokio::join!(played.vm.shutdown(), hang_up);
-    hung_up?;
+    let (down, cut) = tokio::join!(played.vm.shutdown(), hang_up);
+    cut?;
     assert_eq!(down.expect_err("it runs").kind(), ErrorKind::Timeout);
     assert_eq!(began.elapsed(), Deadlines::default().shutdown);
     played.close().await
@@ -352,7 +354,7 @@ async fn a_panicking_kernel_is_no_end_of_its_own() -> TestResult {
 async fn an_output_handler_that_never_returns_does_not_hold_up_close() -> TestResult {
     let handler = OutputHandler::new(|_, stream| async move {
         let _stream = stream;
-        std::future::pending().await
+        std::future::pending::<()>().await;
     });
     let (played, _guest) = Played::boot_with(|options| options.output_handler = Some(handler)).await?;
     let began = Instant::now();
@@ -381,7 +383,7 @@ async fn an_output_handler_that_never_returns_does_not_fail_a_short_close() -> T
 
 #[tokio::test(start_paused = true)]
 async fn close_waits_until_the_output_was_handled() -> TestResult {
-    let (sender, mut handled) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, mut received) = tokio::sync::mpsc::unbounded_channel();
     let handler = OutputHandler::new(move |id, mut stream| {
         let sender = sender.clone();
         async move {
@@ -396,8 +398,9 @@ async fn close_waits_until_the_output_was_handled() -> TestResult {
     let log = guest.log.as_mut().ok_or("no log")?;
     tokio::io::AsyncWriteExt::write_all(log, b"{\"msg\":\"hi\"}").await?;
     let (closed, waited) = tokio::join!(played.vm.close(), played.vm.wait());
-    (closed?, waited?);
-    let (id, bytes) = handled.try_recv()?;
+    closed?;
+    waited?;
+    let (id, bytes) = received.try_recv()?;
     assert_eq!((&id, bytes.as_slice()), (played.vm.id(), &b"{\"msg\":\"hi\"}"[..]));
     played.close().await
 }

@@ -378,8 +378,8 @@ async fn a_guest_that_breaks_the_handshake_is_told_apart() -> TestResult {
     })
     .await?;
     assert!(chain(&garbled).contains("makes no sense"), "{}", chain(&garbled));
-    let hung_up = negotiating(async |guest, _| guest.hang_up().await).await?;
-    assert!(chain(&hung_up).ends_with("the guest closed it"), "{}", chain(&hung_up));
+    let cut = negotiating(async |guest, _| guest.hang_up().await).await?;
+    assert!(chain(&cut).ends_with("the guest closed it"), "{}", chain(&cut));
     let too_small =
         negotiating(async |guest, _| guest.write(&[1, 11, 16, 32, 15, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).await);
     let (_, why) = start_error(too_small.await?);
@@ -397,7 +397,8 @@ async fn a_vm_without_a_guest_connection_only_runs() -> TestResult {
         TestResult::Ok((entropy, played.end.dial(Port(LOG_PORT)).await?))
     };
     let (started, streams) = tokio::join!(played.vm.start(), boot);
-    (started?, streams?);
+    started?;
+    streams?;
     assert_eq!(played.end.dial(Port(BRIDGE_PORT)).await.map(drop).expect_err("nobody listens").kind(), REFUSED);
     assert_eq!(played.vm.capabilities(), None);
     for error in [
