@@ -8,5 +8,6 @@
 
 mod create;
 mod lifecycle;
+mod process;
 mod start;
 mod support;

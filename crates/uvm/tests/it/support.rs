@@ -5,11 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use uvm::platform::fake::{FakeGuestEnd, FakePlatform};
+use tokio::io::AsyncWriteExt;
+use uvm::platform::fake::{FakeGuestEnd, FakePlatform, FakeStream};
+use uvm::wire::execute::{ExecuteProcess, ExecuteProcessReply};
 use uvm::wire::negotiate::{Capabilities, GuestDefinedCapabilities, NegotiateProtocolReply};
-use uvm::{LcowOptions, UtilityVm, UvmError};
+use uvm::wire::process::{WaitForProcess, WaitForProcessReply};
+use uvm::wire::{Call, ContainerId};
+use uvm::{BridgeError, ContainerError, LcowOptions, ProgramError, UtilityVm, UvmError};
 pub(crate) use uvm_testkit::TestResult;
-use uvm_testkit::guest::Guest;
+use uvm_testkit::guest::{Guest, Received};
 
 /// A VM on a host of its own. The test plays its guest.
 pub(crate) struct Played {
@@ -45,7 +49,6 @@ impl Played {
     }
 
     /// Started, with an agent of the original.
-    #[expect(dead_code, reason = "the tests of processes need it")]
     pub(crate) async fn boot_original() -> TestResult<(Self, Guest)> {
         let played = Self::create_with(|options| options.boot_files = Some(boot_files(ORIGINAL))).await?;
         let guest = played.start(original_capabilities()).await?;
@@ -108,13 +111,29 @@ pub(crate) async fn poll_once<F: Future + Unpin>(what: &mut F) {
 }
 
 /// What happens within a day of the paused clock.
-pub(crate) async fn within_a_day<T>(what: impl Future<Output = T>) -> TestResult<T> {
-    tokio::time::timeout(LONG, what).await.map_err(|_| "it hangs".into())
+pub(crate) fn within_a_day<T>(what: impl Future<Output = T>) -> impl Future<Output = TestResult<T>> {
+    // These futures are large.
+    let what = Box::pin(what);
+    async move { tokio::time::timeout(LONG, what).await.map_err(|_| "it hangs".into()) }
 }
 
 /// The error with all of its causes, as one text.
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// How the call to the guest failed, if that is why.
+pub(crate) fn bridge_error(error: &UvmError) -> Option<&BridgeError> {
+    match error {
+        UvmError::Guest { source, .. } | UvmError::Container { source: ContainerError::Guest(source), .. } => {
+            Some(source)
+        }
+        UvmError::Program { source, .. } => match &**source {
+            ProgramError::Guest(source) => Some(source),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// What the agents of the original say of themselves.
@@ -146,3 +165,58 @@ pub(crate) fn boot_files(agent: &str) -> PathBuf {
 }
 
 const SHA256_OF_NOTHING: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+/// A process that the guest was asked to run, as the guest has it.
+pub(crate) struct GuestProcess {
+    pub(crate) asked: ExecuteProcess,
+    /// Its container, or the VM.
+    pub(crate) container: ContainerId,
+    /// Input, output, error.
+    pub(crate) streams: [Option<FakeStream>; 3],
+    /// The request to be told its end.
+    pub(crate) wait: Received,
+}
+
+impl GuestProcess {
+    /// Serves a request to run a process, up to the request to be told its end.
+    pub(crate) async fn begin(guest: &mut Guest, id: u32) -> TestResult<Self> {
+        let received = guest.expect::<ExecuteProcess>().await?;
+        let asked = executes(&received);
+        let streams = guest.dial_stdio(&asked.settings.vsock_stdio.unwrap_or_default()).await?;
+        guest.reply::<ExecuteProcess>(&received, Ok(ExecuteProcessReply { process_id: id })).await?;
+        let wait = guest.expect::<WaitForProcess>().await?;
+        let container = received.request.base.container_id;
+        assert_eq!(wait.request.base.container_id, container);
+        assert_eq!(wait.request.call, WaitForProcess::forever(id).into());
+        Ok(Self { asked, container, streams, wait })
+    }
+
+    /// Ends its output, and tells its end.
+    pub(crate) async fn exit(self, guest: &mut Guest, reply: WaitForProcessReply) -> TestResult {
+        for mut output in self.streams.into_iter().skip(1).flatten() {
+            output.shutdown().await?;
+        }
+        Ok(guest.reply::<WaitForProcess>(&self.wait, Ok(reply)).await?)
+    }
+}
+
+/// What a request to run a process says.
+pub(crate) fn executes(received: &Received) -> ExecuteProcess {
+    match &received.request.call {
+        Call::ExecuteProcess(call) => (**call).clone(),
+        other => panic!("not a process: {other:?}"),
+    }
+}
+
+/// By itself, with this code.
+pub(crate) fn code(exit_code: u32) -> WaitForProcessReply {
+    WaitForProcessReply { exit_code, signal: None }
+}
+
+/// Passes if the guest is asked for nothing as long as nothing else happens.
+pub(crate) async fn silence(guest: &mut Guest) -> TestResult {
+    tokio::select! {
+        asked = guest.next() => Err(format!("the guest was asked for something: {asked:?}").into()),
+        () = settle() => Ok(()),
+    }
+}
