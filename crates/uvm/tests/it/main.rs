@@ -6,6 +6,7 @@
 // Which agent boot files hold is read by `uvm-image`, which is for Linux hosts.
 #![cfg(target_os = "linux")]
 
+mod container;
 mod create;
 mod lifecycle;
 mod process;
