@@ -11,9 +11,9 @@ use uvm_platform::{Deadlines, ExitStatus, LastWords, PlatformError, PlatformVm, 
 use uvm_wire::ContainerId;
 use uvm_wire::system::ShutdownGraceful;
 
-use super::start::{Failed, Guest, Interruption, Start};
+use super::start::{Failed, Guest, Interruption, SETTLE, Start};
 use super::state::{Ask, Phase, Refusal, Verdict, admit};
-use crate::bridge::BridgeError;
+use crate::bridge::{BridgeClosed, BridgeError};
 use crate::error::{StartPhase, UvmError};
 
 /// What observers see.
@@ -39,6 +39,8 @@ pub(crate) enum Request {
 /// What operations report.
 enum Report {
     Started(Result<Option<Guest>, Box<FailedStart>>),
+    /// The bridge is closed, and the VM has not ended with it.
+    BridgeLost(Arc<BridgeClosed>),
     Closed(Result<(), PlatformError>),
 }
 
@@ -266,6 +268,7 @@ impl Driver {
     fn reported(&mut self, report: Report) {
         match report {
             Report::Started(outcome) => self.started(outcome),
+            Report::BridgeLost(why) => self.broken(&*why),
             Report::Closed(result) => {
                 tracing::info!(vm = %self.id, failed = result.is_err(), "utility VM closed");
                 let has_ended = self.status.borrow().exit.is_some();
@@ -290,6 +293,9 @@ impl Driver {
         let FailedStart { failed: (phase, source), last_words, is_terminated } = match (outcome, interruption) {
             (Ok(guest), None) => {
                 tracing::info!(vm = %self.id, "utility VM started");
+                if let Some(guest) = &guest {
+                    self.watch(guest);
+                }
                 self.status.send_modify(|status| {
                     status.phase = Phase::Running;
                     status.guest = guest;
@@ -312,15 +318,32 @@ impl Driver {
         answer(reply, Err(UvmError::Start { id, phase, last_words: Box::new(last_words), source }));
     }
 
+    /// A guest that cannot be called any more is of no use, unless it is the VM that ends: that is worth a moment.
+    fn watch(&self, guest: &Guest) {
+        let (closed, mut status, reports) = (guest.bridge.closed(), self.status.subscribe(), self.reports.clone());
+        self.vm.spawn(Box::pin(async move {
+            let why = closed.await;
+            let ended = status.wait_for(|status| status.exit.is_some());
+            if tokio::time::timeout(SETTLE, ended).await.is_err() {
+                // Without a driver there is no handle of the VM.
+                let _ = reports.send(Report::BridgeLost(why));
+            }
+        }));
+    }
+
+    fn broken(&self, why: &dyn std::fmt::Display) {
+        if self.phase() == Phase::Running {
+            tracing::warn!(vm = %self.id, %why, "utility VM broken");
+            self.enter(Phase::Broken);
+        }
+    }
+
     fn happened(&mut self, event: VmEvent) {
         match event {
             VmEvent::GuestPanicked => tracing::warn!(vm = %self.id, "the guest's kernel panicked"),
             VmEvent::Broken { why } => {
-                tracing::warn!(vm = %self.id, why, "utility VM broken");
+                self.broken(&why);
                 self.interrupt(Interruption::Lost(why));
-                if self.phase() == Phase::Running {
-                    self.enter(Phase::Broken);
-                }
             }
             VmEvent::Exited(status) => {
                 self.interrupt(Interruption::Exited(status.clone()));

@@ -13,7 +13,7 @@ use uvm_platform::{ExitStatus, GuestListener, GuestStream, PlatformError, Platfo
 use uvm_wire::ContainerId;
 use uvm_wire::negotiate::{Capabilities, NegotiateProtocol};
 
-use crate::bridge::Bridge;
+use crate::bridge::{Bridge, BridgeError};
 use crate::error::{StartError, StartPhase};
 use crate::output::OutputHandler;
 
@@ -21,7 +21,7 @@ use crate::output::OutputHandler;
 const ENTROPY_BYTES: usize = 512;
 
 /// How far the end of a connection and of its VM may lie apart.
-const SETTLE: Duration = Duration::from_secs(2);
+pub(super) const SETTLE: Duration = Duration::from_secs(5);
 
 /// What the guest will dial.
 pub(crate) struct Listeners {
@@ -93,9 +93,11 @@ impl Start {
             result = self.sequence(&progress) => result,
             () = tokio::time::sleep(deadline) => Err(StartError::Timeout(deadline)),
         };
-        if matches!(outcome, Err(StartError::Host(_) | StartError::Io(_) | StartError::Bridge(_)))
-            && let Ok(why) = tokio::time::timeout(SETTLE, interruption).await
-        {
+        let is_cut = matches!(
+            outcome,
+            Err(StartError::Host(_) | StartError::Io(_) | StartError::Bridge(BridgeError::Closed { .. }))
+        );
+        if is_cut && let Ok(why) = tokio::time::timeout(SETTLE, interruption).await {
             // A VM that ends cuts its connections first. Its end is the reason, not the cut.
             return Err(failed(why));
         }

@@ -6,9 +6,13 @@
 // Which agent boot files hold is read by `uvm-image`, which is for Linux hosts.
 #![cfg(target_os = "linux")]
 
+mod bridge;
+mod cancel;
 mod container;
 mod create;
+mod guest_faults;
 mod lifecycle;
+mod model;
 mod process;
 mod start;
 mod support;
