@@ -61,7 +61,7 @@ async fn answers_may_come_in_any_order() -> TestResult {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_comes_too_late_or_was_never_asked_for_is_dropped() -> TestResult {
+async fn d71_an_answer_that_comes_too_late_or_was_never_asked_for_is_dropped() -> TestResult {
     let (played, mut guest) = Played::boot().await?;
     let began = Instant::now();
     let (dumped, asked) =
@@ -221,7 +221,7 @@ async fn a_bridge_that_ends_with_its_vm_breaks_nothing() -> TestResult {
 }
 
 #[tokio::test(start_paused = true)]
-async fn notifications_that_nobody_waits_for_are_dropped() -> TestResult {
+async fn d71_notifications_that_nobody_waits_for_are_dropped() -> TestResult {
     let (played, mut guest) = Played::boot().await?;
     guest.notify(&ContainerNotification::new("nobody".into(), None, ExitType::UnexpectedExit)).await?;
     for (bits, body) in [

@@ -257,8 +257,23 @@ async fn a_container_that_is_made_after_its_caller_was_told_it_is_not_is_undone(
         within_a_day(async { tokio::join!(played.vm.create_container("c", SPEC), guest.expect::<Create>()) }).await?;
     assert_eq!(container.expect_err("no answer").kind(), ErrorKind::Timeout);
     assert_eq!(began.elapsed(), Deadlines::default().rpc);
+    // The next one of that name would be undone instead.
+    let error = played.vm.create_container("c", SPEC).await.expect_err("that is not settled yet");
+    assert!(matches!(container_error(error), ContainerError::Exists));
     guest.reply::<Create>(&asked?, Ok(CreateReply::default())).await?;
     within_a_day(serve_undo(&mut guest)).await??;
+    silence(&mut guest).await?;
+    drop(made(&played, &mut guest, "c").await?);
+    played.close().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_is_refused_after_its_caller_was_told_of_a_timeout_leaves_its_id_free() -> TestResult {
+    let (played, mut guest) = Played::boot().await?;
+    let (container, asked) =
+        within_a_day(async { tokio::join!(played.vm.create_container("c", SPEC), guest.expect::<Create>()) }).await?;
+    container.expect_err("no answer");
+    guest.fail(&asked?, Failure::plain("no")).await?;
     silence(&mut guest).await?;
     drop(made(&played, &mut guest, "c").await?);
     played.close().await
