@@ -362,7 +362,7 @@ async fn an_output_handler_that_never_returns_does_not_hold_up_close() -> TestRe
     assert!(began.elapsed() <= Duration::from_secs(2), "{:?}", began.elapsed());
     // Whoever waits for the output waits for the handler.
     assert!(tokio::time::timeout(LONG, played.vm.wait()).await.is_err());
-    let Played { host, vm, end } = played;
+    let Played { host, vm, end, .. } = played;
     drop((vm, end));
     nothing_left(&host).await
 }

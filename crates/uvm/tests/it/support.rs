@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
+use tokio::task::AbortHandle;
 use uvm::platform::fake::{FakeGuestEnd, FakePlatform, FakeStream};
 use uvm::wire::execute::{ExecuteProcess, ExecuteProcessReply};
 use uvm::wire::negotiate::{Capabilities, GuestDefinedCapabilities, NegotiateProtocolReply};
 use uvm::wire::process::{WaitForProcess, WaitForProcessReply};
 use uvm::wire::{Call, ContainerId};
-use uvm::{BridgeError, ContainerError, LcowOptions, ProgramError, UtilityVm, UvmError};
+use uvm::{BridgeError, ContainerError, ExitStatus, LcowOptions, ProgramError, UtilityVm, UvmError};
 pub(crate) use uvm_testkit::TestResult;
 use uvm_testkit::guest::{Guest, Received};
 
@@ -20,6 +21,7 @@ pub(crate) struct Played {
     pub(crate) host: FakePlatform,
     pub(crate) vm: UtilityVm,
     pub(crate) end: FakeGuestEnd,
+    _limit: Limit,
 }
 
 impl Played {
@@ -33,7 +35,8 @@ impl Played {
         let host = FakePlatform::new();
         let vm = create_on(&host, &options(change)).await?;
         let end = host.guest().ok_or("there is no guest")?;
-        Ok(Self { host, vm, end })
+        let limit = Limit(tokio::spawn(end_at_last(end.clone())).abort_handle());
+        Ok(Self { host, vm, end, _limit: limit })
     }
 
     /// Started, with an agent of ours.
@@ -70,7 +73,7 @@ impl Played {
     /// Closes it, drops it, and passes if nothing is left of it.
     pub(crate) async fn close(self) -> TestResult {
         self.vm.close().await?;
-        let Self { host, vm, end } = self;
+        let Self { host, vm, end, .. } = self;
         drop((vm, end));
         nothing_left(&host).await
     }
@@ -98,6 +101,21 @@ pub(crate) async fn nothing_left(host: &FakePlatform) -> TestResult {
 /// Longer than anything takes. The clock of these tests is paused: it moves when nobody can do anything else, so this
 /// passes at once when something hangs.
 pub(crate) const LONG: Duration = Duration::from_secs(24 * 3600);
+
+/// Cuts off whoever waits for the guest, or plays it, without a limit: the test fails then, and does not hang.
+async fn end_at_last(end: FakeGuestEnd) {
+    tokio::time::sleep(LONG * 30).await;
+    end.exit(ExitStatus::Reset);
+}
+
+/// Ends that task. The paused clock would jump to its end while another thread makes the next VM.
+struct Limit(AbortHandle);
+
+impl Drop for Limit {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
 
 /// Waits until nobody can do anything but wait: only then does the paused clock move.
 pub(crate) async fn settle() {
