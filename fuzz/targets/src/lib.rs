@@ -4,6 +4,7 @@
 //! replayed by an ordinary test, so that a case once found stays found.
 
 pub mod image;
+pub mod log;
 pub mod mux;
 pub mod wire;
 
@@ -14,6 +15,7 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("image_deb", image::image_deb),
     ("image_kernel", image::image_kernel),
+    ("log_parser", log::log_parser),
     ("mux_guest", mux::mux_guest),
     ("mux_owner", mux::mux_owner),
     ("wire_guest", wire::wire_guest),
