@@ -9,9 +9,12 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitOptions, WaitStatus};
 use rustix::termios::Winsize;
 use tokio::sync::watch;
+
+use crate::sys;
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +53,7 @@ pub(crate) enum ProcessError {
     #[error("it has no terminal")]
     NoTerminal,
     #[error("{0}")]
-    Os(rustix::io::Errno),
+    Os(Errno),
 }
 
 /// The table. Clones share it.
@@ -94,13 +97,16 @@ impl Processes {
     }
 
     /// Waits for the end. The first who learns of it takes the process off the table; whoever waits at the same time
-    /// learns of it too. `None`: it did not end in time.
+    /// learns of it too. `None`: it did not end in time, and in no time at all never does, as the protocol has it.
     pub(crate) async fn wait(&self, id: u32, timeout: Option<Duration>) -> Result<Option<Exit>, ProcessError> {
         let (mut exit, mut drained) = {
             let table = self.lock();
             let entry = table.get(&id).ok_or(ProcessError::Unknown)?;
             (entry.exit.subscribe(), entry.drained.clone())
         };
+        if timeout == Some(Duration::ZERO) {
+            return Ok(None);
+        }
         let ended = async {
             let status = exit.wait_for(Option::is_some).await.ok().and_then(|exit| *exit);
             // Whoever reports it may be gone: then there is nothing left to drain.
@@ -135,11 +141,10 @@ impl Processes {
         if entry.exit.borrow().is_some() {
             return Err(ProcessError::Ended);
         }
-        let signal = Signal::from_named_raw(signal).ok_or(ProcessError::Os(rustix::io::Errno::INVAL))?;
         // Not reaped, since that happens under this lock: the number is still its own.
-        match rustix::process::kill_process(entry.pid, signal) {
+        match sys::signal(entry.pid, signal) {
             Ok(()) => Ok(()),
-            Err(rustix::io::Errno::SRCH) => Err(ProcessError::Ended),
+            Err(Errno::SRCH) => Err(ProcessError::Ended),
             Err(e) => Err(ProcessError::Os(e)),
         }
     }
@@ -240,6 +245,7 @@ mod tests {
         assert_eq!(processes.signal(id, 9), Err(ProcessError::Ended));
         assert_eq!(processes.resize(id, 1, 1), Err(ProcessError::NoTerminal));
         assert_eq!(processes.running(), [] as [u32; 0]);
+        assert_eq!(processes.wait(id, Some(Duration::ZERO)).await, Ok(None), "no time is never enough");
         assert_eq!(processes.wait(id, Some(Duration::from_millis(50))).await, Ok(Some(Exit::Signal(15))));
     }
 
@@ -249,7 +255,9 @@ mod tests {
         reap_soon(&processes);
         let (id, _drained) = start(&processes, "exec sleep 1000");
         assert_eq!(processes.wait(id, Some(Duration::from_millis(5))).await, Ok(None));
-        assert_eq!(processes.signal(id, 999), Err(ProcessError::Os(rustix::io::Errno::INVAL)));
+        for signal in [999, -1, 0, 65] {
+            assert_eq!(processes.signal(id, signal), Err(ProcessError::Os(Errno::INVAL)), "{signal}");
+        }
         assert_eq!(processes.running(), [id]);
         processes.signal(id, 9).expect("sent");
         assert_eq!(processes.wait(id, None).await, Ok(Some(Exit::Signal(9))));
@@ -264,5 +272,16 @@ mod tests {
         assert_eq!(processes.wait(id, Some(Duration::from_millis(50))).await, Ok(None));
         drained.send_replace(true);
         assert_eq!(processes.wait(id, None).await, Ok(Some(Exit::Code(0))));
+    }
+
+    #[tokio::test]
+    async fn real_time_signals_are_signals() {
+        let processes = Processes::new(Reap::Known);
+        reap_soon(&processes);
+        for signal in [34, 37, 64] {
+            let (id, _drained) = start(&processes, "exec sleep 1000");
+            processes.signal(id, signal).expect("sent");
+            assert_eq!(processes.wait(id, None).await, Ok(Some(Exit::Signal(signal.unsigned_abs()))));
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! System calls that no safe library has: starting a process, crediting entropy, watching a descriptor.
+//! System calls that no safe library has: starting a process, signals without names, crediting entropy, watching a
+//! descriptor.
 
 #![expect(unsafe_code, reason = "C interfaces; each block says why it is sound")]
 
@@ -10,6 +11,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 use std::sync::Arc;
 
+use rustix::io::Errno;
 use rustix::process::Pid;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -148,6 +150,19 @@ impl Drop for Attributes {
     fn drop(&mut self) {
         // SAFETY: initialised by `new`.
         unsafe { libc::posix_spawnattr_destroy(self.as_mut()) };
+    }
+}
+
+/// Sends a signal of any number, those for real-time use included: of these no safe library has names.
+pub(crate) fn signal(process: Pid, signal: c_int) -> Result<(), Errno> {
+    // 0 would only ask whether the process is there.
+    if signal == 0 {
+        return Err(Errno::INVAL);
+    }
+    // SAFETY: takes two numbers. The process is not this one but a child, which `Pid` cannot make a group of.
+    match unsafe { libc::kill(process.as_raw_nonzero().get(), signal) } {
+        0 => Ok(()),
+        _ => Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::INVAL)),
     }
 }
 
