@@ -68,13 +68,17 @@ impl Command {
             ));
         };
         let zero = |_: NulError| Failure::wrapping(Hresult::INVALID_JSON, "a zero byte in an argument or a variable");
-        let directory = if parameters.working_directory.is_empty() { "/" } else { &parameters.working_directory };
+        // From the root: this process might be elsewhere, and the new one goes there before its program is opened.
+        let directory = &Path::new("/").join(&parameters.working_directory);
         if let Err(e) =
             std::fs::metadata(directory).and_then(|meta| if meta.is_dir() { Ok(()) } else { Err(Errno::NOTDIR.into()) })
         {
-            return Err(with_errno(Failure::plain(format_args!("working directory {directory:?}: {e}")), &e));
+            return Err(with_errno(
+                Failure::plain(format_args!("working directory {:?}: {e}", directory.to_string_lossy())),
+                &e,
+            ));
         }
-        let program = find(name, &parameters.environment, Path::new(directory))
+        let program = find(name, &parameters.environment, directory)
             .map_err(|e| with_errno(Failure::plain(format_args!("program {name:?}: {e}")), &e))?;
         let environment = if parameters.environment.is_empty() {
             vec![format!("PATH={PATH}"), "HOME=/root".into()]
@@ -85,7 +89,7 @@ impl Command {
             program: CString::new(program.as_os_str().as_bytes()).map_err(zero)?,
             arguments: words.iter().map(|word| CString::new(word.as_str())).collect::<Result<_, _>>().map_err(zero)?,
             environment: environment.into_iter().map(CString::new).collect::<Result<_, _>>().map_err(zero)?,
-            directory: CString::new(directory).map_err(zero)?,
+            directory: CString::new(directory.as_os_str().as_bytes()).map_err(zero)?,
         })
     }
 
