@@ -71,7 +71,7 @@ impl Agent {
     }
 
     /// Nothing more will come to be owed to the host: the bridge may end.
-    pub(crate) fn last_call(&self) {
+    pub fn last_call(&self) {
         self.last_call.send_replace(true);
     }
 

@@ -29,8 +29,8 @@ use crate::stacks;
 
 /// Between a lost connection and the next attempt, as the original has it.
 const REDIAL_AFTER: Duration = Duration::from_millis(100);
-/// Requests that are being worked on at the same time; further ones are not read meanwhile.
-const MAX_OPEN: usize = 4096;
+/// Answers that wait for the host to read them; further requests are not read meanwhile.
+const MAX_UNREAD: usize = 4096;
 
 /// Serves the bridge over `mux` for ever: dials, serves, and dials again.
 pub async fn serve(agent: Arc<Agent>, mux: Mux) {
@@ -45,7 +45,9 @@ pub async fn serve(agent: Arc<Agent>, mux: Mux) {
         {
             stream.set_priority(Priority::Control);
             agent.log.add(Level::Info, "bridge connected", &[]);
-            match (Connection { agent: &agent, mux: &mux, version: None }).run(stream).await {
+            let ended = Connection { agent: &agent, mux: &mux, version: None, negotiated: None }.run(stream).await;
+            agent.outbox.connection_ended();
+            match ended {
                 Ok(()) => agent.log.add(Level::Info, "bridge closed by the host", &[]),
                 Err(e) => agent.log.error("bridge lost", &e),
             }
@@ -71,6 +73,8 @@ struct Connection<'a> {
     mux: &'a Mux,
     /// The negotiated version of the protocol: each connection begins without one.
     version: Option<u32>,
+    /// The answer that says so, while the guest is not complete.
+    negotiated: Option<Vec<u8>>,
 }
 
 impl Connection<'_> {
@@ -82,12 +86,15 @@ impl Connection<'_> {
         let mut buffer = vec![0; 8 * 1024];
         loop {
             let agent = self.agent;
-            let reads = agent.shutdown().is_none() && agent.outbox.len() < MAX_OPEN;
+            let reads = agent.shutdown().is_none() && agent.outbox.len() < MAX_UNREAD;
             tokio::select! {
                 biased;
                 frame = agent.outbox.next() => {
                     write.write_all(&frame).await?;
                     agent.outbox.sent();
+                }
+                () = agent.ready.wait(), if self.negotiated.is_some() => {
+                    self.negotiated.take().into_iter().for_each(|frame| agent.outbox.push_for_this_connection(frame));
                 }
                 () = agent.is_last_call() => {
                     write.shutdown().await?;
@@ -98,7 +105,10 @@ impl Connection<'_> {
                     if bytes.is_empty() {
                         return Ok(());
                     }
-                    while let Some(frame) = decoder.next_frame(&mut bytes)? {
+                    // What comes behind the wish to end is not looked at.
+                    while agent.shutdown().is_none()
+                        && let Some(frame) = decoder.next_frame(&mut bytes)?
+                    {
                         self.receive(&frame);
                     }
                 }
@@ -128,7 +138,11 @@ impl Connection<'_> {
             "request failed",
             &[("request", &message_type), ("id", &id), ("result", &failure.result), ("error", &failure.message)],
         );
-        self.agent.outbox.push(encode_failure(message_type, id, activity, failure));
+        let frame = encode_failure(message_type, id, activity, failure);
+        match self.version {
+            Some(_) => self.agent.outbox.push(frame),
+            None => self.agent.outbox.push_for_this_connection(frame),
+        }
     }
 
     fn handle(&mut self, message_type: MessageType, id: u64, request: Request) {
@@ -136,7 +150,7 @@ impl Connection<'_> {
         let reply = Reply { agent: Arc::clone(self.agent), id, activity: base.activity_id };
         let container = base.container_id;
         match call {
-            Call::NegotiateProtocol(call) => self.negotiate(*call, reply),
+            Call::NegotiateProtocol(call) => self.negotiate(*call, id, base.activity_id),
             Call::ExecuteProcess(call) => {
                 if !container.is_uvm() && !call.settings.parameters.create_in_utility_vm {
                     return reply.send::<ExecuteProcess>(Err(no_container()));
@@ -174,25 +188,23 @@ impl Connection<'_> {
         }
     }
 
-    fn negotiate(&mut self, call: NegotiateProtocol, reply: Reply) {
+    fn negotiate(&mut self, call: NegotiateProtocol, id: u64, activity: Option<Guid>) {
         let version = match call.choose_version() {
             Ok(version) => version,
-            Err(failure) => return reply.send::<NegotiateProtocol>(Err(failure)),
+            Err(failure) => return self.refuse(MessageType::NEGOTIATE_PROTOCOL, id, activity, failure),
         };
         self.version = Some(version);
-        tokio::spawn(async move {
-            reply.agent.ready.wait().await;
-            let capabilities = Capabilities::linux(GuestDefinedCapabilities {
-                signal_process: true,
-                dump_stacks: true,
-                delete_container_state: true,
-                external_process_signal: true,
-                exit_detail: true,
-                uvm_agent_version: env!("CARGO_PKG_VERSION").into(),
-                ..Default::default()
-            });
-            reply.send::<NegotiateProtocol>(Ok(NegotiateProtocolReply { version, capabilities }));
+        let capabilities = Capabilities::linux(GuestDefinedCapabilities {
+            signal_process: true,
+            dump_stacks: true,
+            delete_container_state: true,
+            external_process_signal: true,
+            exit_detail: true,
+            uvm_agent_version: env!("CARGO_PKG_VERSION").into(),
+            ..Default::default()
         });
+        let reply = NegotiateProtocolReply { version, capabilities };
+        self.negotiated = Some(encode_response::<NegotiateProtocol>(id, activity, Ok(reply)));
     }
 
     fn signal(&self, container: &ContainerId, call: &SignalProcess) -> Result<Done, Failure> {
@@ -217,7 +229,7 @@ impl Connection<'_> {
     }
 }
 
-/// Where the answer to one request goes.
+/// Where the answer to one request goes, whichever connection takes it.
 struct Reply {
     agent: Arc<Agent>,
     id: u64,

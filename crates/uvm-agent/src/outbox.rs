@@ -1,7 +1,8 @@
 //! What the agent owes its host: answers and notifications, kept until a connection has taken them.
 //!
 //! A connection may be lost while a request is being worked on. Its answer is then sent on the next one, under its old id,
-//! behind the notifications that waited.
+//! behind the notifications that waited. Only what came before a connection agreed on the protocol is answered on that
+//! connection or not at all: the next host begins with the same ids.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,23 +15,43 @@ pub(crate) struct Outbox(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
-    answers: Mutex<VecDeque<Arc<[u8]>>>,
+    answers: Mutex<VecDeque<Owed>>,
     arrived: Notify,
+}
+
+struct Owed {
+    frame: Arc<[u8]>,
+    /// Only the connection that asked may have it.
+    to_this_connection: bool,
 }
 
 impl Outbox {
     /// Adds an answer.
     pub(crate) fn push(&self, frame: Vec<u8>) {
-        self.lock().push_back(frame.into());
+        self.add(Owed { frame: frame.into(), to_this_connection: false });
+    }
+
+    /// Adds an answer that is void when the present connection ends.
+    pub(crate) fn push_for_this_connection(&self, frame: Vec<u8>) {
+        self.add(Owed { frame: frame.into(), to_this_connection: true });
+    }
+
+    fn add(&self, owed: Owed) {
+        self.lock().push_back(owed);
         self.0.arrived.notify_one();
+    }
+
+    /// The present connection has ended.
+    pub(crate) fn connection_ended(&self) {
+        self.lock().retain(|owed| !owed.to_this_connection);
     }
 
     /// Waits for the frame to send next. It stays here until [`sent`](Self::sent). Cancel-safe. For one reader.
     pub(crate) async fn next(&self) -> Arc<[u8]> {
         loop {
             let arrived = self.0.arrived.notified();
-            if let Some(frame) = self.lock().front() {
-                return Arc::clone(frame);
+            if let Some(owed) = self.lock().front() {
+                return Arc::clone(&owed.frame);
             }
             arrived.await;
         }
@@ -46,7 +67,7 @@ impl Outbox {
         self.lock().len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<[u8]>>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Owed>> {
         self.0.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -70,5 +91,20 @@ mod tests {
         outbox.sent();
         assert_eq!(outbox.next().await[..], [2]);
         assert_eq!(outbox.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_connection_leaves_only_what_the_next_may_have() {
+        let outbox = Outbox::default();
+        for byte in 0..6 {
+            let frame = vec![byte];
+            if byte % 2 == 0 { outbox.push_for_this_connection(frame) } else { outbox.push(frame) }
+        }
+        outbox.connection_ended();
+        for byte in [1, 3, 5] {
+            assert_eq!(outbox.next().await[..], [byte]);
+            outbox.sent();
+        }
+        assert_eq!(outbox.len(), 0);
     }
 }
