@@ -1,0 +1,176 @@
+//! Starting processes of the VM: what they are given, and where their streams go.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::{Host, about, message, read_all, soon};
+
+#[tokio::test]
+async fn a_process_has_its_arguments_environment_directory_and_streams() {
+    let mut host = Host::negotiated().await;
+    let (stdin, stdout, stderr) = (host.listen(0x4000_0001), host.listen(0x4000_0002), host.listen(0x4000_0003));
+    host.send(&message("01 05 10 10 | 08 02 00 00 | 01 00 00 00 00 00 00 00", r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","Settings":{"ProcessParameters":"{\"CommandArgs\":[\"/bin/sh\",\"-c\",\"pwd; echo $0 $A; env | sort; cat; echo wrong >&2; exit 42\",\"zero\"],\"WorkingDirectory\":\"/usr\",\"Environment\":{\"A\":\"b c\",\"PATH\":\"/usr/bin:/bin\"},\"CreateStdInPipe\":true,\"CreateStdOutPipe\":true,\"CreateStdErrPipe\":true}","VsockStdioRelaySettings":{"StdIn":1073741825,"StdOut":1073741826,"StdErr":1073741827}}}"#)).await;
+    let mut input = soon(stdin).await.expect("joined");
+    let process = host.expect_process(1).await;
+    input.write_all(b"typed\n").await.expect("written");
+    input.shutdown().await.expect("half-closed");
+    let (output, errors) = tokio::join!(read_all(stdout), read_all(stderr));
+    assert_eq!(output, "/usr\nzero b c\nA=b c\nPATH=/usr/bin:/bin\nPWD=/usr\ntyped\n");
+    assert_eq!(errors, "wrong\n");
+    host.send(&about(process, "01 06 10 10 | aa 00 00 00 | 02 00 00 00 00 00 00 00", r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","ProcessId":$PID,"TimeoutInMs":4294967295}"#)).await;
+    host.expect(
+        "01 06 10 20 | 5e 00 00 00 | 02 00 00 00 00 00 00 00",
+        r#"{"Result":0,"ActivityId":"00000000-0000-0000-0000-000000000000","ExitCode":42}"#,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_command_line_is_split_by_the_rules_of_a_shell() {
+    let mut host = Host::negotiated().await;
+    let stdout = host.listen(0x4000_0001);
+    host.send(&message("01 05 10 10 | 18 01 00 00 | 01 00 00 00 00 00 00 00", r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","Settings":{"ProcessParameters":"{\"CommandLine\":\"printf '%s|' 'a b' c\\\\ d\",\"CreateStdOutPipe\":true}","VsockStdioRelaySettings":{"StdOut":1073741825}}}"#)).await;
+    host.expect_process(1).await;
+    assert_eq!(read_all(stdout).await, "a b|c d|");
+}
+
+#[tokio::test]
+async fn a_directory_that_is_not_absolute_is_below_the_root() {
+    let mut host = Host::negotiated().await;
+    let stdout = host.listen(0x4000_0001);
+    host.send(&message("01 05 10 10 | 24 01 00 00 | 01 00 00 00 00 00 00 00", r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","Settings":{"ProcessParameters":"{\"CommandArgs\":[\"bin/pwd\"],\"WorkingDirectory\":\"usr\",\"CreateStdOutPipe\":true}","VsockStdioRelaySettings":{"StdOut":1073741825}}}"#)).await;
+    host.expect_process(1).await;
+    assert_eq!(read_all(stdout).await, "/usr\n");
+}
+
+#[tokio::test]
+async fn streams_that_are_not_asked_for_are_closed_whatever_their_ports() {
+    let mut host = Host::negotiated().await;
+    let stdout = host.listen(0x4000_0002);
+    host.send(&message("01 05 10 10 | 6f 01 00 00 | 01 00 00 00 00 00 00 00", r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","Settings":{"ProcessParameters":"{\"CommandArgs\":[\"sh\",\"-c\",\"for n in 0 1 2; do test -e /proc/$$/fd/$n && echo $n; done\"],\"CreateStdOutPipe\":true}","VsockStdioRelaySettings":{"StdIn":1073741825,"StdOut":1073741826,"StdErr":1073741827}}}"#)).await;
+    host.expect_process(1).await;
+    assert_eq!(read_all(stdout).await, "1\n");
+}
+
+#[tokio::test]
+async fn a_console_is_a_terminal_of_the_size_that_was_given() {
+    let mut host = Host::negotiated().await;
+    let (stdin, stdout) = (host.listen(0x4000_0001), host.listen(0x4000_0002));
+    host.send(&message("01 05 10 10 | ee 01 00 00 | 01 00 00 00 00 00 00 00", r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","Settings":{"ProcessParameters":"{\"CommandArgs\":[\"sh\",\"-c\",\"trap 'stty size; exit 7' WINCH; stty -echo; test -t 0 \\u0026\\u0026 test -t 2 \\u0026\\u0026 stty size; while :; do read line; done\"],\"EmulateConsole\":true,\"CreateStdInPipe\":true,\"CreateStdOutPipe\":true,\"ConsoleSize\":[30,90]}","VsockStdioRelaySettings":{"StdIn":1073741825,"StdOut":1073741826}}}"#)).await;
+    let _input = soon(stdin).await.expect("joined");
+    let mut output = soon(stdout).await.expect("joined");
+    let process = host.expect_process(1).await;
+    let mut line = [0; 7];
+    soon(output.read_exact(&mut line)).await.expect("a line");
+    assert_eq!(line, *b"30 90\r\n");
+    host.send(&about(process, "01 08 10 10 | a9 00 00 00 | 02 00 00 00 00 00 00 00", r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","ProcessId":$PID,"Height":40,"Width":100}"#)).await;
+    host.expect(
+        "01 08 10 20 | 50 00 00 00 | 02 00 00 00 00 00 00 00",
+        r#"{"Result":0,"ActivityId":"00000000-0000-0000-0000-000000000000"}"#,
+    )
+    .await;
+    let mut rest = String::new();
+    soon(output.read_to_string(&mut rest)).await.expect("read");
+    assert_eq!(rest, "40 100\r\n");
+    host.send(&about(process, "01 06 10 10 | aa 00 00 00 | 03 00 00 00 00 00 00 00", r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","ProcessId":$PID,"TimeoutInMs":4294967295}"#)).await;
+    host.expect(
+        "01 06 10 20 | 5d 00 00 00 | 03 00 00 00 00 00 00 00",
+        r#"{"Result":0,"ActivityId":"00000000-0000-0000-0000-000000000000","ExitCode":7}"#,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn what_cannot_start_fails_with_its_errno() {
+    let mut host = Host::negotiated().await;
+    for (request, errno) in [
+        (
+            message(
+                "01 05 10 10 | e3 00 00 00 | 01 00 00 00 00 00 00 00",
+                r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","Settings":{"ProcessParameters":"{\"CommandArgs\":[\"/no/such/program\"]}","VsockStdioRelaySettings":{}}}"#,
+            ),
+            2,
+        ),
+        (
+            message(
+                "01 05 10 10 | e2 00 00 00 | 01 00 00 00 00 00 00 00",
+                r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","Settings":{"ProcessParameters":"{\"CommandArgs\":[\"no-such-program\"]}","VsockStdioRelaySettings":{}}}"#,
+            ),
+            2,
+        ),
+        (
+            message(
+                "01 05 10 10 | de 00 00 00 | 01 00 00 00 00 00 00 00",
+                r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","Settings":{"ProcessParameters":"{\"CommandArgs\":[\"/etc/passwd\"]}","VsockStdioRelaySettings":{}}}"#,
+            ),
+            13,
+        ),
+        (
+            message(
+                "01 05 10 10 | fe 00 00 00 | 01 00 00 00 00 00 00 00",
+                r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","Settings":{"ProcessParameters":"{\"CommandArgs\":[\"/bin/true\"],\"WorkingDirectory\":\"/no/such\"}","VsockStdioRelaySettings":{}}}"#,
+            ),
+            2,
+        ),
+    ] {
+        host.send(&request).await;
+        let failure = host.expect_failure(0x2010_0501, 1, 0x8000_4005).await;
+        assert_eq!(failure.json()["Errno"], errno, "{}", failure.body);
+    }
+}
+
+#[tokio::test]
+async fn what_names_no_program_does_not_decode() {
+    let mut host = Host::negotiated().await;
+    for request in [
+        message(
+            "01 05 10 10 | bd 00 00 00 | 01 00 00 00 00 00 00 00",
+            r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","Settings":{"ProcessParameters":"{}","VsockStdioRelaySettings":{}}}"#,
+        ),
+        message(
+            "01 05 10 10 | dc 00 00 00 | 01 00 00 00 00 00 00 00",
+            r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","Settings":{"ProcessParameters":"{\"CommandLine\":\"'unfinished\"}","VsockStdioRelaySettings":{}}}"#,
+        ),
+        message(
+            "01 05 10 10 | 9e 00 00 00 | 01 00 00 00 00 00 00 00",
+            r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","Settings":{"ProcessParameters":""}}"#,
+        ),
+        message(
+            "01 05 10 10 | b9 00 00 00 | 01 00 00 00 00 00 00 00",
+            r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","Settings":{"ProcessParameters":{"CommandArgs":["/bin/true"]}}}"#,
+        ),
+        message(
+            "01 05 10 10 | 7a 00 00 00 | 01 00 00 00 00 00 00 00",
+            r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000"}"#,
+        ),
+    ] {
+        host.send(&request).await;
+        host.expect_failure(0x2010_0501, 1, 0xc037_010d).await;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_the_host_does_not_accept_fails_the_request() {
+    let mut host = Host::negotiated().await;
+    let _stdout = host.listen(0x4000_0001);
+    host.send(&message("01 05 10 10 | 37 01 00 00 | 01 00 00 00 00 00 00 00", r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","Settings":{"ProcessParameters":"{\"CommandArgs\":[\"/bin/true\"],\"CreateStdOutPipe\":true,\"CreateStdErrPipe\":true}","VsockStdioRelaySettings":{"StdOut":1073741825,"StdErr":1073741826}}}"#)).await;
+    host.expect_failure(0x2010_0501, 1, 0x8000_4005).await;
+    // A stream without a port: 0 is none.
+    host.send(&message("01 05 10 10 | 00 01 00 00 | 02 00 00 00 00 00 00 00", r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","Settings":{"ProcessParameters":"{\"CommandArgs\":[\"/bin/true\"],\"CreateStdErrPipe\":true}","VsockStdioRelaySettings":{"StdErr":0}}}"#)).await;
+    host.expect_failure(0x2010_0501, 2, 0x8000_4005).await;
+}
+
+#[tokio::test]
+async fn a_process_of_the_vm_may_be_asked_for_under_a_containers_name() {
+    let mut host = Host::negotiated().await;
+    host.send(&message("01 05 10 10 | d6 00 00 00 | 01 00 00 00 00 00 00 00", r#"{"ContainerId":"c1","ActivityId":"00000000-0000-0000-0000-000000000000","Settings":{"ProcessParameters":"{\"CommandArgs\":[\"/bin/false\"],\"CreateInUtilityVM\":true}","VsockStdioRelaySettings":{}}}"#)).await;
+    let process = host.expect_process(1).await;
+    // It is waited for with the id of the VM, whatever id started it.
+    host.send(&about(process, "01 06 10 10 | 88 00 00 00 | 02 00 00 00 00 00 00 00", r#"{"ContainerId":"c1","ActivityId":"00000000-0000-0000-0000-000000000000","ProcessId":$PID,"TimeoutInMs":4294967295}"#)).await;
+    host.expect_failure(0x2010_0601, 2, 0xc037_010e).await;
+    host.send(&about(process, "01 06 10 10 | aa 00 00 00 | 03 00 00 00 00 00 00 00", r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","ProcessId":$PID,"TimeoutInMs":4294967295}"#)).await;
+    host.expect(
+        "01 06 10 20 | 5d 00 00 00 | 03 00 00 00 00 00 00 00",
+        r#"{"Result":0,"ActivityId":"00000000-0000-0000-0000-000000000000","ExitCode":1}"#,
+    )
+    .await;
+}
