@@ -10,4 +10,5 @@ mod execute;
 mod negotiate;
 mod process;
 mod refused;
+mod replay;
 mod support;

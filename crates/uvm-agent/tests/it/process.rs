@@ -172,7 +172,7 @@ async fn stacks_are_dumped_whatever_the_body_and_fit_what_a_host_takes() {
         host.send(&request).await;
         let answer = host.receive().await;
         let json = answer.json();
-        assert_eq!((answer.message_type, answer.id, json["Result"].as_i64()), (0x2010_0c01, 1, Some(0)));
+        assert_eq!((answer.kind, answer.id, json["Result"].as_i64()), (0x2010_0c01, 1, Some(0)));
         assert_eq!(json.get("ActivityId").and_then(|id| id.as_str()), activity);
         assert!(json["GuestStacks"].as_str().is_some_and(|text| text.contains("agent thread")));
     }

@@ -158,8 +158,8 @@ async fn a_body_that_does_not_decode_fails_only_its_request() {
     let mut host = Host::negotiated().await;
     for request in [
         message("01 02 10 10 | 10 00 00 00 | 03 00 00 00 00 00 00 00", ""),
-        message("01 02 10 10 | 11 00 00 00 | 03 00 00 00 00 00 00 00", r#"{"#),
-        message("01 02 10 10 | 12 00 00 00 | 03 00 00 00 00 00 00 00", r#"[]"#),
+        message("01 02 10 10 | 11 00 00 00 | 03 00 00 00 00 00 00 00", "{"),
+        message("01 02 10 10 | 12 00 00 00 | 03 00 00 00 00 00 00 00", "[]"),
         message("01 02 10 10 | 21 00 00 00 | 03 00 00 00 00 00 00 00", r#"{"ContainerId":7}"#),
         message(
             "01 02 10 10 | 7c 00 00 00 | 03 00 00 00 00 00 00 00",

@@ -74,7 +74,7 @@ impl Host {
     pub(crate) async fn negotiate(&mut self) {
         self.send(&message("01 0b 10 10 | 7d 00 00 00 | 00 00 00 00 00 00 00 00", NEGOTIATE)).await;
         let answer = self.receive().await;
-        assert_eq!((answer.message_type, answer.id, answer.json()["Version"].as_u64()), (0x2010_0b01, 0, Some(4)));
+        assert_eq!((answer.kind, answer.id, answer.json()["Version"].as_u64()), (0x2010_0b01, 0, Some(4)));
     }
 
     /// Listens where the agent is to dial a stream, and accepts one in the background.
@@ -111,10 +111,10 @@ impl Host {
     }
 
     /// The next message says that a request failed: it has all keys of a failure, and no other than `Errno`.
-    pub(crate) async fn expect_failure(&mut self, message_type: u32, id: u64, code: u32) -> Message {
+    pub(crate) async fn expect_failure(&mut self, kind: u32, id: u64, code: u32) -> Message {
         let answer = self.receive().await;
         let json = answer.json();
-        assert_eq!((answer.message_type, answer.id), (message_type, id), "{json}");
+        assert_eq!((answer.kind, answer.id), (kind, id), "{json}");
         assert_eq!(json["Result"], code.cast_signed(), "{json}");
         let text = json["ErrorMessage"].as_str().expect("a text");
         assert!(!text.is_empty());
@@ -145,7 +145,7 @@ impl Host {
         let json = answer.json();
         let process = u32::try_from(json["ProcessId"].as_u64().unwrap_or_else(|| panic!("{json}"))).expect("a number");
         assert_eq!(answer.body, format!(r#"{{"Result":0,"ActivityId":"{ZERO}","ProcessId":{process}}}"#));
-        assert_eq!((answer.message_type, answer.id), (0x2010_0501, id));
+        assert_eq!((answer.kind, answer.id), (0x2010_0501, id));
         process
     }
 
@@ -185,7 +185,7 @@ pub(crate) fn about(process: u32, header: &str, body: &str) -> Vec<u8> {
 /// What an agent sent.
 pub(crate) struct Message {
     pub(crate) bytes: Vec<u8>,
-    pub(crate) message_type: u32,
+    pub(crate) kind: u32,
     pub(crate) id: u64,
     pub(crate) body: String,
 }
@@ -202,13 +202,13 @@ async fn read(stream: &mut MuxStream) -> Option<Message> {
     stream.read_exact(&mut bytes[..1]).await.ok()?;
     stream.read_exact(&mut bytes[1..]).await.expect("a whole header");
     let number = |range: std::ops::Range<usize>| u32::from_le_bytes(bytes[range].try_into().expect("four bytes"));
-    let (message_type, size) = (number(0..4), number(4..8));
+    let (kind, size) = (number(0..4), number(4..8));
     let id = u64::from_le_bytes(bytes[8..].try_into().expect("eight bytes"));
     assert!((16..=65_536).contains(&size), "a host takes no message of {size} bytes");
     bytes.resize(size as usize, 0);
     stream.read_exact(&mut bytes[16..]).await.expect("a whole body");
     let body = String::from_utf8(bytes[16..].to_vec()).expect("text");
-    Some(Message { bytes, message_type, id, body })
+    Some(Message { bytes, kind, id, body })
 }
 
 /// All that comes on a stream until its end.
