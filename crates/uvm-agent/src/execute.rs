@@ -269,7 +269,14 @@ fn in_terminal(agent: &Agent, command: &Command, size: Option<ConsoleSize>, stre
     let output = stdout.map(|stream| stream.into_split().1);
     agent.relays.spawn("terminal output", async move {
         let result = match output {
-            Some(write) => relay::outwards_from_terminal(&relayed, write).await,
+            Some(write) => {
+                let result = relay::outwards_from_terminal(&relayed, write).await;
+                if result.is_err() {
+                    // The host reads no more, but its processes write on: a terminal has no way to tell them.
+                    relay::swallow(&relayed).await?;
+                }
+                result
+            }
             None => relay::swallow(&relayed).await,
         };
         // Nobody may be waiting for the process.

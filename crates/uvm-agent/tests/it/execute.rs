@@ -80,6 +80,23 @@ async fn a_console_is_a_terminal_of_the_size_that_was_given() {
 }
 
 #[tokio::test]
+async fn a_terminal_that_the_host_reads_no_more_keeps_nobody_from_ending() {
+    let mut host = Host::negotiated().await;
+    let (stdin, stdout) = (host.listen(0x4000_0001), host.listen(0x4000_0002));
+    host.send(&message("01 05 10 10 | 7e 01 00 00 | 01 00 00 00 00 00 00 00", r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","Settings":{"ProcessParameters":"{\"CommandArgs\":[\"sh\",\"-c\",\"read line; head -c 1000000 /dev/zero; exit 5\"],\"EmulateConsole\":true,\"CreateStdInPipe\":true,\"CreateStdOutPipe\":true}","VsockStdioRelaySettings":{"StdIn":1073741825,"StdOut":1073741826}}}"#)).await;
+    let mut input = soon(stdin).await.expect("joined");
+    drop(soon(stdout).await.expect("joined"));
+    let process = host.expect_process(1).await;
+    input.write_all(b"go on\n").await.expect("written");
+    host.send(&about(process, "01 06 10 10 | aa 00 00 00 | 02 00 00 00 00 00 00 00", r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","ProcessId":$PID,"TimeoutInMs":4294967295}"#)).await;
+    host.expect(
+        "01 06 10 20 | 5d 00 00 00 | 02 00 00 00 00 00 00 00",
+        r#"{"Result":0,"ActivityId":"00000000-0000-0000-0000-000000000000","ExitCode":5}"#,
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn what_cannot_start_fails_with_its_errno() {
     let mut host = Host::negotiated().await;
     for (request, errno) in [
