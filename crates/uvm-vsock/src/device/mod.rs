@@ -62,6 +62,19 @@ struct Listener {
     waker: Option<Waker>,
 }
 
+/// What a device holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Streams that the guest knows.
+    pub streams: usize,
+    /// Bytes received and not read.
+    pub received: usize,
+    /// Bytes written here and not sent.
+    pub unsent: usize,
+    /// Packets that wait and belong to no stream.
+    pub resets: usize,
+}
+
 impl Device {
     /// A device without a driver.
     pub fn new(config: Config) -> Self {
@@ -94,6 +107,16 @@ impl Device {
     /// Whether the driver is there.
     pub fn link(&self) -> Link {
         self.link.clone()
+    }
+
+    /// What it holds now.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            streams: self.by_ports.len(),
+            received: self.conns.values().map(|conn| conn.received.len()).sum(),
+            unsent: self.conns.values().map(|conn| conn.unsent.len()).sum(),
+            resets: self.resets.len(),
+        }
     }
 
     /// `true` if [`link`](Self::link) changed since this was last asked.
