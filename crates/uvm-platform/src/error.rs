@@ -2,17 +2,42 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::capabilities::Feature;
 use crate::id::UvmId;
 use crate::vm::ExitStatus;
 
-/// A boxed cause.
-pub type Cause = Box<dyn StdError + Send + Sync>;
+/// A cause of any type. Clones share it.
+#[derive(Clone)]
+pub struct Cause(Arc<dyn StdError + Send + Sync>);
 
-/// Why a host could not do something. The variant's doc says in what state things are left.
-#[derive(Debug, thiserror::Error)]
+impl Cause {
+    /// Takes an error, or a text.
+    pub fn new(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self(cause.into().into())
+    }
+}
+
+impl Deref for Cause {
+    type Target = dyn StdError + Send + Sync;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+impl fmt::Debug for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+/// Why a host could not do something. The variant's doc says in what state things are left. Whoever waits for the same
+/// thing gets a clone.
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PlatformError {
     /// The host cannot do this at all. Nothing was changed.
@@ -83,8 +108,8 @@ pub enum PlatformError {
 
 impl PlatformError {
     /// A [`PlatformError::Host`] with its cause.
-    pub fn host(intent: impl Into<String>, source: impl Into<Cause>) -> Self {
-        Self::Host { intent: intent.into(), source: source.into() }
+    pub fn host(intent: impl Into<String>, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self::Host { intent: intent.into(), source: Cause::new(source) }
     }
 }
 
@@ -120,6 +145,16 @@ impl fmt::Display for LastWords {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_keeps_its_type_in_a_clone() {
+        let error = PlatformError::host("look", std::io::Error::from(std::io::ErrorKind::NotFound)).clone();
+        let cause = error.source().and_then(|cause| cause.downcast_ref::<std::io::Error>());
+        assert_eq!(cause.map(std::io::Error::kind), Some(std::io::ErrorKind::NotFound));
+        assert_eq!(error.to_string(), "cannot look");
+        let text = PlatformError::host("look", "it is dark");
+        assert_eq!(text.source().map(ToString::to_string).as_deref(), Some("it is dark"));
+    }
 
     #[test]
     fn last_words_are_quoted_only_when_there_are_any() {

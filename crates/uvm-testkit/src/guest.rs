@@ -1,5 +1,8 @@
 //! A scripted guest: the other end of a real bridge, for hosts without VMs.
 //!
+//! It runs by itself, or a test plays it step by step, with the guest's end of a VM
+//! ([`FakePlatform::guest`](uvm_platform::fake::FakePlatform::guest)).
+//!
 //! ```
 //! use uvm_platform::fake::FakePlatform;
 //! use uvm_testkit::guest::Guest;
@@ -13,24 +16,24 @@
 
 use std::io;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use uvm_platform::Port;
-use uvm_platform::fake::FakeGuestEnd;
+use uvm_platform::fake::{FakeGuestEnd, FakeStream};
 use uvm_wire::execute::{ExecuteProcess, ExecuteProcessReply, VsockStdio};
 use uvm_wire::negotiate::{Capabilities, GuestDefinedCapabilities, NegotiateProtocol, NegotiateProtocolReply};
 use uvm_wire::ports::{BRIDGE_PORT, ENTROPY_PORT, LOG_PORT};
 use uvm_wire::process::{WaitForProcess, WaitForProcessReply};
 use uvm_wire::{
-    Call, Failure, FrameDecoder, Guid, MessageType, Request, Rpc, SizeLimit, decode_request, encode_failure,
-    encode_response,
+    Call, ContainerNotification, Failure, FrameDecoder, Guid, MessageType, Request, Rpc, SizeLimit, decode_request,
+    encode_failure, encode_response,
 };
 
 /// A guest whose agent has connected.
 pub struct Guest {
     end: FakeGuestEnd,
-    bridge: DuplexStream,
+    bridge: FakeStream,
     /// The log's connection, if the host listens for one.
-    pub log: Option<DuplexStream>,
+    pub log: Option<FakeStream>,
     /// The entropy that the host gave.
     pub entropy: Vec<u8>,
     decoder: FrameDecoder,
@@ -49,11 +52,12 @@ pub struct Received {
 }
 
 impl Guest {
-    /// Boots as a guest does: entropy, log, bridge.
+    /// Boots as a guest does, once the VM is powered on: entropy, log, bridge.
     ///
     /// # Errors
     /// The host does not listen on the bridge's port, or breaks off.
     pub async fn boot(end: &FakeGuestEnd) -> io::Result<Self> {
+        end.powered_on().await;
         let mut entropy = Vec::new();
         if let Ok(mut stream) = end.dial(Port(ENTROPY_PORT)).await {
             stream.read_to_end(&mut entropy).await?;
@@ -82,12 +86,23 @@ impl Guest {
             if let Some(received) = received {
                 return received.map(Some);
             }
-            let mut buffer = [0; 4096];
-            match self.bridge.read(&mut buffer).await? {
-                0 => return Ok(None),
-                count => self.unread.extend_from_slice(&buffer[..count]),
+            if self.bridge.read_buf(&mut self.unread).await? == 0 {
+                return Ok(None);
             }
         }
+    }
+
+    /// The next request, which must be a call of this type.
+    ///
+    /// # Errors
+    /// The host has closed the bridge, or something else came.
+    pub async fn expect<R: Rpc>(&mut self) -> io::Result<Received> {
+        let received = self.next().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        if received.message_type == R::MESSAGE_TYPE {
+            return Ok(received);
+        }
+        let what = format!("{} was expected, not {}: {:?}", R::MESSAGE_TYPE, received.message_type, received.request);
+        Err(io::Error::other(what))
     }
 
     /// Writes bytes as they are.
@@ -115,6 +130,42 @@ impl Guest {
         self.write(&encode_failure(received.message_type, received.id, activity, failure)).await
     }
 
+    /// Expects a call of this type and answers it.
+    ///
+    /// # Errors
+    /// The host has closed the bridge, or something else came.
+    pub async fn answer<R: Rpc>(&mut self, reply: R::Reply) -> io::Result<Received> {
+        let received = self.expect::<R>().await?;
+        self.reply::<R>(&received, Ok(reply)).await?;
+        Ok(received)
+    }
+
+    /// Expects a call of this type and refuses it.
+    ///
+    /// # Errors
+    /// The host has closed the bridge, or something else came.
+    pub async fn refuse<R: Rpc>(&mut self, failure: Failure) -> io::Result<Received> {
+        let received = self.expect::<R>().await?;
+        self.reply::<R>(&received, Err(failure)).await?;
+        Ok(received)
+    }
+
+    /// Tells that a container has ended.
+    ///
+    /// # Errors
+    /// The host has closed the bridge.
+    pub async fn notify(&mut self, notification: &ContainerNotification) -> io::Result<()> {
+        self.write(&notification.encode().map_err(io::Error::other)?).await
+    }
+
+    /// Closes the bridge.
+    ///
+    /// # Errors
+    /// It is closed.
+    pub async fn hang_up(&mut self) -> io::Result<()> {
+        self.bridge.shutdown().await
+    }
+
     /// What an agent of this project says when it is asked for the protocol.
     pub fn capabilities() -> NegotiateProtocolReply {
         let capabilities = Capabilities::linux(GuestDefinedCapabilities {
@@ -134,18 +185,23 @@ impl Guest {
     /// # Errors
     /// Something else came.
     pub async fn negotiate(&mut self) -> io::Result<()> {
-        let received = self.next().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
-        if !matches!(received.request.call, Call::NegotiateProtocol(_)) {
-            return Err(io::Error::other(format!("negotiation was expected, not {}", received.message_type)));
-        }
-        self.reply::<NegotiateProtocol>(&received, Ok(Self::capabilities())).await
+        self.negotiate_as(Self::capabilities()).await
+    }
+
+    /// As [`negotiate`](Self::negotiate), with this answer.
+    ///
+    /// # Errors
+    /// Something else came.
+    pub async fn negotiate_as(&mut self, reply: NegotiateProtocolReply) -> io::Result<()> {
+        let received = self.expect::<NegotiateProtocol>().await?;
+        self.reply::<NegotiateProtocol>(&received, Ok(reply)).await
     }
 
     /// Dials the ports of a process's standard streams: input, output, error.
     ///
     /// # Errors
     /// The host does not listen.
-    pub async fn dial_stdio(&self, stdio: &VsockStdio) -> io::Result<[Option<DuplexStream>; 3]> {
+    pub async fn dial_stdio(&self, stdio: &VsockStdio) -> io::Result<[Option<FakeStream>; 3]> {
         let mut streams = [None, None, None];
         for (stream, port) in streams.iter_mut().zip([stdio.stdin, stdio.stdout, stdio.stderr]) {
             if let Some(port) = port {

@@ -1,12 +1,15 @@
 //! Containers in the VM: made, started, ended, forgotten.
 
+mod create;
+
 use std::fmt;
 use std::sync::Arc;
 
-use uvm_wire::create::{ContainerConfig, Create};
 use uvm_wire::execute::ProcessParameters;
-use uvm_wire::system::{DeleteContainerState, ShutdownForced, ShutdownGraceful, Start};
-use uvm_wire::{ContainerId, Hresult, RawJson, Rpc};
+use uvm_wire::system::{DeleteContainerState, ShutdownForced, ShutdownGraceful};
+use uvm_wire::{Hresult, RawJson, Rpc};
+
+pub(crate) use create::create;
 
 use crate::bridge::{BridgeError, ContainerEnd, Registration};
 use crate::error::{ContainerError, UvmError};
@@ -17,7 +20,7 @@ use crate::vm::{Guest, UtilityVm};
 pub struct Container {
     vm: UtilityVm,
     guest: Guest,
-    registration: Registration,
+    registration: Arc<Registration>,
 }
 
 /// Which standard streams to connect.
@@ -29,30 +32,6 @@ pub struct ContainerStdio {
     pub stdout: bool,
     /// Standard error.
     pub stderr: bool,
-}
-
-pub(crate) async fn create(vm: &UtilityVm, id: &str, specification: &str) -> Result<Container, UvmError> {
-    let guest = vm.inner.guest("create a container in")?;
-    let failed =
-        |source| UvmError::Container { id: vm.id().clone(), container: id.to_owned(), intent: "create", source };
-    let container = ContainerId::from(id.to_owned());
-    container.check_new().map_err(|e| failed(ContainerError::Id(e)))?;
-    let specification = RawJson::parse(specification).map_err(|e| failed(ContainerError::Specification(e)))?;
-    // Before it is created: its end may be told at any time after that. If it is not created, this is dropped, and the id
-    // is free again.
-    let registration = guest.bridge.register(&container).ok_or_else(|| failed(ContainerError::Exists))?;
-    let config = ContainerConfig::linux(format!("/run/gcs/c/{id}"), specification);
-    let (inner, container_vm) = (Arc::clone(&vm.inner), vm.clone());
-    let created = vm.inner.run(async move {
-        let id = registration.id().clone();
-        let deadline = Some(inner.deadlines.rpc);
-        let result = match guest.bridge.call(id.clone(), &Create { config }, deadline).await {
-            Ok(_) => guest.bridge.call(id, &Start {}, deadline).await.map(drop),
-            Err(e) => Err(e),
-        };
-        result.map(|()| Container { vm: container_vm, guest, registration })
-    });
-    created.await?.map_err(|source| failed(ContainerError::Guest(source)))
 }
 
 impl Container {
@@ -146,8 +125,13 @@ impl Container {
     {
         let (guest, id, deadline) = (self.guest.clone(), self.registration.id().clone(), self.vm.inner.deadlines.rpc);
         let call = async move { guest.bridge.call(id, &call, Some(deadline)).await };
-        let result = self.vm.inner.run(call).await?;
-        result.map(drop).map_err(|source| self.failed(intent, ContainerError::Guest(source)))
+        match self.vm.inner.run(call).await? {
+            Ok(_) => Ok(()),
+            Err(source) => {
+                let source = self.vm.inner.unless_ended("use a container of", source).await?;
+                Err(self.failed(intent, ContainerError::Guest(source)))
+            }
+        }
     }
 
     fn failed(&self, intent: &'static str, source: ContainerError) -> UvmError {

@@ -112,7 +112,8 @@ pub enum UvmError {
         /// Why.
         source: Box<ProgramError>,
     },
-    /// A container could not be made, or did not do what it was asked. For one that could not be made the id is free again.
+    /// A container could not be made, or did not do what it was asked. For one that could not be made the id is free again,
+    /// or will be once the guest answers if that is what it did not do.
     #[error("utility VM {id}: cannot {intent} container {container:?}")]
     Container {
         /// The VM.
@@ -331,8 +332,8 @@ fn bridge_kind(error: &BridgeError) -> ErrorKind {
     match error {
         BridgeError::Timeout { .. } => ErrorKind::Timeout,
         BridgeError::Encode { .. } => ErrorKind::InvalidInput,
-        BridgeError::Closed { .. } => ErrorKind::Exited,
-        BridgeError::Answer { .. } => ErrorKind::Guest,
+        // Where it was the end of the VM that closed the bridge, the error is another.
+        BridgeError::Closed { .. } | BridgeError::Answer { .. } => ErrorKind::Guest,
         // Errno values of Linux, whose guest this is; the host may be another system.
         BridgeError::Failed(failure) => match failure.errno {
             Some(2 | 20) => ErrorKind::NotFound,

@@ -184,7 +184,10 @@ impl Process {
         let intent = "wait for a process of";
         match outcome {
             Some(Ok(exit)) => Ok(exit),
-            Some(Err(source)) => Err(self.vm.inner.guest_error(intent, again(&source)).await),
+            Some(Err(source)) => {
+                let source = self.vm.inner.unless_ended(intent, again(&source)).await?;
+                Err(UvmError::Guest { id: self.vm.id().clone(), intent, source })
+            }
             // The VM's thread is gone, and with it the task that waited.
             None => Err(UvmError::Refused { id: self.vm.id().clone(), intent, why: crate::vm::Refusal::Closed }),
         }
@@ -196,10 +199,7 @@ impl Process {
     /// [`UvmError::GuestUnsupported`] with an agent that cannot signal processes outside containers,
     /// [`UvmError::Guest`], [`UvmError::Exited`].
     pub async fn signal(&self, signal: i32) -> Result<(), UvmError> {
-        let defined = &self.guest.capabilities.guest_defined;
-        self.supported("signals to this process", defined.signal_process)?;
-        let call = SignalProcess::linux(self.id, signal);
-        self.unless_gone("signal a process of", call).await
+        self.send(SignalProcess::linux(self.id, signal)).await
     }
 
     /// Kills it.
@@ -207,7 +207,13 @@ impl Process {
     /// # Errors
     /// As [`signal`](Self::signal).
     pub async fn kill(&self) -> Result<(), UvmError> {
-        self.signal(9).await
+        self.send(SignalProcess::kill(self.id)).await
+    }
+
+    async fn send(&self, call: SignalProcess) -> Result<(), UvmError> {
+        let defined = &self.guest.capabilities.guest_defined;
+        self.supported("signals to this process", defined.signal_process)?;
+        self.unless_gone("signal a process of", call).await
     }
 
     /// Tells it the size of its terminal.
@@ -264,9 +270,7 @@ impl Process {
     where
         R: uvm_wire::Rpc<Reply = uvm_wire::call::Done> + Send + Sync + 'static,
     {
-        let (inner, guest, container) = (Arc::clone(&self.vm.inner), self.guest.clone(), self.container.clone());
-        let call = async move { inner.call(&guest, &container, intent, &call).await };
-        match self.vm.inner.run(call).await? {
+        match self.vm.inner.call(&self.guest, &self.container, intent, call).await {
             Err(UvmError::Guest { source, .. }) if already_gone(&source) => Ok(()),
             result => result.map(drop),
         }

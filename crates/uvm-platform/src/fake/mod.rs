@@ -1,15 +1,25 @@
 //! A host in memory: no process, no guest. Tests script the guest's end and plant faults.
 //!
 //! Every call is written down in order ([`FakePlatform::calls`]); a fault planted with [`FakePlatform::plant`] makes the
-//! n-th call of a name fail, or never answer.
+//! n-th call of a name fail, take its time, or never answer. What is still there is counted
+//! ([`FakePlatform::leftovers`]). A guest is a script ([`FakePlatform::with_guest`]), or the test plays it, by the
+//! [`FakePlatform::guest`] of a VM.
 
+mod census;
+mod guest;
+mod life;
 mod ports;
+mod stream;
 mod vm;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-pub use ports::FakeGuestEnd;
+pub use guest::FakeGuestEnd;
+pub use stream::FakeStream;
+
+use census::Census;
 
 use crate::BoxFuture;
 use crate::capabilities::Capabilities;
@@ -27,6 +37,8 @@ pub enum Fault {
     Fail,
     /// The call never answers.
     Hang,
+    /// The call goes well, after this long.
+    Slow(Duration),
 }
 
 /// A host in memory. Clones share everything.
@@ -36,12 +48,15 @@ pub struct FakePlatform {
     processors: u32,
     script: GuestScript,
     shared: Arc<Mutex<Shared>>,
+    census: Census,
 }
 
 #[derive(Default)]
 struct Shared {
     calls: Vec<String>,
     faults: VecDeque<Planted>,
+    specs: Vec<VmSpec>,
+    guests: Vec<FakeGuestEnd>,
 }
 
 struct Planted {
@@ -58,6 +73,7 @@ impl FakePlatform {
             processors: 8,
             script: Arc::new(|_| Box::pin(std::future::pending())),
             shared: Arc::default(),
+            census: Census::default(),
         }
     }
 
@@ -96,6 +112,27 @@ impl FakePlatform {
         self.lock().calls.clone()
     }
 
+    /// The VMs that were asked for so far, also those that could not be had.
+    pub fn specs(&self) -> Vec<VmSpec> {
+        self.lock().specs.clone()
+    }
+
+    /// The guest's end of the VM that was created last.
+    pub fn guest(&self) -> Option<FakeGuestEnd> {
+        self.lock().guests.last().cloned()
+    }
+
+    /// How many there still are of all that belongs to VMs: `vms`, `ports` that somebody listens on, ends of `streams` at
+    /// the host, `tasks`. Kinds of which there is none are left out.
+    pub fn leftovers(&self) -> BTreeMap<&'static str, usize> {
+        self.census.counts()
+    }
+
+    /// Waits until there is nothing left.
+    pub async fn nothing_left(&self) {
+        self.census.empty().await;
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -106,6 +143,10 @@ impl FakePlatform {
             None => Ok(()),
             Some(Fault::Fail) => Err(PlatformError::host(name, "a planted fault")),
             Some(Fault::Hang) => std::future::pending().await,
+            Some(Fault::Slow(time)) => {
+                tokio::time::sleep(time).await;
+                Ok(())
+            }
         }
     }
 
@@ -140,8 +181,10 @@ impl Platform for FakePlatform {
 
     fn create<'a>(&'a self, spec: &'a VmSpec) -> BoxFuture<'a, Result<CreatedVm, PlatformError>> {
         Box::pin(async move {
+            self.lock().specs.push(spec.clone());
             self.call("create").await?;
-            let (vm, events) = vm::FakeVm::new(self.clone(), spec.id.clone());
+            let (vm, end, events) = vm::FakeVm::new(self.clone(), spec.id.clone());
+            self.lock().guests.push(end);
             Ok((vm as Arc<dyn PlatformVm>, events))
         })
     }

@@ -36,8 +36,11 @@ impl Containers {
         Some(end)
     }
 
-    pub(super) fn unregister(&mut self, id: &ContainerId) {
-        self.ends.remove(id);
+    /// Withdraws a registration: the one that was given this sender, not a later one of the same id.
+    pub(super) fn unregister(&mut self, id: &ContainerId, end: &watch::Sender<Option<ContainerEnd>>) {
+        if self.ends.get(id).is_some_and(|current| current.same_channel(end)) {
+            self.ends.remove(id);
+        }
     }
 
     /// The guest says that a container has ended. The first word counts.
@@ -72,16 +75,20 @@ fn set(end: &watch::Sender<Option<ContainerEnd>>, value: ContainerEnd) {
 pub(crate) struct Registration {
     id: ContainerId,
     end: watch::Sender<Option<ContainerEnd>>,
-    unregister: Box<dyn Fn(&ContainerId) + Send + Sync>,
+    unregister: Box<dyn Fn(&Self) + Send + Sync>,
 }
 
 impl Registration {
     pub(super) fn new(
         id: ContainerId,
         end: watch::Sender<Option<ContainerEnd>>,
-        unregister: impl Fn(&ContainerId) + Send + Sync + 'static,
+        unregister: impl Fn(&Self) + Send + Sync + 'static,
     ) -> Self {
         Self { id, end, unregister: Box::new(unregister) }
+    }
+
+    pub(super) fn sender(&self) -> &watch::Sender<Option<ContainerEnd>> {
+        &self.end
     }
 
     /// The container.
@@ -99,7 +106,7 @@ impl Registration {
     /// Nobody wants to know any more; who waits is woken.
     pub(crate) fn close(&self) {
         set(&self.end, ContainerEnd::Closed);
-        (self.unregister)(&self.id);
+        (self.unregister)(self);
     }
 }
 

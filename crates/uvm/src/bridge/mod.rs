@@ -55,6 +55,10 @@ impl Shared {
         self.containers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn closed_why(&self) -> Arc<BridgeClosed> {
+        self.pending().closed().unwrap_or_else(|| Arc::new(BridgeClosed::ByHost))
+    }
+
     fn close(&self, why: BridgeClosed) {
         let text = why.to_string();
         if !self.pending().close(why) {
@@ -120,7 +124,7 @@ impl Bridge {
             {
                 return Ok(answer);
             }
-            Err(closed(self.closed_why()))
+            Err(closed(self.shared.closed_why()))
         };
         let answer = match deadline {
             None => exchange.await,
@@ -139,16 +143,52 @@ impl Bridge {
     pub(crate) fn register(&self, id: &ContainerId) -> Option<Registration> {
         let ended = self.shared.containers().register(id)?;
         let shared = Arc::clone(&self.shared);
-        Some(Registration::new(id.clone(), ended, move |id| shared.containers().unregister(id)))
+        let unregister = move |r: &Registration| shared.containers().unregister(r.id(), r.sender());
+        Some(Registration::new(id.clone(), ended, unregister))
+    }
+
+    /// Calls the guest as [`call`](Self::call) does. If no answer comes in time but the call succeeds after all, `undo` gets
+    /// the reply: what it began is there, and nobody knows. It runs by `spawn`.
+    pub(crate) async fn call_or_undo<R, U>(
+        &self,
+        container: ContainerId,
+        call: R,
+        waited: Duration,
+        spawn: impl FnOnce(BoxFuture<'static, ()>),
+        undo: impl FnOnce(R::Reply) -> U + Send + 'static,
+    ) -> Result<R::Reply, BridgeError>
+    where
+        R: Rpc<Reply: Send> + Send + Sync + 'static,
+        U: Future<Output = ()> + Send,
+    {
+        let bridge = self.clone();
+        let mut exchange = Box::pin(async move { bridge.call(container, &call, None).await });
+        tokio::select! {
+            biased;
+            result = &mut exchange => return result,
+            () = tokio::time::sleep(waited) => {}
+        }
+        spawn(Box::pin(async move {
+            if let Ok(reply) = exchange.await {
+                undo(reply).await;
+            }
+        }));
+        Err(BridgeError::Timeout { call: R::MESSAGE_TYPE, waited })
+    }
+
+    /// Waits until it is closed, and tells why. Does not keep it open.
+    pub(crate) fn closed(&self) -> impl Future<Output = Arc<BridgeClosed>> + Send + 'static {
+        let shared = Arc::clone(&self.shared);
+        async move {
+            // The sender is alive: `shared` holds it.
+            let _ = shared.closed.subscribe().wait_for(|closed| *closed).await;
+            shared.closed_why()
+        }
     }
 
     /// Closes it: every call fails.
     pub(crate) fn close(&self) {
         self.shared.close(BridgeClosed::ByHost);
-    }
-
-    fn closed_why(&self) -> Arc<BridgeClosed> {
-        self.shared.pending().closed().unwrap_or_else(|| Arc::new(BridgeClosed::ByHost))
     }
 }
 

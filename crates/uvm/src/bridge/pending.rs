@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_reason_to_close_is_told_to_old_and_new_calls() {
+    fn d71_the_first_reason_to_close_is_there_before_any_call_learns_of_it() {
         let mut pending = Pending::default();
         let (_, mut answer) = pending.enter().expect("open");
         assert!(pending.close(BridgeClosed::ByGuest));

@@ -1,19 +1,22 @@
 //! Starting a process: ports first, then the request, then the streams the guest dials, then the wait for its end.
+//!
+//! All of it runs where the VM's own I/O runs, so that a caller who gives up does not leave it half done: a process that
+//! nobody has a handle of is killed, whenever it comes to exist. None of it keeps a VM that nobody has a handle of.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use uvm_platform::{GuestListener, GuestStream, PlatformError, Port};
+use uvm_platform::{Deadlines, GuestListener, GuestStream, PlatformError, Port};
 use uvm_wire::ContainerId;
-use uvm_wire::execute::{ExecuteProcess, ProcessParameters, VsockStdio};
+use uvm_wire::execute::{ExecuteProcess, ExecuteProcessReply, ProcessParameters, VsockStdio};
 use uvm_wire::process::{SignalProcess, WaitForProcess};
 
 use super::{Process, ProcessExit, ProcessInput, ProcessOutput};
 use crate::bridge::BridgeError;
 use crate::error::{ProgramError, UvmError};
-use crate::vm::{Guest, Inner, Refusal, UtilityVm};
+use crate::vm::{Background, Guest, Inner, UtilityVm};
 
 const INTENT: &str = "create a process in";
 
@@ -29,89 +32,164 @@ pub(crate) struct Launch {
 }
 
 pub(crate) async fn create(vm: &UtilityVm, launch: Launch) -> Result<Process, UvmError> {
-    let guest = vm.inner.guest(INTENT)?;
-    let (reply, answer) = tokio::sync::oneshot::channel();
-    let (inner, vm) = (Arc::clone(&vm.inner), vm.clone());
-    inner.vm.spawn(Box::pin(async move {
-        let created = execute(vm, guest, launch).await;
-        // If the caller gave up, nobody has a handle of the process: it is killed, where the agent can do that.
-        if let Err(Ok(process)) = reply.send(created) {
-            kill(&process.vm.inner, &process.guest, &process.container, process.id).await;
-        }
-    }));
-    match answer.await {
-        Ok(created) => created,
-        Err(_) => Err(UvmError::Refused { id: inner.id.clone(), intent: INTENT, why: Refusal::Closed }),
-    }
-}
-
-/// Ends a process that nobody wants.
-async fn kill(inner: &Inner, guest: &Guest, container: &ContainerId, id: u32) {
-    if let Err(e) = inner.call(guest, container, "kill a process of", &SignalProcess::kill(id)).await {
-        tracing::warn!(vm = %inner.id, process = id, error = %e, "a process that nobody waits for goes on");
-    }
-}
-
-async fn execute(vm: UtilityVm, guest: Guest, launch: Launch) -> Result<Process, UvmError> {
-    let inner = Arc::clone(&vm.inner);
+    let inner = &vm.inner;
+    let guest = inner.guest(INTENT)?;
     let Launch { container, program, parameters } = launch;
-    let failed =
-        |source| UvmError::Program { id: inner.id.clone(), program: program.clone(), source: Box::new(source) };
-    let mut ports = [
-        StdioPort::open(&inner, "stdin", parameters.create_stdin_pipe).map_err(failed)?,
-        StdioPort::open(&inner, "stdout", parameters.create_stdout_pipe).map_err(failed)?,
-        StdioPort::open(&inner, "stderr", parameters.create_stderr_pipe).map_err(failed)?,
-    ];
-    let [stdin, stdout, stderr] = ports.each_ref().map(|port| port.number);
-    let call = ExecuteProcess::linux(parameters, VsockStdio { stdin, stdout, stderr });
-    let deadline = Some(inner.deadlines.rpc);
-    // The guest dials before it answers, so both run at once; after the answer the dialling has a limit of its own.
-    let (answered, answered_receiver) = watch::channel(false);
-    let executed = async {
-        let result = guest.bridge.call(container.clone(), &call, deadline).await;
-        answered.send_replace(true);
-        result.map_err(ProgramError::Guest)
-    };
-    let waited = inner.deadlines.stdio_dial;
-    let [stdin, stdout, stderr] = &mut ports;
-    let dialled = async {
-        tokio::try_join!(
-            stdin.accept(answered_receiver.clone(), waited),
-            stdout.accept(answered_receiver.clone(), waited),
-            stderr.accept(answered_receiver.clone(), waited),
-        )
-    };
-    let (executed, dialled) = join_or_fail(executed, dialled).await;
-    let id = match executed {
-        Ok(reply) => reply.process_id,
-        Err(ProgramError::Guest(source @ BridgeError::Closed { .. })) => {
-            return Err(match inner.guest_error(INTENT, source).await {
-                UvmError::Guest { source, .. } => failed(ProgramError::Guest(source)),
-                exited => exited,
-            });
-        }
+    let failed = |source| UvmError::Program { id: inner.id.clone(), program, source: Box::new(source) };
+    let ports = match StdioPort::open_all(inner, &parameters) {
+        Ok(ports) => ports,
         Err(source) => return Err(failed(source)),
     };
-    let [stdin, stdout, stderr] = match dialled {
-        Some(Ok((stdin, stdout, stderr))) => [stdin, stdout, stderr],
-        // It runs, but nobody can talk to it.
-        Some(Err(source)) => {
-            kill(&inner, &guest, &container, id).await;
-            return Err(failed(source));
+    let execution = Execution { background: inner.background(), deadlines: inner.deadlines, guest, container };
+    match inner.run(execution.execute(parameters, ports)).await? {
+        Ok(unclaimed) => Ok(unclaimed.claim(vm)),
+        Err(ProgramError::Guest(source)) => {
+            let source = inner.unless_ended(INTENT, source).await?;
+            Err(failed(ProgramError::Guest(source)))
         }
-        None => [None, None, None],
-    };
-    let outcome = wait_in_background(&inner, &guest, &container, id);
-    Ok(Process {
-        vm,
-        guest,
-        container,
-        id,
-        stdin: stdin.map(ProcessInput::new),
-        stdout: stdout.map(ProcessOutput::new),
-        stderr: stderr.map(ProcessOutput::new),
-        outcome,
-    })
+        Err(source) => Err(failed(source)),
+    }
+}
+
+/// Where a process is started. It does not keep the VM.
+struct Execution {
+    background: Background,
+    deadlines: Deadlines,
+    guest: Guest,
+    container: ContainerId,
+}
+
+impl Execution {
+    async fn execute(
+        self,
+        parameters: ProcessParameters,
+        mut ports: [StdioPort; 3],
+    ) -> Result<Unclaimed, ProgramError> {
+        let [stdin, stdout, stderr] = ports.each_ref().map(|port| port.number);
+        let call = ExecuteProcess::linux(parameters, VsockStdio { stdin, stdout, stderr });
+        // The guest dials before it answers, so both run at once; after the answer the dialling has a limit of its own.
+        let (answered, answered_receiver) = watch::channel(false);
+        let executed = async {
+            let result = self.call(call).await;
+            answered.send_replace(true);
+            result.map_err(ProgramError::Guest)
+        };
+        let waited = self.deadlines.stdio_dial;
+        let [stdin, stdout, stderr] = &mut ports;
+        let dialled = async {
+            tokio::try_join!(
+                stdin.accept(answered_receiver.clone(), waited),
+                stdout.accept(answered_receiver.clone(), waited),
+                stderr.accept(answered_receiver.clone(), waited),
+            )
+        };
+        let (executed, dialled) = join_or_fail(executed, dialled).await;
+        let process = self.process(executed?.process_id);
+        let streams = match dialled {
+            Some(Ok((stdin, stdout, stderr))) => [stdin, stdout, stderr],
+            // It runs, but nobody can talk to it.
+            Some(Err(source)) => {
+                process.kill().await;
+                return Err(source);
+            }
+            None => [None, None, None],
+        };
+        let outcome = process.wait_in_background();
+        Ok(Unclaimed(Some(Started { process, streams, outcome })))
+    }
+
+    async fn call(&self, call: ExecuteProcess) -> Result<ExecuteProcessReply, BridgeError> {
+        let process = self.process(0);
+        let undo = move |reply: ExecuteProcessReply| async move {
+            GuestProcess { id: reply.process_id, ..process }.kill().await;
+        };
+        let spawn = |task| self.background.spawn(task);
+        self.guest.bridge.call_or_undo(self.container.clone(), call, self.deadlines.rpc, spawn, undo).await
+    }
+
+    fn process(&self, id: u32) -> GuestProcess {
+        let (background, guest, container) = (self.background.clone(), self.guest.clone(), self.container.clone());
+        GuestProcess { background, guest, container, id, limit: self.deadlines.rpc }
+    }
+}
+
+/// A process as the guest knows it. It does not keep the VM.
+#[derive(Clone)]
+struct GuestProcess {
+    background: Background,
+    guest: Guest,
+    container: ContainerId,
+    id: u32,
+    /// For killing it.
+    limit: Duration,
+}
+
+impl GuestProcess {
+    /// Ends a process that nobody wants.
+    async fn kill(&self) {
+        let call = SignalProcess::kill(self.id);
+        match self.guest.bridge.call(self.container.clone(), &call, Some(self.limit)).await {
+            Err(e) if !super::already_gone(&e) => {
+                tracing::warn!(process = self.id, error = %e, "a process that nobody waits for goes on");
+            }
+            _ => {}
+        }
+    }
+
+    /// Waits for its end from its beginning on, so that the guest need not keep it for long.
+    fn wait_in_background(&self) -> super::Outcome {
+        let (sender, outcome) = watch::channel(None);
+        let process = self.clone();
+        let wait = async move {
+            let call = WaitForProcess::forever(process.id);
+            let result = process.guest.bridge.call(process.container.clone(), &call, None).await;
+            if matches!(result, Err(BridgeError::Encode { .. } | BridgeError::Failed(_))) {
+                // Nobody would ever learn of its end.
+                process.kill().await;
+            }
+            sender.send_replace(Some(result.map(ProcessExit::of).map_err(Arc::new)));
+        };
+        self.background.spawn(wait);
+        outcome
+    }
+}
+
+/// A process that was started.
+struct Started {
+    process: GuestProcess,
+    streams: [Option<GuestStream>; 3],
+    outcome: super::Outcome,
+}
+
+/// A process on its way to whoever asked for it. If nobody takes it, it is killed, where the agent can do that.
+struct Unclaimed(Option<Started>);
+
+impl Unclaimed {
+    fn claim(mut self, vm: &UtilityVm) -> Process {
+        // Only this and the drop take it.
+        let started = self.0.take().expect("an unclaimed process is there until it is claimed");
+        let Started { process: GuestProcess { guest, container, id, .. }, streams, outcome } = started;
+        let [stdin, stdout, stderr] = streams;
+        Process {
+            vm: vm.clone(),
+            guest,
+            container,
+            id,
+            stdin: stdin.map(ProcessInput::new),
+            stdout: stdout.map(ProcessOutput::new),
+            stderr: stderr.map(ProcessOutput::new),
+            outcome,
+        }
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        if let Some(Started { process, .. }) = self.0.take() {
+            let background = process.background.clone();
+            background.spawn(async move { process.kill().await });
+        }
+    }
 }
 
 /// Waits for both; if the request fails, what was dialled does not matter any more.
@@ -142,6 +220,15 @@ struct StdioPort {
 }
 
 impl StdioPort {
+    /// Input, output, error.
+    fn open_all(inner: &Inner, parameters: &ProcessParameters) -> Result<[Self; 3], ProgramError> {
+        Ok([
+            Self::open(inner, "stdin", parameters.create_stdin_pipe)?,
+            Self::open(inner, "stdout", parameters.create_stdout_pipe)?,
+            Self::open(inner, "stderr", parameters.create_stderr_pipe)?,
+        ])
+    }
+
     fn open(inner: &Inner, name: &'static str, wanted: bool) -> Result<Self, ProgramError> {
         if !wanted {
             return Ok(Self { name, number: None, listener: None });
@@ -174,23 +261,4 @@ impl StdioPort {
             () = too_late => Err(ProgramError::StreamNotDialled { stream: self.name, waited }),
         }
     }
-}
-
-/// Waits for the end of a process from its beginning on, so that the guest need not keep it for long.
-fn wait_in_background(inner: &Arc<Inner>, guest: &Guest, container: &ContainerId, id: u32) -> super::Outcome {
-    let (sender, outcome) = watch::channel(None);
-    let (guest, container) = (guest.clone(), container.clone());
-    // A process that runs does not keep a VM alive that nobody has a handle of.
-    let weak = Arc::downgrade(inner);
-    inner.vm.spawn(Box::pin(async move {
-        let result = guest.bridge.call(container.clone(), &WaitForProcess::forever(id), None).await;
-        if matches!(result, Err(BridgeError::Encode { .. } | BridgeError::Failed(_)))
-            && let Some(inner) = weak.upgrade()
-        {
-            // Nobody would ever learn of its end.
-            kill(&inner, &guest, &container, id).await;
-        }
-        sender.send_replace(Some(result.map(ProcessExit::of).map_err(Arc::new)));
-    }));
-    outcome
 }

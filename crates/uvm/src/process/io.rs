@@ -48,13 +48,17 @@ impl AsyncWrite for ProcessInput {
 
 impl Drop for ProcessInput {
     fn drop(&mut self) {
-        if let Some(mut stream) = self.0.take() {
-            // Once asked for, the half-close happens by itself; a stream dropped without it would be reset, and what the
-            // process has not read yet would be lost.
-            let waker = std::task::Waker::noop();
-            let _ = Pin::new(&mut stream).poll_shutdown(&mut Context::from_waker(waker));
+        if let Some(stream) = self.0.take() {
+            half_close(stream);
         }
     }
+}
+
+/// Drops a stream as one that was half-closed: without that it would be reset, and what the other end has not read yet
+/// would be lost. Once asked for, the half-close happens by itself.
+fn half_close(mut stream: GuestStream) {
+    let waker = std::task::Waker::noop();
+    let _ = Pin::new(&mut stream).poll_shutdown(&mut Context::from_waker(waker));
 }
 
 /// An output of a process. At its end it is closed by itself, as the guest expects.
@@ -72,8 +76,10 @@ impl AsyncRead for ProcessOutput {
         let (before, room) = (buf.filled().len(), buf.remaining());
         ready!(Pin::new(stream).poll_read(cx, buf))?;
         if room > 0 && buf.filled().len() == before {
-            // The agent of the original tells the exit only once this end is closed, too.
-            self.0 = None;
+            // The agent of the original tells the exit only once it has read the end of this direction, too.
+            if let Some(stream) = self.0.take() {
+                half_close(stream);
+            }
         }
         Poll::Ready(Ok(()))
     }

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use uvm_platform::{Deadlines, ExitStatus, LastWords, PlatformError, PlatformVm, UvmId, VmEvent, VmEvents};
 
 use uvm_wire::ContainerId;
 use uvm_wire::system::ShutdownGraceful;
 
-use super::start::{Failed, Guest, Interruption, Start};
+use super::start::{Failed, Guest, Interruption, SETTLE, Start};
 use super::state::{Ask, Phase, Refusal, Verdict, admit};
-use crate::bridge::BridgeError;
-use crate::error::{StartError, StartPhase, UvmError};
+use crate::bridge::{BridgeClosed, BridgeError};
+use crate::error::{StartPhase, UvmError};
 
 /// What observers see.
 #[derive(Clone)]
@@ -37,8 +38,17 @@ pub(crate) enum Request {
 
 /// What operations report.
 enum Report {
-    Started(Result<Option<Guest>, Box<(Failed, LastWords)>>),
+    Started(Result<Option<Guest>, Box<FailedStart>>),
+    /// The bridge is closed, and the VM has not ended with it.
+    BridgeLost(Arc<BridgeClosed>),
     Closed(Result<(), PlatformError>),
+}
+
+/// A start that failed: where and why, the VM's last words before it was terminated, and whether it could be.
+struct FailedStart {
+    failed: Failed,
+    last_words: LastWords,
+    is_terminated: bool,
 }
 
 pub(crate) struct Driver {
@@ -142,23 +152,37 @@ impl Driver {
     }
 
     fn perform(&mut self, request: Request, intent: &'static str) {
-        let (vm, id) = (Arc::clone(&self.vm), self.id.clone());
+        let (vm, id, deadlines) = (Arc::clone(&self.vm), self.id.clone(), self.deadlines);
         let operation = move |source| UvmError::Operation { id, intent, source };
         match request {
             Request::Start(reply) => self.begin_start(reply),
-            Request::Pause(reply) => {
-                self.vm.spawn(Box::pin(async move { answer(reply, vm.pause().await.map_err(operation)) }));
-            }
-            Request::Resume(reply) => {
-                self.vm.spawn(Box::pin(async move { answer(reply, vm.resume().await.map_err(operation)) }));
-            }
+            Request::Pause(reply) => self.vm.spawn(Box::pin(async move {
+                let paused = on_host(&*vm, intent, deadlines.host_call, vm.pause()).await;
+                answer(reply, paused.map_err(operation));
+            })),
+            Request::Resume(reply) => self.vm.spawn(Box::pin(async move {
+                let resumed = on_host(&*vm, intent, deadlines.host_call, vm.resume()).await;
+                answer(reply, resumed.map_err(operation));
+            })),
             Request::Terminate(reply) => {
-                self.interrupt.send_if_modified(|why| why.replace(Interruption::Cancelled).is_none());
-                self.vm.spawn(Box::pin(async move { answer(reply, vm.terminate().await.map_err(operation)) }));
+                self.interrupt(Interruption::Cancelled);
+                self.vm.spawn(Box::pin(async move {
+                    let terminated = on_host(&*vm, intent, deadlines.terminate, vm.terminate()).await;
+                    answer(reply, terminated.map_err(operation));
+                }));
             }
             Request::Shutdown(reply) => self.begin_shutdown(reply),
             Request::Close(reply) => self.begin_close(reply),
         }
+    }
+
+    /// Gives up a start under way. The first reason counts.
+    fn interrupt(&self, why: Interruption) {
+        self.interrupt.send_if_modified(|current| {
+            let first = current.is_none();
+            current.get_or_insert(why);
+            first
+        });
     }
 
     fn begin_start(&mut self, reply: Answer) {
@@ -170,14 +194,18 @@ impl Driver {
         self.enter(Phase::Starting);
         self.starting = Some(reply);
         let (reports, interrupted, vm) = (self.reports.clone(), self.interrupt.subscribe(), Arc::clone(&self.vm));
-        let terminate = self.deadlines.terminate;
+        let limit = self.deadlines.terminate;
         self.vm.spawn(Box::pin(async move {
-            // Its last words, before they are those of a VM that was terminated.
-            let outcome = start.run(interrupted).await.map_err(|failed| Box::new((failed, vm.last_words())));
-            if outcome.is_err() {
-                // A VM that did not start is of no use; what fails here shows again when it is closed.
-                let _ = tokio::time::timeout(terminate, vm.terminate()).await;
-            }
+            let outcome = match start.run(interrupted).await {
+                Ok(guest) => Ok(guest),
+                Err(failed) => {
+                    // Before they are those of a VM that was terminated.
+                    let last_words = vm.last_words();
+                    // A VM that did not start is of no use. This has a limit of its own: that of the start may have passed.
+                    let terminated = on_host(&*vm, "terminate", limit, vm.terminate()).await;
+                    Err(Box::new(FailedStart { failed, last_words, is_terminated: terminated.is_ok() }))
+                }
+            };
             // The driver lives as long as this task's runtime.
             let _ = reports.send(Report::Started(outcome));
         }));
@@ -216,29 +244,23 @@ impl Driver {
         self.enter(Phase::Closing);
         self.closing.push(reply);
         // A start under way is given up; listeners of one that never began are closed with it.
-        self.interrupt.send_if_modified(|why| why.replace(Interruption::Cancelled).is_none());
+        self.interrupt(Interruption::Cancelled);
         self.start = None;
         let guest = self.status.borrow().guest.clone();
-        let (vm, reports, deadline) = (Arc::clone(&self.vm), self.reports.clone(), self.deadlines.close);
+        let (vm, reports, limit) = (Arc::clone(&self.vm), self.reports.clone(), self.deadlines.close);
         let mut output_done = self.output_done.clone();
         self.vm.spawn(Box::pin(async move {
-            let close = async {
-                let closed = vm.close().await;
-                if let Some(guest) = guest {
-                    guest.bridge.close();
-                }
+            let ends = Instant::now() + limit;
+            let closed = tokio::time::timeout_at(ends, vm.close()).await;
+            let result = closed.unwrap_or_else(|_| Err(too_late(&*vm, "close", limit)));
+            if let Some(guest) = guest {
+                guest.bridge.close();
+            }
+            if result.is_ok() {
                 // Its stream has ended with the VM. A handler that does not return is not waited for longer than this.
-                let _ = tokio::time::timeout(OUTPUT_SETTLES, output_done.wait_for(|done| *done)).await;
-                closed
-            };
-            let result = match tokio::time::timeout(deadline, close).await {
-                Ok(result) => result,
-                Err(_) => Err(PlatformError::Timeout {
-                    what: "the end of the VM".into(),
-                    waited: deadline,
-                    last_words: Box::new(vm.last_words()),
-                }),
-            };
+                let settles = ends.min(Instant::now() + OUTPUT_SETTLES);
+                let _ = tokio::time::timeout_at(settles, output_done.wait_for(|done| *done)).await;
+            }
             let _ = reports.send(Report::Closed(result));
         }));
     }
@@ -246,72 +268,85 @@ impl Driver {
     fn reported(&mut self, report: Report) {
         match report {
             Report::Started(outcome) => self.started(outcome),
+            Report::BridgeLost(why) => self.broken(&*why),
             Report::Closed(result) => {
-                let mut result = Some(result);
-                let failed = matches!(result, Some(Err(_)));
-                tracing::info!(vm = %self.id, failed, "utility VM closed");
-                // What could not be ended or removed can be tried again.
+                tracing::info!(vm = %self.id, failed = result.is_err(), "utility VM closed");
                 let has_ended = self.status.borrow().exit.is_some();
-                self.enter(match failed {
-                    false => Phase::Closed,
-                    true if has_ended => Phase::Ended,
-                    true => Phase::Broken,
+                self.enter(match result {
+                    Ok(()) => Phase::Closed,
+                    // What could not be ended or removed can be tried again.
+                    Err(_) if has_ended => Phase::Ended,
+                    Err(_) => Phase::Broken,
                 });
                 for reply in self.closing.drain(..) {
-                    let outcome = match result.take() {
-                        Some(Err(source)) => Err(UvmError::Operation { id: self.id.clone(), intent: "close", source }),
-                        _ if failed => {
-                            Err(UvmError::Refused { id: self.id.clone(), intent: "close", why: Refusal::Ended })
-                        }
-                        _ => Ok(()),
-                    };
-                    answer(reply, outcome);
+                    let failed = |source| UvmError::Operation { id: self.id.clone(), intent: "close", source };
+                    answer(reply, result.clone().map_err(failed));
                 }
             }
         }
     }
 
-    fn started(&mut self, outcome: Result<Option<Guest>, Box<(Failed, LastWords)>>) {
+    fn started(&mut self, outcome: Result<Option<Guest>, Box<FailedStart>>) {
         let Some(reply) = self.starting.take() else { return };
-        let under_way = self.phase() == Phase::Starting;
-        let failed = match outcome {
-            Ok(guest) if under_way => {
+        let is_under_way = self.phase() == Phase::Starting;
+        let interruption = self.interrupt.borrow().clone();
+        let FailedStart { failed: (phase, source), last_words, is_terminated } = match (outcome, interruption) {
+            (Ok(guest), None) => {
                 tracing::info!(vm = %self.id, "utility VM started");
+                if let Some(guest) = &guest {
+                    self.watch(guest);
+                }
                 self.status.send_modify(|status| {
                     status.phase = Phase::Running;
                     status.guest = guest;
                 });
                 return answer(reply, Ok(()));
             }
-            // It is over already: what ended it has set the phase.
-            Ok(_) => ((StartPhase::Negotiation, StartError::Cancelled), self.vm.last_words()),
-            Err(failed) => *failed,
+            // Something else came first. That ends the VM, if it has not.
+            (Ok(_), Some(why)) => FailedStart {
+                failed: (StartPhase::Negotiation, why.into_error()),
+                last_words: self.vm.last_words(),
+                is_terminated: false,
+            },
+            (Err(failed), _) => *failed,
         };
-        if under_way {
-            self.enter(Phase::Ended);
+        if is_under_way {
+            let has_ended = is_terminated || self.status.borrow().exit.is_some();
+            self.enter(if has_ended { Phase::Ended } else { Phase::Broken });
         }
-        let ((phase, source), last_words) = failed;
         let (id, source) = (self.id.clone(), Box::new(source));
         answer(reply, Err(UvmError::Start { id, phase, last_words: Box::new(last_words), source }));
+    }
+
+    /// A guest that cannot be called any more is of no use, unless it is the VM that ends: that is worth a moment.
+    fn watch(&self, guest: &Guest) {
+        let (closed, mut status, reports) = (guest.bridge.closed(), self.status.subscribe(), self.reports.clone());
+        self.vm.spawn(Box::pin(async move {
+            let why = closed.await;
+            let ended = status.wait_for(|status| status.exit.is_some());
+            if tokio::time::timeout(SETTLE, ended).await.is_err() {
+                // Without a driver there is no handle of the VM.
+                let _ = reports.send(Report::BridgeLost(why));
+            }
+        }));
+    }
+
+    fn broken(&self, why: &dyn std::fmt::Display) {
+        if self.phase() == Phase::Running {
+            tracing::warn!(vm = %self.id, %why, "utility VM broken");
+            self.enter(Phase::Broken);
+        }
     }
 
     fn happened(&mut self, event: VmEvent) {
         match event {
             VmEvent::GuestPanicked => tracing::warn!(vm = %self.id, "the guest's kernel panicked"),
             VmEvent::Broken { why } => {
-                tracing::warn!(vm = %self.id, why, "utility VM broken");
-                if self.phase() == Phase::Running {
-                    self.enter(Phase::Broken);
-                }
+                self.broken(&why);
+                self.interrupt(Interruption::Lost(why));
             }
             VmEvent::Exited(status) => {
-                self.interrupt.send_if_modified(|why| {
-                    let first = why.is_none();
-                    if first {
-                        *why = Some(Interruption::Exited(status.clone()));
-                    }
-                    first
-                });
+                self.interrupt(Interruption::Exited(status.clone()));
                 // If it never ran, its listeners are closed now, and no output will come.
                 self.start = None;
                 self.status.send_modify(|current| {
@@ -344,6 +379,24 @@ impl Request {
     }
 }
 
+/// How long the host may take beyond a limit: it keeps that by itself, and says better what happened.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// What the host does about "cannot `intent` the VM", for at most about `limit`.
+pub(crate) async fn on_host<T>(
+    vm: &dyn PlatformVm,
+    intent: &'static str,
+    limit: Duration,
+    operation: impl Future<Output = Result<T, PlatformError>>,
+) -> Result<T, PlatformError> {
+    let done = tokio::time::timeout(limit + GRACE, operation).await;
+    done.unwrap_or_else(|_| Err(too_late(vm, intent, limit)))
+}
+
+fn too_late(vm: &dyn PlatformVm, intent: &'static str, waited: Duration) -> PlatformError {
+    PlatformError::Timeout { what: format!("to {intent} the VM"), waited, last_words: Box::new(vm.last_words()) }
+}
+
 /// A caller that gave up does not want the answer.
 fn answer(reply: Answer, result: Result<(), UvmError>) {
     let _ = reply.send(result);
@@ -351,4 +404,92 @@ fn answer(reply: Answer, result: Result<(), UvmError>) {
 
 pub(crate) fn exited(id: &UvmId, intent: &'static str, status: ExitStatus, vm: &dyn PlatformVm) -> UvmError {
     UvmError::Exited { id: id.clone(), intent, status, last_words: Box::new(vm.last_words()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use uvm_platform::Platform;
+    use uvm_platform::fake::FakePlatform;
+    use uvm_platform::spec::RootFs;
+
+    use super::super::start::Listeners;
+    use super::*;
+    use crate::error::StartError;
+    use crate::options::{BootInfo, BootPlan, LcowOptions};
+    use crate::output::OutputHandler;
+
+    /// A driver whose reports and requests the test hands it, in any order; its VM's start is under way.
+    async fn starting() -> (Driver, oneshot::Receiver<Result<(), UvmError>>) {
+        let host = FakePlatform::new();
+        let boot = BootPlan { kernel: "/k".into(), root: RootFs::Initrd("/i".into()), info: BootInfo::default() };
+        let spec = LcowOptions::default().lower(UvmId::new("vm").expect("valid"), boot, &host);
+        let (vm, _events) = host.create(&spec).await.expect("created");
+        let (output_done, output_done_receiver) = watch::channel(false);
+        let start = Start {
+            id: spec.id.clone(),
+            vm: Arc::clone(&vm),
+            listeners: Listeners { entropy: None, log: None, bridge: None },
+            output: OutputHandler::default(),
+            output_done,
+            agent_version: None,
+            deadlines: Deadlines::default(),
+        };
+        let (reports, _receiver) = mpsc::unbounded_channel();
+        let (status, _) = watch::channel(Status { phase: Phase::Created, exit: None, guest: None });
+        let mut driver = Driver {
+            id: spec.id.clone(),
+            vm,
+            deadlines: Deadlines::default(),
+            status,
+            output_done: output_done_receiver,
+            start: Some(start),
+            interrupt: watch::Sender::new(None),
+            starting: None,
+            closing: Vec::new(),
+            reports,
+        };
+        let (reply, answer) = oneshot::channel();
+        driver.asked(Request::Start(reply));
+        assert_eq!(driver.phase(), Phase::Starting);
+        (driver, answer)
+    }
+
+    fn source(answer: Result<(), UvmError>) -> StartError {
+        match answer.expect_err("the start came too late") {
+            UvmError::Start { source, .. } => *source,
+            other => panic!("{other}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn d31_a_start_that_succeeds_after_the_vm_has_ended_is_none() {
+        let (mut driver, answer) = starting().await;
+        driver.happened(VmEvent::Exited(ExitStatus::PoweredOff));
+        driver.reported(Report::Started(Ok(None)));
+        let why = source(answer.await.expect("answered"));
+        assert!(matches!(why, StartError::Exited(ExitStatus::PoweredOff)), "{why}");
+        assert_eq!(driver.phase(), Phase::Ended);
+    }
+
+    #[tokio::test]
+    async fn d31_a_start_that_succeeds_after_it_was_given_up_is_none() {
+        let (mut driver, answer) = starting().await;
+        driver.asked(Request::Terminate(oneshot::channel().0));
+        driver.reported(Report::Started(Ok(None)));
+        assert!(matches!(source(answer.await.expect("answered")), StartError::Cancelled));
+        assert_eq!(driver.phase(), Phase::Broken, "nobody said yet that it has ended");
+        driver.happened(VmEvent::Exited(ExitStatus::Terminated));
+        assert_eq!(driver.phase(), Phase::Ended);
+    }
+
+    #[tokio::test]
+    async fn the_first_reason_to_give_a_start_up_is_told() {
+        let (mut driver, answer) = starting().await;
+        driver.happened(VmEvent::Exited(ExitStatus::Panicked));
+        driver.asked(Request::Terminate(oneshot::channel().0));
+        driver.asked(Request::Close(oneshot::channel().0));
+        driver.reported(Report::Started(Ok(None)));
+        assert!(matches!(source(answer.await.expect("answered")), StartError::Exited(ExitStatus::Panicked)));
+        assert_eq!(driver.phase(), Phase::Closing);
+    }
 }

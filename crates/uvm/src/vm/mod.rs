@@ -1,5 +1,6 @@
 //! A utility VM: create, start, use, end.
 
+mod background;
 mod create;
 mod driver;
 mod start;
@@ -8,7 +9,6 @@ mod state;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use uvm_platform::{Accelerator, Deadlines, ExitStatus, LastWords, Platform, PlatformVm, UvmId, VmProperties};
@@ -19,9 +19,11 @@ use uvm_wire::system::DumpStacks;
 
 pub use state::Refusal;
 
+pub(crate) use background::Background;
 pub(crate) use start::Guest;
 
 use driver::{Handles, Request, Status};
+use start::SETTLE;
 use state::{Ask, Verdict, admit};
 
 use crate::bridge::BridgeError;
@@ -229,12 +231,10 @@ impl UtilityVm {
         if matches!(self.inner.status.borrow().phase, state::Phase::Closing | state::Phase::Closed) {
             return Err(refused(Refusal::Closed));
         }
-        let intent = "inspect";
-        self.inner.vm.properties().await.map_err(|source| UvmError::Operation {
-            id: self.inner.id.clone(),
-            intent,
-            source,
-        })
+        let (vm, limit, intent) = (Arc::clone(&self.inner.vm), self.inner.deadlines.host_call, "inspect");
+        let properties =
+            self.inner.run(async move { driver::on_host(&*vm, intent, limit, vm.properties()).await }).await?;
+        properties.map_err(|source| UvmError::Operation { id: self.inner.id.clone(), intent, source })
     }
 
     /// What the VM said and did last. Never waits.
@@ -255,7 +255,8 @@ impl UtilityVm {
     /// OCI runtime specification as JSON; its root file system must be in the VM already.
     ///
     /// # Errors
-    /// [`UvmError::Container`]; the id is free again then. [`UvmError::Refused`], [`UvmError::Exited`].
+    /// [`UvmError::Container`]; nothing of the container is left and its id is free again, but if the guest did not answer:
+    /// then the container is undone, and its id free, once the guest does. [`UvmError::Refused`], [`UvmError::Exited`].
     pub async fn create_container(&self, id: &str, specification: &str) -> Result<Container, UvmError> {
         container::create(self, id, specification).await
     }
@@ -270,11 +271,8 @@ impl UtilityVm {
         if !guest.capabilities.guest_defined.dump_stacks {
             return Ok(String::new());
         }
-        let inner = Arc::clone(&self.inner);
-        self.inner
-            .run(async move { inner.call(&guest, &ContainerId::UVM, intent, &DumpStacks::default()).await })
-            .await?
-            .map(|r| r.guest_stacks)
+        let reply = self.inner.call(&guest, &ContainerId::UVM, intent, DumpStacks::default()).await?;
+        Ok(reply.guest_stacks)
     }
 }
 
@@ -290,7 +288,8 @@ impl Inner {
         }
     }
 
-    /// Runs `work` where the VM's own I/O runs, and waits for it. A caller that gives up does not stop it.
+    /// Runs `work` where the VM's own I/O runs, and waits for it. A caller that gives up does not stop it. It must not hold
+    /// the VM: one that nobody has a handle of ends at once, whatever is under way.
     pub(crate) async fn run<T, F>(&self, work: F) -> Result<T, UvmError>
     where
         T: Send + 'static,
@@ -298,41 +297,53 @@ impl Inner {
     {
         let (reply, answer) = oneshot::channel();
         self.vm.spawn(Box::pin(async move {
-            // A caller that gave up does not want the answer.
+            // A caller that gave up does not want the answer; what must be undone then sees to it when it is dropped.
             let _ = reply.send(work.await);
         }));
         answer.await.map_err(|_| UvmError::Refused { id: self.id.clone(), intent: "use", why: Refusal::Closed })
     }
 
     /// Calls the guest, within the deadline for calls. An error tells of the VM's end where that is the reason.
-    pub(crate) async fn call<R: uvm_wire::Rpc>(
+    pub(crate) async fn call<R>(
         &self,
         guest: &Guest,
         container: &ContainerId,
         intent: &'static str,
-        call: &R,
-    ) -> Result<R::Reply, UvmError> {
-        match guest.bridge.call(container.clone(), call, Some(self.deadlines.rpc)).await {
+        call: R,
+    ) -> Result<R::Reply, UvmError>
+    where
+        R: uvm_wire::Rpc<Reply: Send> + Send + Sync + 'static,
+    {
+        let (bridge, container, deadline) = (guest.bridge.clone(), container.clone(), self.deadlines.rpc);
+        match self.run(async move { bridge.call(container, &call, Some(deadline)).await }).await? {
             Ok(reply) => Ok(reply),
-            Err(source) => Err(self.guest_error(intent, source).await),
+            Err(source) => {
+                let source = self.unless_ended(intent, source).await?;
+                Err(UvmError::Guest { id: self.id.clone(), intent, source })
+            }
         }
     }
 
-    /// The error for a call that failed.
-    pub(crate) async fn guest_error(&self, intent: &'static str, source: BridgeError) -> UvmError {
-        if matches!(source, BridgeError::Closed { .. })
-            && let Some(status) = self.ended_by_now().await
-        {
-            return driver::exited(&self.id, intent, status, &*self.vm);
+    /// The error of a call, unless the bridge was closed because the VM ended: then that is the error. The end of a
+    /// connection and of the VM may be noticed one after the other.
+    pub(crate) async fn unless_ended(&self, intent: &'static str, error: BridgeError) -> Result<BridgeError, UvmError> {
+        if !matches!(error, BridgeError::Closed { .. }) {
+            return Ok(error);
         }
-        UvmError::Guest { id: self.id.clone(), intent, source }
-    }
-
-    /// How the VM ended, if it did: the end of a connection and of the VM may be noticed one after the other.
-    pub(crate) async fn ended_by_now(&self) -> Option<ExitStatus> {
         let mut status = self.status.clone();
-        let ended = status.wait_for(|status| status.exit.is_some());
-        tokio::time::timeout(SETTLE, ended).await.ok()?.ok().and_then(|status| status.exit.clone())
+        let ended = self.run(async move {
+            let ended = status.wait_for(|status| status.exit.is_some());
+            tokio::time::timeout(SETTLE, ended).await.ok()?.ok()?.exit.clone()
+        });
+        match ended.await {
+            Ok(Some(status)) => Err(driver::exited(&self.id, intent, status, &*self.vm)),
+            _ => Ok(error),
+        }
+    }
+
+    /// Where work goes on whose caller gave up.
+    pub(crate) fn background(&self) -> Background {
+        Background::new(&self.vm)
     }
 
     /// A port for a standard stream, never used before.
@@ -340,9 +351,6 @@ impl Inner {
         self.next_stdio_port.fetch_add(1, Ordering::Relaxed)
     }
 }
-
-/// How far the end of a connection and of its VM may lie apart.
-const SETTLE: Duration = Duration::from_secs(5);
 
 impl fmt::Debug for UtilityVm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

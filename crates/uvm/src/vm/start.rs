@@ -4,7 +4,7 @@
 //! closed when this ends: they are owned here.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
@@ -13,7 +13,7 @@ use uvm_platform::{ExitStatus, GuestListener, GuestStream, PlatformError, Platfo
 use uvm_wire::ContainerId;
 use uvm_wire::negotiate::{Capabilities, NegotiateProtocol};
 
-use crate::bridge::Bridge;
+use crate::bridge::{Bridge, BridgeError};
 use crate::error::{StartError, StartPhase};
 use crate::output::OutputHandler;
 
@@ -21,7 +21,7 @@ use crate::output::OutputHandler;
 const ENTROPY_BYTES: usize = 512;
 
 /// How far the end of a connection and of its VM may lie apart.
-const SETTLE: Duration = Duration::from_secs(2);
+pub(super) const SETTLE: Duration = Duration::from_secs(5);
 
 /// What the guest will dial.
 pub(crate) struct Listeners {
@@ -54,7 +54,19 @@ pub(crate) struct Guest {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Interruption {
     Exited(ExitStatus),
+    /// Its transport is lost.
+    Lost(String),
     Cancelled,
+}
+
+impl Interruption {
+    pub(crate) fn into_error(self) -> StartError {
+        match self {
+            Self::Exited(status) => StartError::Exited(status),
+            Self::Lost(why) => StartError::Host(PlatformError::host("reach the guest", why)),
+            Self::Cancelled => StartError::Cancelled,
+        }
+    }
 }
 
 /// A start that failed, and where.
@@ -67,69 +79,96 @@ impl Start {
         mut interrupted: watch::Receiver<Option<Interruption>>,
     ) -> Result<Option<Guest>, Failed> {
         let deadline = self.deadlines.start;
-        let phase = watch::Sender::new(StartPhase::PowerOn);
+        let progress = Mutex::new(Progress::default());
         let interruption = async move {
-            match interrupted.wait_for(Option::is_some).await.ok().and_then(|why| why.clone()) {
-                Some(Interruption::Exited(status)) => StartError::Exited(status),
-                Some(Interruption::Cancelled) | None => StartError::Cancelled,
-            }
+            let why = interrupted.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
+            // Without a driver there is no handle of the VM.
+            why.map_or(StartError::Cancelled, Interruption::into_error)
         };
         tokio::pin!(interruption);
-        let mut outcome = tokio::select! {
+        let failed = |error| (progress.lock().unwrap_or_else(PoisonError::into_inner).phase(), error);
+        let outcome = tokio::select! {
             biased;
-            why = &mut interruption => Err(why),
-            result = self.sequence(&phase) => result,
+            why = &mut interruption => return Err(failed(why)),
+            result = self.sequence(&progress) => result,
             () = tokio::time::sleep(deadline) => Err(StartError::Timeout(deadline)),
         };
-        if matches!(outcome, Err(StartError::Host(_) | StartError::Io(_) | StartError::Bridge(_)))
-            && let Ok(why) = tokio::time::timeout(SETTLE, interruption).await
-        {
+        let is_cut = matches!(
+            outcome,
+            Err(StartError::Host(_) | StartError::Io(_) | StartError::Bridge(BridgeError::Closed { .. }))
+        );
+        if is_cut && let Ok(why) = tokio::time::timeout(SETTLE, interruption).await {
             // A VM that ends cuts its connections first. Its end is the reason, not the cut.
-            outcome = Err(why);
+            return Err(failed(why));
         }
-        outcome.map_err(|error| (*phase.borrow(), error))
+        outcome.map_err(failed)
     }
 
-    async fn sequence(self, phase: &watch::Sender<StartPhase>) -> Result<Option<Guest>, StartError> {
+    async fn sequence(self, progress: &Mutex<Progress>) -> Result<Option<Guest>, StartError> {
         let Self { id, vm, listeners, output, output_done, agent_version, deadlines } = self;
         let Listeners { entropy, log, bridge } = listeners;
-        let (no_entropy, no_log) = (entropy.is_none(), log.is_none());
         // Some hosts do not report the VM running before its agent runs, which needs the entropy: all at once.
         let power_on = async {
             vm.start().await.map_err(StartError::Host)?;
-            phase.send_replace(if no_entropy { StartPhase::Bridge } else { StartPhase::Entropy });
+            note(progress, |progress| progress.powered_on = true);
             Ok(())
         };
         let give_entropy = async {
             give_entropy(entropy).await?;
-            phase.send_if_modified(|phase| {
-                let next = *phase == StartPhase::Entropy;
-                if next {
-                    *phase = if no_log { StartPhase::Bridge } else { StartPhase::Log };
-                }
-                next
-            });
+            note(progress, |progress| progress.entropy_given = true);
             Ok(())
         };
         let attach_log = async {
-            let Some(stream) = accept(log).await? else {
+            if let Some(stream) = accept(log).await? {
+                let done = OutputDone(output_done);
+                // Not called here: whatever it does, it does not hold up the start.
+                vm.spawn(Box::pin(async move {
+                    let _done = done;
+                    output.handle(id, stream).await;
+                }));
+            } else {
                 output_done.send_replace(true);
-                return Ok(());
-            };
-            let (handling, done) = (output.handle(id, stream), OutputDone(output_done));
-            vm.spawn(Box::pin(async move {
-                let _done = done;
-                handling.await;
-            }));
+            }
+            note(progress, |progress| progress.log_attached = true);
             Ok(())
         };
-        let (stream, (), (), ()) = tokio::try_join!(accept(bridge), power_on, give_entropy, attach_log)?;
+        let connect = async {
+            let stream = accept(bridge).await?;
+            note(progress, |progress| progress.bridge_connected = true);
+            Ok(stream)
+        };
+        let (stream, (), (), ()) = tokio::try_join!(connect, power_on, give_entropy, attach_log)?;
         let Some(stream) = stream else { return Ok(None) };
-        phase.send_replace(StartPhase::Negotiation);
         let bridge = Bridge::new(stream, |task| vm.spawn(task));
         let capabilities = negotiate(&bridge, agent_version, deadlines.rpc).await?;
         Ok(Some(Guest { bridge, capabilities: Arc::new(capabilities) }))
     }
+}
+
+/// What is done. Steps may be done in any order; the phase is the first that is not.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent steps, each done or not")]
+struct Progress {
+    powered_on: bool,
+    entropy_given: bool,
+    log_attached: bool,
+    bridge_connected: bool,
+}
+
+impl Progress {
+    fn phase(self) -> StartPhase {
+        match self {
+            Self { powered_on: false, .. } => StartPhase::PowerOn,
+            Self { entropy_given: false, .. } => StartPhase::Entropy,
+            Self { log_attached: false, .. } => StartPhase::Log,
+            Self { bridge_connected: false, .. } => StartPhase::Bridge,
+            _ => StartPhase::Negotiation,
+        }
+    }
+}
+
+fn note(progress: &Mutex<Progress>, step: impl FnOnce(&mut Progress)) {
+    step(&mut progress.lock().unwrap_or_else(PoisonError::into_inner));
 }
 
 async fn negotiate(

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!             start            started
-//!  Created ---------> Starting --------> Running ----> Broken (its transport is lost)
+//!  Created ---------> Starting --------> Running ----> Broken (its transport or its bridge is lost)
 //!     |                  |                  |             |
 //!     |                  +--- terminate, failed start, end of the VM
 //!     |                                     v             |

@@ -1,0 +1,18 @@
+//! The library on the fake host, whose guest the tests play: the whole life of VMs, processes and containers, and what
+//! goes wrong at each step.
+//!
+//! A test whose name begins with `d` and a number covers that defect of the original.
+
+// Which agent boot files hold is read by `uvm-image`, which is for Linux hosts.
+#![cfg(target_os = "linux")]
+
+mod bridge;
+mod cancel;
+mod container;
+mod create;
+mod guest_faults;
+mod lifecycle;
+mod model;
+mod process;
+mod start;
+mod support;
