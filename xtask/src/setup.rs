@@ -68,16 +68,21 @@ fn on_path(program: &str) -> bool {
     std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }
 
+/// The guest's target, and the one that keeps what is for every system compiling for Windows.
+const TARGETS: [&str; 2] = [AGENT_TARGET, "x86_64-pc-windows-gnu"];
+
 fn rust_targets() -> anyhow::Result<()> {
-    if Cmd::new("rustc").args(["--print", "target-libdir", "--target", AGENT_TARGET]).output().is_ok_and(|dir| {
+    for target in TARGETS {
+        let library = Cmd::new("rustc").args(["--print", "target-libdir", "--target", target]).output();
         // The directory is told whether or not it is there.
-        Path::new(dir.trim()).is_dir()
-    }) {
-        say("Rust target for the guest: there");
-        return Ok(());
+        if library.is_ok_and(|directory| Path::new(directory.trim()).is_dir()) {
+            say(&format!("Rust target {target}: there"));
+        } else {
+            say(&format!("adding the Rust target {target}"));
+            Cmd::new("rustup").args(["target", "add", target]).run()?;
+        }
     }
-    say("adding the Rust target for the guest");
-    Cmd::new("rustup").args(["target", "add", AGENT_TARGET]).run()
+    Ok(())
 }
 
 /// Builds the guest agent.

@@ -12,7 +12,7 @@ use crate::log;
 /// How the VM is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shutdown {
-    /// Processes are asked to end, and have [`GRACE`] to do so.
+    /// Processes are asked to end, and have 10 s to do so.
     Graceful,
     /// Processes are killed.
     Forced,

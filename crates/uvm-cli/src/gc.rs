@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use serde::Serialize;
+use uvm::Gc;
 use uvm::qemu::StateRoot;
 
 use crate::args::{GcArgs, ReportArgs};
@@ -14,10 +15,9 @@ struct Removed {
 }
 
 pub(crate) fn run(args: &GcArgs) -> anyhow::Result<()> {
-    let path = StateRoot::default_path();
-    let root = open(&path)?;
-    let reclaimed =
-        uvm::qemu::gc(&root, args.dry_run).with_context(|| format!("state directory {}", path.display()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let mode = if args.dry_run { Gc::DryRun } else { Gc::Remove };
+    let reclaimed = runtime.block_on(uvm::gc(mode))?;
     let removed: Vec<Removed> =
         reclaimed.into_iter().map(|vm| Removed { id: vm.id, objects: vm.objects, error: vm.error }).collect();
     if args.json {
@@ -42,10 +42,6 @@ pub(crate) fn run(args: &GcArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn open(path: &std::path::Path) -> anyhow::Result<StateRoot> {
-    StateRoot::open(path).with_context(|| format!("state directory {}", path.display()))
-}
-
 #[derive(Serialize)]
 struct Live {
     id: String,
@@ -54,7 +50,8 @@ struct Live {
 
 pub(crate) fn ps(args: &ReportArgs) -> anyhow::Result<()> {
     let path = StateRoot::default_path();
-    let live = open(&path)?.live().with_context(|| format!("state directory {}", path.display()))?;
+    let live = StateRoot::open(&path).and_then(|root| root.live());
+    let live = live.with_context(|| format!("state directory {}", path.display()))?;
     let live: Vec<Live> = live.into_iter().map(|vm| Live { id: vm.id, owner_pid: vm.owner_pid }).collect();
     if args.json {
         println!("{}", serde_json::to_string_pretty(&live)?);

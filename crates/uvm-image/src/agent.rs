@@ -25,8 +25,7 @@ pub enum AgentSource {
     ///
     /// 1. `$UVM_AGENT` (if it is set, the others are not looked at),
     /// 2. `uvm-agent` beside the running program,
-    /// 3. `x86_64-unknown-linux-musl/agent/uvm-agent` in a directory above the running program: Cargo's target
-    ///    directory,
+    /// 3. `x86_64-unknown-linux-musl/agent/uvm-agent` in Cargo's target directory, if the running program is in one,
     /// 4. `agent/uvm-agent` in the data directory.
     #[default]
     Search,
@@ -57,8 +56,8 @@ impl Agent {
         }
         let mut looked = vec!["$UVM_AGENT: not set".to_owned()];
         let beside = exe.and_then(Path::parent).map(|dir| dir.join("uvm-agent"));
-        let above = exe.into_iter().flat_map(|exe| exe.ancestors().skip(1)).map(|dir| dir.join(IN_TARGET_DIR));
-        for path in beside.into_iter().chain(above).chain([data_dir.agent()]) {
+        let built = exe.and_then(target_dir).map(|dir| dir.join(IN_TARGET_DIR));
+        for path in beside.into_iter().chain(built).chain([data_dir.agent()]) {
             // `uvm-agent` beside a freshly built `uvm` is often the one built for the host: not static, so it is
             // passed by.
             match Self::read(&path) {
@@ -83,6 +82,17 @@ impl Agent {
     }
 }
 
+/// The target directory of Cargo that `exe` is in: `<target>/[<triple>/]<profile>/[deps/]<exe>`. Not one in which
+/// anyone could have put something, such as `/tmp`.
+fn target_dir(exe: &Path) -> Option<&Path> {
+    use std::os::unix::fs::PermissionsExt;
+    let is_target_dir = |dir: &&Path| {
+        let open_to_all = dir.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o002 != 0);
+        dir.join("CACHEDIR.TAG").is_file() && !open_to_all
+    };
+    exe.ancestors().skip(2).take(3).find(is_target_dir)
+}
+
 /// The version in an agent's executable. The marker alone, or followed by something else, does not count: the code
 /// that looks for markers holds one, too.
 fn version(bytes: &[u8]) -> Option<&str> {
@@ -102,6 +112,7 @@ const MAX_VERSION: usize = 64;
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
     use crate::testing::ElfBuilder;
@@ -138,7 +149,13 @@ mod tests {
         put(&data.agent(), &agent("4"));
         assert_eq!(find(None).unwrap(), "4");
         put(&dir.path().join("target").join(IN_TARGET_DIR), &agent("3"));
+        assert_eq!(find(None).unwrap(), "4", "not every directory above is a target directory");
+        put(&dir.path().join("target/CACHEDIR.TAG"), b"");
         assert_eq!(find(None).unwrap(), "3");
+        let set_mode = |mode| fs::set_permissions(dir.path().join("target"), fs::Permissions::from_mode(mode)).unwrap();
+        set_mode(0o1777);
+        assert_eq!(find(None).unwrap(), "4", "anyone could have put it there");
+        set_mode(0o755);
         put(&exe.with_file_name("uvm-agent"), &agent("2"));
         assert_eq!(find(None).unwrap(), "2");
         put(&exe.with_file_name("uvm-agent"), &ElfBuilder::executable().interpreter("/lib/ld.so").build());

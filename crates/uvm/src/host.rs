@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use uvm_platform::{Platform, PlatformError};
 
+use crate::error::UvmError;
 use crate::options::BootInfo;
 
 /// A cause of any kind.
@@ -34,12 +35,45 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     answer.await.map_err(|_| PlatformError::host("look at the host", "an internal error (panic)"))
 }
 
+/// What was left of one VM whose owner is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Reclaimed {
+    /// The VM's id.
+    pub id: String,
+    /// What was written down of it, in words.
+    pub objects: Vec<String>,
+    /// Why something could not be removed; the next call tries again.
+    pub error: Option<String>,
+}
+
+/// Whether [`gc`] removes what it finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gc {
+    /// It does.
+    Remove,
+    /// It only tells.
+    DryRun,
+}
+
+/// Removes what VMs left on this host whose owner was killed, in the default state directory. Every creation of a VM does so,
+/// too. Nothing is ever left where the host's system itself ends a VM with its owner (Windows).
+///
+/// Cancel-safe: it goes on in the background.
+///
+/// # Errors
+/// [`UvmError::Host`]: the state directory cannot be used. What goes wrong with one VM is told in its
+/// [`Reclaimed::error`].
+pub async fn gc(mode: Gc) -> Result<Vec<Reclaimed>, UvmError> {
+    blocking(move || system::gc(mode)).await.and_then(|reclaimed| reclaimed).map_err(UvmError::Host)
+}
+
 #[cfg(target_os = "linux")]
 mod system {
     use uvm_image::{AgentKind, BootFiles, BootFilesOptions, Manifest};
     use uvm_platform::spec::GuestAgent;
 
-    use super::{Arc, BootDirectory, BootInfo, Cause, Path, Platform, PlatformError};
+    use super::{Arc, BootDirectory, BootInfo, Cause, Gc, Path, Platform, PlatformError, Reclaimed};
 
     pub use uvm_image as image;
     pub use uvm_qemu as qemu;
@@ -47,6 +81,15 @@ mod system {
     pub(crate) fn default_host() -> Result<Arc<dyn Platform>, PlatformError> {
         let host = uvm_qemu::QemuHost::new(&uvm_qemu::QemuOptions::default())?;
         Ok(Arc::new(host))
+    }
+
+    pub(super) fn gc(mode: Gc) -> Result<Vec<Reclaimed>, PlatformError> {
+        let path = uvm_qemu::StateRoot::default_path();
+        let failed = |e| PlatformError::host(format!("use the state directory {}", path.display()), e);
+        let root = uvm_qemu::StateRoot::open(&path).map_err(failed)?;
+        let reclaimed = uvm_qemu::gc(&root, mode == Gc::DryRun).map_err(failed)?;
+        let public = |vm: uvm_qemu::Reclaimed| Reclaimed { id: vm.id, objects: vm.objects, error: vm.error };
+        Ok(reclaimed.into_iter().map(public).collect())
     }
 
     /// The boot files in `directory`, or the default ones, which are made if they are missing.
@@ -71,7 +114,12 @@ mod system {
 
 #[cfg(not(target_os = "linux"))]
 mod system {
-    use super::{Arc, BootDirectory, BootInfo, Cause, Path, Platform, PlatformError};
+    use super::{Arc, BootDirectory, BootInfo, Cause, Gc, Path, Platform, PlatformError, Reclaimed};
+
+    #[expect(clippy::unnecessary_wraps, reason = "on other systems it can fail")]
+    pub(super) fn gc(_mode: Gc) -> Result<Vec<Reclaimed>, PlatformError> {
+        Ok(Vec::new())
+    }
 
     pub(crate) fn default_host() -> Result<Arc<dyn Platform>, PlatformError> {
         Err(PlatformError::host("find a host", "there is none for this system yet"))

@@ -8,6 +8,7 @@
 //! | [`Process`] | a process in it |
 //! | [`Container`] | a container in it |
 //! | [`OutputHandler`] | what is done with the guest's log |
+//! | [`gc`](fn@gc) | what VMs left whose owner was killed |
 //! | [`UvmError`] | how it fails |
 //! | [`platform`] | what a host must offer, and a host in memory for tests |
 
@@ -28,6 +29,7 @@ pub use uvm_wire as wire;
 pub use bridge::{BridgeClosed, BridgeError, ContainerEnd};
 pub use container::{Container, ContainerStdio};
 pub use error::{ContainerError, ErrorKind, ProgramError, StartError, StartPhase, UvmError};
+pub use host::{Gc, Reclaimed, gc};
 #[cfg(target_os = "linux")]
 pub use host::{image, qemu};
 pub use options::{

@@ -17,11 +17,11 @@
 //! - `format`: always the first line. Another number than 1 is another format.
 //! - `release`: the kernel's. Paths are relative to `/lib/modules/<release>`.
 //! - `modular`: `no` for a kernel that loads no modules; whatever it has is built in, and all groups are empty.
-//! - `group NAME`: what to load for that feature, in this order, dependencies included. Empty if all of it is built in.
+//! - `group NAME`: what to load for that feature, in this order, dependencies included. Empty if it is built in.
 //!   Every group of [`GROUPS`] has its line.
 //! - `absent NAME`: modules of that group that this kernel has neither as a file nor built in. Only if there are any.
-//! - `module NAME`: what to load for one module, in this order, itself included. Every module in the initramfs has its
-//!   line; names have `_` where file names may have `-`.
+//! - `module NAME`: what to load for one module, in this order, itself included. Every module in the initramfs has
+//!   its line; names have `_` where file names may have `-`.
 //!
 //! A path with `?` in front is a soft dependency: try it, and go on if it fails. A module that is loaded already
 //! (`EEXIST`) is fine everywhere.

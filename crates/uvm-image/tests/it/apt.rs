@@ -3,10 +3,10 @@
 use std::fs;
 use std::time::Duration;
 
-use uvm_image::{BootFiles, Freshness, ImageError, ImageErrorKind};
+use uvm_image::{BootFiles, Freshness, ImageError, ImageErrorKind, Progress, Step};
 
 use crate::builders::{ElfBuilder, TarBuilder};
-use crate::machine::{Machine, RELEASE, chain, kernel_tar};
+use crate::machine::{Machine, RELEASE, chain, kernel_tar, recorder};
 
 fn fail(machine: &Machine) -> ImageError {
     let error = BootFiles::ensure(&machine.options()).expect_err("it cannot work");
@@ -93,6 +93,24 @@ fn an_apt_that_hangs_is_ended() {
     assert!(matches!(&error, ImageError::CommandTimeout { .. }), "{error}");
     assert!(error.to_string().contains("waiting for headers"), "{error}");
     assert!(machine.junk().is_empty());
+}
+
+#[test]
+fn a_slow_download_says_how_far_it_is() {
+    let machine = Machine::new();
+    let archive = machine.path("archive").display().to_string();
+    let slowly =
+        format!("for w; do :; done\nprintf half > part.deb; /bin/sleep 0.5; /bin/cp \"{archive}/$w.deb\" part.deb\n");
+    machine.script("apt-get", &slowly);
+    let (progress, events) = recorder();
+    let mut options = machine.options();
+    options.store = options.store.with_progress(progress);
+    let _files = BootFiles::ensure(&options).unwrap();
+    let half = |event: &Progress| match event {
+        Progress::Advanced { step: Step::Downloading, done: 4, total } => total.is_some_and(|total| total > 4),
+        _ => false,
+    };
+    assert_eq!(events.lock().unwrap().iter().filter(|event| half(event)).count(), 2, "once for each package");
 }
 
 #[test]

@@ -135,3 +135,42 @@ async fn the_next_command_removes_what_a_killed_owner_left() -> TestResult {
     assert_eq!(owner.leaks.host_leftovers(), [""; 0]);
     Ok(())
 }
+
+/// As somebody without rights, with a state directory whose path no socket address could hold.
+#[tokio::test]
+async fn without_root_and_with_a_long_state_path() -> TestResult {
+    if !rustix::process::geteuid().is_root() {
+        // Then every other test is this one.
+        return Ok(());
+    }
+    let _slot = Slot::take_async(1).await?;
+    let id = unique("nobody")?.to_string();
+    let place = tempfile::Builder::new().prefix("uvm-test-").tempdir()?;
+    let deep = place.path().join("d".repeat(150));
+    std::fs::create_dir(&deep)?;
+    // What belongs to root is not for nobody: the program and the boot files are copied.
+    let program = place.path().join("owner");
+    std::fs::copy(env!("CARGO_BIN_EXE_uvm-test-owner"), &program)?;
+    let files = place.path().join("boot");
+    std::fs::create_dir(&files)?;
+    for entry in std::fs::read_dir(boot_files()?)? {
+        let entry = entry?;
+        std::fs::copy(entry.path(), files.join(entry.file_name()))?;
+    }
+    for path in [place.path(), deep.as_path()] {
+        std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY))?;
+    }
+    let leaks = LeakCheck::begin(&id, &deep);
+    let mut owner = std::process::Command::new(&program);
+    owner.arg(&id).arg(&files).env("UVM_STATE_DIR", deep.join("state")).env_remove("HOME");
+    std::os::unix::process::CommandExt::uid(std::os::unix::process::CommandExt::gid(&mut owner, NOBODY), NOBODY);
+    let output = Command::from(owner).stdin(Stdio::null()).output().await?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.ends_with("closed\n"), "{output:?}");
+    std::fs::remove_dir(deep.join("state"))?;
+    assert_eq!(leaks.host_leftovers(), [""; 0]);
+    Ok(())
+}
+
+/// The user without rights.
+const NOBODY: u32 = 65_534;

@@ -238,7 +238,7 @@ impl KernelFiles for BuiltFiles {
 
 const SOURCE_PACKAGE: &str = "linux-source-6.12";
 const ALTERNATIVE: &str = "a kernel by path (`--kernel PATH`), or take the distribution's";
-/// Source and objects have 2.4 GiB, the package 0.15.
+/// The source has 1.7 GiB, the package 0.15; the rest is for objects.
 const NEEDED_MIB: u64 = 3 << 10;
 /// Marks a completely unpacked source.
 const UNPACKED: &str = "unpacked";
