@@ -89,7 +89,7 @@ impl Drop for BareQemu {
 const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Waits until the descriptor is readable.
-fn ready_within(fd: BorrowedFd<'_>, patience: Duration) -> anyhow::Result<bool> {
+pub(crate) fn ready_within(fd: BorrowedFd<'_>, patience: Duration) -> anyhow::Result<bool> {
     let timeout = Timespec { tv_sec: patience.as_secs().try_into()?, tv_nsec: 0 };
     let count = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout))?;
     Ok(count > 0)

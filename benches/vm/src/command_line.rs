@@ -49,10 +49,7 @@ impl CommandLine {
         let kept = self.0.into_iter().filter(|(_, value)| !value.as_deref().is_some_and(is_mux));
         let ports = names.iter().flat_map(|name| {
             let device = format!("virtserialport,bus=vser.0,chardev={name},name={name}");
-            [
-                ("-chardev".to_owned(), Some(format!("socket,id={name},fd=0"))),
-                ("-device".to_owned(), Some(device)),
-            ]
+            [("-chardev".to_owned(), Some(format!("socket,id={name},fd=0"))), ("-device".to_owned(), Some(device))]
         });
         Self(kept.chain(ports).collect())
     }
@@ -61,8 +58,17 @@ impl CommandLine {
     #[must_use]
     pub(crate) fn without_devices(self) -> Self {
         let board = [
-            "-nodefaults", "-no-user-config", "-no-reboot", "-display", "-machine", "-cpu", "-smp", "-m", "-kernel",
-            "-initrd", "-append",
+            "-nodefaults",
+            "-no-user-config",
+            "-no-reboot",
+            "-display",
+            "-machine",
+            "-cpu",
+            "-smp",
+            "-m",
+            "-kernel",
+            "-initrd",
+            "-append",
         ];
         let is_kept = |(flag, value): &(String, Option<String>)| {
             board.contains(&flag.as_str()) || value.as_deref().is_some_and(|v| v.starts_with("memory-backend-"))

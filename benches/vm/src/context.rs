@@ -15,9 +15,12 @@ use crate::command_line::CommandLine;
 
 /// Where things are, and how VMs are run.
 pub(crate) struct Context {
-    /// The reference guests and the small programs, as cargo built them.
+    /// The agent, the reference guests and the small programs, as cargo built them.
     pub(crate) guests: PathBuf,
-    pub(crate) kvm: bool,
+    /// The command.
+    pub(crate) uvm: PathBuf,
+    /// The program that measures the multiplexer.
+    pub(crate) bench_mux: PathBuf,
     pub(crate) host: QemuHost,
     /// How often each thing is measured, if the caller says so.
     pub(crate) rounds: Option<usize>,
@@ -28,14 +31,21 @@ pub(crate) struct Context {
 pub(crate) const KERNELS: [(&str, KernelSource); 2] =
     [("distribution", KernelSource::Distribution), ("trimmed", KernelSource::Trimmed)];
 
+/// The agent's file name.
+pub(crate) const AGENT: &str = "uvm-agent";
+
 impl Context {
-    pub(crate) fn new(guests: PathBuf, kvm: bool, rounds: Option<usize>) -> anyhow::Result<Self> {
+    /// `guests` holds what runs in guests; the host's programs are beside this one.
+    pub(crate) fn new(guests: PathBuf, rounds: Option<usize>) -> anyhow::Result<Self> {
         let state = tempfile::Builder::new().prefix("uvm-bench-").tempdir()?;
         let mut options = QemuOptions::default();
-        options.accelerator = if kvm { AcceleratorChoice::Kvm } else { AcceleratorChoice::Tcg };
+        // Also where KVM works, so that figures compare.
+        options.accelerator = AcceleratorChoice::Tcg;
         options.state_root = Some(state.path().to_owned());
         let host = QemuHost::new(&options)?;
-        Ok(Self { guests, kvm, host, rounds, _state: state })
+        let program = std::env::current_exe()?;
+        let beside = |name: &str| program.with_file_name(name);
+        Ok(Self { guests, uvm: beside("uvm"), bench_mux: beside("bench-mux"), host, rounds, _state: state })
     }
 
     pub(crate) fn platform(&self) -> Arc<dyn Platform> {
@@ -45,11 +55,17 @@ impl Context {
     /// Boot files with the agent, or with the reference guest of that name in its place. Apart from that they are the same.
     pub(crate) fn boot_files(&self, kernel: KernelSource, guest: Option<&str>) -> anyhow::Result<BootFiles> {
         let program = |name: &str| self.guests.join(name);
-        let mut options = BootFilesOptions::from_env()?
+        let options = BootFilesOptions::from_env()?
             .with_kernel(kernel)
+            .with_agent(program(guest.unwrap_or(AGENT)))
             .with_extra_file(ExtraFile::new(TRUE, program("bench-true"))?)
             .with_extra_file(ExtraFile::new(WRITE, program("bench-write"))?);
-        options = options.with_agent(program(guest.unwrap_or("uvm-agent")));
+        BootFiles::ensure(&options).context("boot files")
+    }
+
+    /// Boot files as users have them, without the programs of the measurements.
+    pub(crate) fn plain_boot_files(&self, kernel: KernelSource) -> anyhow::Result<BootFiles> {
+        let options = BootFilesOptions::from_env()?.with_kernel(kernel).with_agent(self.guests.join(AGENT));
         BootFiles::ensure(&options).context("boot files")
     }
 }
@@ -92,7 +108,7 @@ pub(crate) async fn first_exec(
     let created = millis(began);
     vm.start().await?;
     let started = millis(began);
-    let mut running = vm.create_process(&ProcessSpec::new([TRUE])).await?;
+    let running = vm.create_process(&ProcessSpec::new([TRUE])).await?;
     let process = millis(began);
     let exit = running.wait().await?;
     let exit_code = millis(began);

@@ -4,13 +4,13 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::Context;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::machine::Machine;
 use crate::statistics::{median, quantile};
 
 /// One measurement's outcome. Written as JSON, and printed as a table.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Report {
     name: String,
     /// As it was before the first sample.
@@ -25,31 +25,31 @@ pub(crate) struct Report {
 }
 
 /// Samples of one quantity, in the order in which they were taken.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
 struct Series {
     name: String,
-    unit: &'static str,
+    unit: String,
     samples: Vec<f64>,
 }
 
 /// One number, set against a reference and a target.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Figure {
     what: String,
     value: f64,
-    unit: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    unit: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     reference: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     ratio: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     target: Option<Target>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     met: Option<bool>,
 }
 
 /// What a ratio, or a value without a reference, should be.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Target {
     AtMost(f64),
@@ -61,7 +61,6 @@ pub(crate) enum Target {
 pub(crate) enum Statistic {
     Median,
     P99,
-    Max,
 }
 
 impl Target {
@@ -78,7 +77,6 @@ impl Statistic {
         match self {
             Self::Median => median(samples),
             Self::P99 => quantile(samples, 0.99),
-            Self::Max => quantile(samples, 1.0),
         }
     }
 }
@@ -109,11 +107,11 @@ impl Report {
     }
 
     /// Adds a sample to the series `name`.
-    pub(crate) fn sample(&mut self, name: &str, unit: &'static str, value: f64) {
+    pub(crate) fn sample(&mut self, name: &str, unit: &str, value: f64) {
         let value = (value * 1000.0).round() / 1000.0;
         match self.series.iter_mut().find(|series| series.name == name) {
             Some(series) => series.samples.push(value),
-            None => self.series.push(Series { name: name.into(), unit, samples: vec![value] }),
+            None => self.series.push(Series { name: name.into(), unit: unit.into(), samples: vec![value] }),
         }
     }
 
@@ -130,7 +128,7 @@ impl Report {
             let series = self.series.iter().find(|series| series.name == name);
             let series = series.with_context(|| format!("{what}: there is no series {name}"))?;
             let value = statistic.of(&series.samples).with_context(|| format!("{what}: {name} has no samples"))?;
-            anyhow::Ok((value, series.unit))
+            anyhow::Ok((value, series.unit.clone()))
         };
         let (value, unit) = of(series)?;
         let reference = reference.map(|name| of(name).map(|(value, _)| value)).transpose()?;
@@ -175,37 +173,81 @@ impl Report {
         Ok(text)
     }
 
-    /// The figures, one a line.
+    /// Reads what [`write`](Self::write) wrote; `None` if there is nothing of that name.
+    pub(crate) fn read(directory: &Path, name: &str) -> anyhow::Result<Option<Self>> {
+        let path = directory.join(format!("{name}.json"));
+        match std::fs::read(&path) {
+            Ok(json) => serde_json::from_slice(&json).map(Some).with_context(|| path.display().to_string()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e).with_context(|| path.display().to_string()),
+        }
+    }
+
+    /// The figures, one a line, for a terminal.
     pub(crate) fn table(&self) -> String {
-        let mut text = format!("{} ({})\n", self.name, self.machine);
-        let idle: Vec<String> = self.idle.iter().map(|share| format!("{:.0}%", 100.0 * share)).collect();
-        let _ = writeln!(text, "machine idle before and after: {}", idle.join(", "));
+        let mut text = format!("{} ({})\n{}\n", self.name, self.machine, self.idle_text());
         for note in &self.notes {
             let _ = writeln!(text, "note: {note}");
         }
-        let width = self.figures.iter().map(|figure| figure.what.len()).max().unwrap_or(0);
-        let _ = writeln!(
-            text,
-            "{:width$} {:>10} {:6} {:>10} {:>6}  {:8} {}",
-            "", "value", "", "reference", "ratio", "target", ""
-        );
-        for figure in &self.figures {
-            let reference = figure.reference.map_or(String::new(), |value| format!("{value:.2}"));
-            let ratio = figure.ratio.map_or(String::new(), |value| format!("{value:.2}"));
-            let target = match figure.target {
-                Some(Target::AtMost(limit)) => format!("<= {limit}"),
-                Some(Target::AtLeast(limit)) => format!(">= {limit}"),
-                None => String::new(),
-            };
-            let met = match figure.met {
-                Some(true) => "met",
-                Some(false) => "MISSED",
-                None => "",
-            };
-            let (what, value, unit) = (&figure.what, figure.value, figure.unit);
-            let _ = writeln!(text, "{what:width$} {value:10.2} {unit:6} {reference:>10} {ratio:>6}  {target:8} {met}");
+        let rows: Vec<[String; 6]> = self.figures.iter().map(Figure::cells).collect();
+        let width = |column: usize| {
+            let cells = rows.iter().map(|row| row.get(column).map_or(0, String::len));
+            cells.chain(HEAD.get(column).map(|head| head.len())).max().unwrap_or(0)
+        };
+        let widths: [usize; 6] = std::array::from_fn(width);
+        for row in std::iter::once(&HEAD.map(str::to_owned)).chain(&rows) {
+            let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+            let _ = writeln!(text, "{}", cells.join("  ").trim_end());
         }
         text
+    }
+
+    /// The same as a section of a page.
+    pub(crate) fn markdown(&self) -> String {
+        let settings: Vec<String> = self.settings.iter().map(|(key, value)| setting(key, value)).collect();
+        let mut text = format!("### {}\n\n{}; {}.", self.name, self.machine, self.idle_text());
+        let _ = writeln!(text, " Settings: {}.", settings.join(", "));
+        for note in &self.notes {
+            let _ = writeln!(text, "\nNote: {note}.");
+        }
+        let _ = writeln!(text, "\n| {} |\n|{}", HEAD.join(" | "), " --- |".repeat(HEAD.len()));
+        for figure in &self.figures {
+            let _ = writeln!(text, "| {} |", figure.cells().join(" | "));
+        }
+        text
+    }
+
+    fn idle_text(&self) -> String {
+        let idle: Vec<String> = self.idle.iter().map(|share| format!("{:.0}%", 100.0 * share)).collect();
+        format!("idle before and after: {}", idle.join(", "))
+    }
+}
+
+/// What the cells of a figure are.
+const HEAD: [&str; 6] = ["figure", "ours", "reference", "ratio", "target", "met?"];
+
+fn setting(key: &str, value: &serde_json::Value) -> String {
+    let value = value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
+    format!("{} {value}", key.replace('_', " "))
+}
+
+impl Figure {
+    fn cells(&self) -> [String; 6] {
+        let unit = &self.unit;
+        let number = |value: f64| format!("{value:.*} {unit}", if value < 100.0 { 2 } else { 0 });
+        let target = match self.target {
+            Some(Target::AtMost(limit)) => format!("<= {limit}"),
+            Some(Target::AtLeast(limit)) => format!(">= {limit}"),
+            None => String::new(),
+        };
+        let met = match self.met {
+            Some(true) => "yes",
+            Some(false) => "**no**",
+            None => "",
+        };
+        let ratio = self.ratio.map_or(String::new(), |ratio| format!("{ratio:.2}"));
+        let reference = self.reference.map_or(String::new(), number);
+        [self.what.clone(), number(self.value), reference, ratio, target, met.into()]
     }
 }
 
@@ -241,17 +283,24 @@ mod tests {
         assert_eq!(draw(&mut report, Target::AtMost(1.09)), Some(false));
         assert_eq!(draw(&mut report, Target::AtLeast(1.1)), Some(true));
         let table = report.table();
-        assert!(table.contains("11.00 ms") && table.contains("MISSED") && table.contains("<= 1.1"), "{table}");
+        assert!(table.contains("11.00 ms") && table.contains("**no**") && table.contains("<= 1.1"), "{table}");
+        let page = report.markdown();
+        assert!(page.contains("| x | 11.00 ms | 10.00 ms | 1.10 | <= 1.1 | yes |"), "{page}");
         report.figure("x", "nothing", Statistic::Median, None, None).expect_err("no such series");
     }
 
     #[test]
     fn the_raw_samples_are_kept_as_json() {
         let mut report = report();
-        report.figure("x", "ours", Statistic::Max, None, Some(Target::AtMost(12.0))).expect("a figure");
+        report.figure("x", "ours", Statistic::P99, None, Some(Target::AtMost(12.0))).expect("a figure");
         let json: serde_json::Value = serde_json::from_str(&report.json().expect("written")).expect("JSON");
         assert_eq!(json["series"][0]["samples"], serde_json::json!([10.0, 12.0, 11.0]));
         assert_eq!(json["figures"][0]["met"], true);
         assert_eq!(json["figures"][0]["target"]["at_most"], 12.0);
+        let dir = tempfile::tempdir().expect("a directory");
+        report.write(dir.path()).expect("written");
+        let read = Report::read(dir.path(), "test").expect("read").expect("there");
+        assert_eq!(read.markdown(), report.markdown());
+        assert!(Report::read(dir.path(), "other").expect("read").is_none());
     }
 }
