@@ -1,4 +1,4 @@
-//! virtme-ng, the reference of `uvm run`: installed from PyPI into a cache directory, and given the same kernel.
+//! virtme-ng, the reference of `uvm run`: installed from its package index into a cache directory, and given the same kernel.
 
 use std::fs::{self, File};
 use std::io::Read;

@@ -25,14 +25,10 @@ fn serve() -> io::Result<()> {
     rustix::stdio::dup2_stderr(OwnedFd::from(stderr?).as_fd())?;
     control.write_all(&[READY])?;
     let mut request = [0];
-    loop {
-        match control.read(&mut request)? {
-            // The host's end is closed.
-            0 => return Ok(()),
-            _ => {
-                let code = Command::new(TRUE).status()?.code().unwrap_or(255);
-                control.write_all(&[code.try_into().unwrap_or(255)])?;
-            }
-        }
+    // At the end of file the host's end is closed.
+    while control.read(&mut request)? > 0 {
+        let code = Command::new(TRUE).status()?.code().unwrap_or(255);
+        control.write_all(&[code.try_into().unwrap_or(255)])?;
     }
+    Ok(())
 }
