@@ -3,200 +3,21 @@
 //!
 //! `MUX_MODEL_CASES=200000 cargo test -p uvm-mux --release model` is the long form.
 
+mod action;
+mod stream;
+
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock};
-use std::task::{Poll, Wake, Waker};
+use std::task::{Poll, Waker};
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config as ProptestConfig, TestRunner};
 
+use action::{Action, action};
+use stream::{LONGEST, ModelStream};
+
 use super::{Connection, QuietWait, Slot};
 use crate::config::{Config, Greeting, GuestState, Priority, Role};
 use crate::error::{Link, MuxError, StreamError};
-
-#[derive(Clone, Copy, Debug)]
-enum Action {
-    Dial {
-        end: usize,
-        port: u32,
-    },
-    Accept {
-        end: usize,
-        port: u32,
-    },
-    Relisten {
-        end: usize,
-        port: u32,
-    },
-    Write {
-        end: usize,
-        stream: usize,
-        len: usize,
-    },
-    Fill {
-        end: usize,
-        stream: usize,
-        len: usize,
-    },
-    Read {
-        end: usize,
-        stream: usize,
-        len: usize,
-    },
-    Drain {
-        end: usize,
-        stream: usize,
-        len: usize,
-    },
-    Shutdown {
-        end: usize,
-        stream: usize,
-    },
-    Reset {
-        end: usize,
-        stream: usize,
-    },
-    Release {
-        end: usize,
-        stream: usize,
-    },
-    Discard {
-        end: usize,
-        stream: usize,
-    },
-    Prioritise {
-        end: usize,
-        stream: usize,
-    },
-    Transmit {
-        end: usize,
-        len: usize,
-    },
-    Deliver {
-        end: usize,
-        len: usize,
-    },
-    /// Bulk on one stream, with all of it carried and read, so that windows grow.
-    Pump {
-        end: usize,
-        stream: usize,
-        rounds: usize,
-    },
-    /// The owner's end closes; another takes its place.
-    NewOwner,
-    /// The VM is saved and restored under another owner. Bytes on the channel are lost from where it was cut.
-    Restore {
-        kept: usize,
-    },
-}
-
-/// An action from 64 random bits: cheaper to draw, and to shrink, than a strategy of strategies.
-fn action(bits: u64) -> Action {
-    let field = |shift: u32, values: u64| (bits >> shift & 0xffff) % values;
-    let end = field(0, 2) as usize;
-    let stream = field(8, 8) as usize;
-    let port = field(16, 3) as u32 + 1;
-    let listened = field(16, 2) as u32 + 1;
-    let len = if field(1, 2) == 0 { field(32, 64) + 1 } else { field(32, 9000) + 1 } as usize;
-    match field(48, 90) {
-        0..6 => Action::Dial { end, port },
-        6..12 => Action::Accept { end, port: listened },
-        12 => Action::Relisten { end, port: listened },
-        13..25 => Action::Write { end, stream, len },
-        25..29 => Action::Fill { end, stream, len },
-        29..41 => Action::Read { end, stream, len },
-        41..45 => Action::Drain { end, stream, len },
-        45..49 => Action::Shutdown { end, stream },
-        49 => Action::Reset { end, stream },
-        50..53 => Action::Release { end, stream },
-        53 => Action::Discard { end, stream },
-        54 => Action::Prioritise { end, stream },
-        55..67 => Action::Transmit { end, len },
-        67..79 => Action::Deliver { end, len },
-        79..82 => Action::Pump { end, stream, rounds: field(32, 40) as usize + 1 },
-        82 if field(40, 3) == 0 => Action::NewOwner,
-        83 if field(40, 3) == 0 => Action::Restore { kept: field(32, 40_000) as usize },
-        _ => Action::Deliver { end, len: usize::MAX },
-    }
-}
-
-/// Remembers whether it was woken since it was last found to have to wait.
-#[derive(Default)]
-struct Flag(AtomicBool);
-
-impl Wake for Flag {
-    fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Whoever waits for one direction at one end. A wait that ends without a wake-up is a lost one.
-#[derive(Default)]
-struct Waiter {
-    flag: Arc<Flag>,
-    waiting: bool,
-}
-
-impl Waiter {
-    fn waker(&self) -> Waker {
-        Waker::from(Arc::clone(&self.flag))
-    }
-
-    fn polled<T>(&mut self, result: &Poll<T>) {
-        if result.is_pending() {
-            self.waiting = true;
-            self.flag.0.store(false, Ordering::Relaxed);
-        } else if std::mem::take(&mut self.waiting) {
-            assert!(self.flag.0.load(Ordering::Relaxed), "ready without a wake-up");
-        }
-    }
-}
-
-/// One direction of a stream.
-#[derive(Default)]
-struct Direction {
-    written: usize,
-    read: usize,
-    shut: bool,
-    ended: bool,
-    discarded: bool,
-}
-
-/// One end of a stream.
-#[derive(Default)]
-struct StreamEnd {
-    slot: Option<Slot>,
-    reader: Waiter,
-    writer: Waiter,
-}
-
-struct ModelStream {
-    seed: usize,
-    ends: [StreamEnd; 2],
-    /// By the end that writes.
-    directions: [Direction; 2],
-    /// Somebody cut it: a reset, a release, a refusal, a new epoch.
-    may_be_cut: bool,
-    /// A restore may have put filler into it.
-    garbled: bool,
-}
-
-/// What every stream carries, each from a place of its own: a pattern that repeats after a prime number of bytes.
-static PATTERN: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let period: Vec<u8> = (0..PERIOD).map(|i| (i * i / 7 + i / 3) as u8).collect();
-    period.repeat(6)
-});
-const PERIOD: usize = 8191;
-const LONGEST: usize = 4 * PERIOD;
-
-impl ModelStream {
-    /// Up to [`LONGEST`] bytes that `end` writes, from byte `at` on.
-    fn bytes(&self, end: usize, at: usize) -> &'static [u8] {
-        let start = (self.seed * 97 + end * 3001 + at) % PERIOD;
-        &PATTERN[start..start + LONGEST]
-    }
-}
 
 /// Owner and guest, and what is between them.
 struct World {

@@ -1,9 +1,17 @@
 //! How making and finding boot files fails.
 
-use std::fmt;
+mod intent;
+mod lists;
+mod program;
+
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
+
+pub use intent::Intent;
+pub(crate) use intent::IoContext;
+use lists::{Known, Lines, List};
+pub use program::BadProgram;
 
 use crate::deb::DebError;
 use crate::exec::CommandOutput;
@@ -422,116 +430,6 @@ impl ImageError {
             }
             _ => Self::Io { intent, path, source },
         }
-    }
-}
-
-/// What was tried on a path; its text follows "cannot".
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Intent {
-    /// Read a file or a directory, or ask about it.
-    Read,
-    /// Create a file or a directory.
-    Create,
-    /// Write a file's contents or attributes.
-    Write,
-    /// Move a file or a directory into place.
-    Rename,
-    /// Remove a file or a directory.
-    Remove,
-    /// Lock a file.
-    Lock,
-}
-
-impl Intent {
-    fn writes(self) -> bool {
-        !matches!(self, Self::Read)
-    }
-}
-
-impl fmt::Display for Intent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Read => "read",
-            Self::Create => "create",
-            Self::Write => "write",
-            Self::Rename => "move",
-            Self::Remove => "remove",
-            Self::Lock => "lock",
-        })
-    }
-}
-
-/// Why a program cannot run in the guest.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum BadProgram {
-    /// It is not an ELF file.
-    #[error("it is not an ELF executable ({0})")]
-    NotElf(crate::elf::ElfError),
-    /// It is for another processor.
-    #[error("it is for another processor than x86-64 (ELF machine {0})")]
-    WrongMachine(u16),
-    /// It is a library or an object file.
-    #[error("it is no executable (ELF type {0})")]
-    NotExecutable(u16),
-    /// It needs a dynamic loader, which the guest does not have.
-    #[error(
-        "it is dynamically linked (needs {interpreter}), but nothing in the guest could load it: link it statically \
-         (target x86_64-unknown-linux-musl)"
-    )]
-    Dynamic {
-        /// The loader it asks for.
-        interpreter: String,
-    },
-    /// It carries no version.
-    #[error(
-        "it carries no version (no text `{}<version>` ended by a zero byte): it is no uvm agent",
-        crate::agent::VERSION_MARKER
-    )]
-    NoVersion,
-    /// It is larger than any agent could be.
-    #[error("it has {size} bytes, more than the {limit} allowed")]
-    TooLarge {
-        /// Its size.
-        size: u64,
-        /// The most allowed.
-        limit: u64,
-    },
-}
-
-/// Adds the path and what was tried to a system error.
-pub(crate) trait IoContext<T> {
-    fn at(self, intent: Intent, path: &Path) -> Result<T, ImageError>;
-}
-
-impl<T, E: Into<io::Error>> IoContext<T> for Result<T, E> {
-    fn at(self, intent: Intent, path: &Path) -> Result<T, ImageError> {
-        self.map_err(|error| ImageError::io(intent, path, error.into()))
-    }
-}
-
-struct List<'a>(&'a [String]);
-
-impl fmt::Display for List<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join(", "))
-    }
-}
-
-struct Known<'a>(&'a [String]);
-
-impl fmt::Display for Known<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() { f.write_str("is none") } else { write!(f, "are: {}", self.0.join(", ")) }
-    }
-}
-
-struct Lines<'a>(&'a [String]);
-
-impl fmt::Display for Lines<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|line| write!(f, "\n    {line}"))
     }
 }
 
