@@ -91,6 +91,6 @@ const PATIENCE: Duration = Duration::from_secs(240);
 /// Waits until the descriptor is readable.
 pub(crate) fn ready_within(fd: BorrowedFd<'_>, patience: Duration) -> anyhow::Result<bool> {
     let timeout = Timespec { tv_sec: patience.as_secs().try_into()?, tv_nsec: 0 };
-    let count = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout))?;
+    let count = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)).context("wait for a program to end")?;
     Ok(count > 0)
 }

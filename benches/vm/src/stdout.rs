@@ -91,7 +91,7 @@ async fn stdout(vm: &UtilityVm) -> anyhow::Result<f64> {
     Ok(speed)
 }
 
-/// What a pipe alone carries in that guest, without us: no standard output can be faster.
+/// What a pipe of the usual size carries in that guest, without us.
 async fn pipe(vm: &UtilityVm) -> anyhow::Result<f64> {
     let script = format!("{WRITE} {BLOCKS} | dd of=/dev/null bs={BLOCK} 2>/dev/null");
     let began = Instant::now();
