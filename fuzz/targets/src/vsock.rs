@@ -2,7 +2,7 @@
 
 use std::task::{Poll, Waker};
 
-use uvm_vsock::device::{Device, Slot};
+use uvm_vsock::device::{Device, Slot, Usage};
 use uvm_vsock::header::{HEADER_LEN, HOST_CID, Header, TYPE_STREAM};
 use uvm_vsock::{Config, rings};
 use virtio_queue::{Queue, QueueT};
@@ -77,10 +77,12 @@ pub fn vsock_guest(data: &[u8]) {
         let _ = device.take_woken();
         assert_bounds(&device, held.len());
     }
-    held.into_iter().for_each(|slot| device.release(slot));
+    for slot in held {
+        device.release(slot);
+    }
     device.unlisten(0);
     device.driver_started();
-    assert_eq!(device.usage(), Default::default());
+    assert_eq!(device.usage(), Usage::default());
 }
 
 /// The guest takes some packets.

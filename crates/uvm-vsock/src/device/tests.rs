@@ -381,7 +381,7 @@ mod flow {
     fn a_writer_waits_when_a_window_is_queued_and_is_woken_when_half_of_it_is_sent() {
         let mut device = device();
         let slot = accepted(&mut device);
-        assert_eq!(write(&mut device, slot, &[7; 3 * WINDOW as usize]), Poll::Ready(Ok(WINDOW as usize)));
+        assert_eq!(write(&mut device, slot, &vec![7; 3 * WINDOW as usize]), Poll::Ready(Ok(WINDOW as usize)));
         let (woken, waker) = counter();
         assert!(device.poll_write(slot, &waker, b"x").is_pending());
         let packet = device.next_packet(4096).expect("data");
@@ -527,7 +527,9 @@ proptest! {
                 prop_assert!(conn.received.len() <= conn.window as usize && conn.unsent.len() <= conn.window as usize);
             }
         }
-        slots.into_iter().for_each(|slot| device.release(slot));
+        for slot in slots {
+            device.release(slot);
+        }
         device.unlisten(0);
         device.driver_started();
         prop_assert_eq!((device.conns.len(), device.by_ports.len(), device.large), (0, 0, 0));
