@@ -9,7 +9,7 @@ use crate::shell::Cmd;
 /// The command, once it is built.
 pub(crate) const UVM: &str = "target/release/uvm";
 /// The target of the agent: it runs in guests that have nothing else.
-const AGENT_TARGET: &str = "x86_64-unknown-linux-musl";
+pub(crate) const AGENT_TARGET: &str = "x86_64-unknown-linux-musl";
 
 /// A program that is needed, and the Debian package that has it.
 const PROGRAMS: [(&str, &str); 2] = [("qemu-system-x86_64", "qemu-system-x86"), ("cc", "gcc libc6-dev")];

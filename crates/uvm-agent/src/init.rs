@@ -73,6 +73,11 @@ async fn live(arguments: &[String]) -> Result<(), Fatal> {
     close_on_exec();
     let modules = Modules::read(Path::new(modules::INDEX)).map_err(|e| Fatal::new("boot", e))?;
     modules.load("boot").map_err(|e| Fatal::new("boot", e))?;
+    if boot::has_virtual_sockets()
+        && let Err(e) = modules.load("vsock")
+    {
+        log.error("virtual sockets cannot be used", &e);
+    }
     boot::furnish(&log);
     let ready = cpus::bring_online(log.clone());
     let agent = Arc::new(Agent::new(Reap::All, log.clone(), ready));

@@ -5,12 +5,13 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::task::{Poll, ready};
 
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncWriteExt, Interest};
+use tokio::sync::Semaphore;
 use uvm_mux::{MuxReadHalf, MuxWriteHalf};
 
 use crate::sys;
@@ -25,9 +26,61 @@ pub(crate) fn non_blocking(fd: &OwnedFd) -> io::Result<()> {
 /// dropped: the process learns of it by its next write.
 pub(crate) async fn outwards(from: OwnedFd, mut to: MuxWriteHalf) -> io::Result<()> {
     let from = sys::watch(from, Interest::READABLE)?;
-    while fill(&from, &mut to).await? > 0 {}
+    loop {
+        let n = fill(&from, &mut to).await?;
+        if n == 0 || n >= BULK_SIGN && bulk(&from, &mut to).await? == Bulk::Ended {
+            break;
+        }
+    }
     to.shutdown().await
 }
+
+/// How a time of bulk ended.
+#[derive(PartialEq, Eq)]
+enum Bulk {
+    /// With the input.
+    Ended,
+    /// There is less to read now, or too much bulk elsewhere.
+    Ebbed,
+}
+
+/// Relays through a large buffer for as long as most of a frame comes at a time.
+///
+/// A process that waits for room in its pipe runs as soon as a read has made some, and soon waits again: with short reads
+/// there are two switches between agent and process for each frame. Emulated, a switch costs more than to copy the frame.
+async fn bulk<T: AsRawFd + AsFd>(from: &AsyncFd<T>, to: &mut MuxWriteHalf) -> io::Result<Bulk> {
+    let Ok(_turn) = BULK_TURNS.try_acquire() else { return Ok(Bulk::Ebbed) };
+    // It stays as it is where the kernel allows no more.
+    let _ = rustix::pipe::fcntl_setpipe_size(from, BULK_PIPE);
+    let mut buffer = vec![0; BULK_READ];
+    loop {
+        let mut ready = from.readable().await?;
+        match rustix::io::read(from, &mut buffer) {
+            Ok(0) => return Ok(Bulk::Ended),
+            Ok(n) => {
+                to.write_all(&buffer[..n]).await?;
+                if n < BULK_SIGN {
+                    // Nor can it shrink while more than that is in it.
+                    let _ = rustix::pipe::fcntl_setpipe_size(from, USUAL_PIPE);
+                    return Ok(Bulk::Ebbed);
+                }
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => ready.clear_ready(),
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// How many relays may have that much memory at a time; whoever reads nothing on the host holds theirs.
+static BULK_TURNS: Semaphore = Semaphore::const_new(8);
+/// What a pipe holds then, and at first.
+const BULK_PIPE: usize = 512 * 1024;
+const USUAL_PIPE: usize = 64 * 1024;
+/// What is then read at a time.
+const BULK_READ: usize = 256 * 1024;
+/// A read of this many bytes is a sign of bulk: nearly a full frame.
+const BULK_SIGN: usize = 32 * 1024 - 64;
 
 /// As [`outwards`], from a terminal: it ends with an error when the last process has closed it, and it is shared.
 pub(crate) async fn outwards_from_terminal(from: &AsyncFd<Arc<OwnedFd>>, mut to: MuxWriteHalf) -> io::Result<()> {
@@ -56,10 +109,7 @@ pub(crate) async fn swallow(from: &AsyncFd<Arc<OwnedFd>>) -> io::Result<()> {
     }
 }
 
-async fn fill<T: std::os::fd::AsRawFd + std::os::fd::AsFd>(
-    from: &AsyncFd<T>,
-    to: &mut MuxWriteHalf,
-) -> io::Result<usize> {
+async fn fill<T: AsRawFd + AsFd>(from: &AsyncFd<T>, to: &mut MuxWriteHalf) -> io::Result<usize> {
     poll_fn(|cx| {
         loop {
             let mut ready = ready!(from.poll_read_ready(cx))?;
@@ -92,10 +142,7 @@ pub(crate) async fn inwards_to_terminal(mut from: MuxReadHalf, to: &AsyncFd<Arc<
     copy_in(&mut from, to).await
 }
 
-async fn copy_in<T: std::os::fd::AsRawFd + std::os::fd::AsFd>(
-    from: &mut MuxReadHalf,
-    to: &AsyncFd<T>,
-) -> io::Result<()> {
+async fn copy_in<T: AsRawFd + AsFd>(from: &mut MuxReadHalf, to: &AsyncFd<T>) -> io::Result<()> {
     let drain = poll_fn(|cx| {
         loop {
             let mut ready = ready!(to.poll_write_ready(cx))?;
@@ -115,7 +162,6 @@ async fn copy_in<T: std::os::fd::AsRawFd + std::os::fd::AsFd>(
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::os::fd::AsFd;
 
     use tokio::io::AsyncReadExt;
     use uvm_mux::MuxStream;
@@ -151,6 +197,32 @@ mod tests {
         assert!(got == sent, "{} bytes of {}", got.len(), sent.len());
         relay.await.expect("joined").expect("relayed");
         writer.join().expect("joined");
+    }
+
+    #[tokio::test]
+    async fn little_after_much_arrives_at_once() {
+        let (guest, mut host) = stream().await;
+        let (read, mut write) = io::pipe().expect("a pipe");
+        let read = OwnedFd::from(read);
+        non_blocking(&read).expect("set");
+        let relay = tokio::spawn(outwards(read, guest.into_split().1));
+        for _ in 0..2 {
+            let much = pattern(1 << 20);
+            let mut writer = write.try_clone().expect("another");
+            let sent = much.clone();
+            let writer = std::thread::spawn(move || writer.write_all(&sent).expect("written"));
+            let mut got = vec![0; much.len()];
+            host.read_exact(&mut got).await.expect("read");
+            assert!(got == much);
+            writer.join().expect("joined");
+            write.write_all(b"little").expect("written");
+            let mut got = [0; 6];
+            host.read_exact(&mut got).await.expect("read");
+            assert_eq!(&got, b"little");
+        }
+        drop(write);
+        assert_eq!(host.read(&mut [0]).await.expect("end of file"), 0);
+        relay.await.expect("joined").expect("relayed");
     }
 
     #[tokio::test]

@@ -41,8 +41,10 @@ pub enum Feature {
     AdditionalDocument,
     /// A guest connection that the host's service owns.
     HostOwnedGuestConnection,
-    /// Virtual sockets (vsock) for programs in the guest, the original agent among them.
+    /// Virtual sockets (vsock) for programs in the guest.
     VirtualSockets,
+    /// The original's guest agent instead of ours.
+    OriginalAgent,
     /// A whole VM killed at once and its helpers with it (a control group, a job object).
     KillAsOne,
 }
@@ -67,6 +69,7 @@ impl fmt::Display for Feature {
             Self::AdditionalDocument => "an additional creation document",
             Self::HostOwnedGuestConnection => "a guest connection owned by the host's service",
             Self::VirtualSockets => "virtual sockets",
+            Self::OriginalAgent => "the original's guest agent",
             Self::KillAsOne => "killing a VM as one",
         })
     }

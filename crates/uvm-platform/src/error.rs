@@ -107,6 +107,12 @@ pub enum PlatformError {
 }
 
 impl PlatformError {
+    /// The error of a VM that was created without virtual sockets.
+    pub fn no_virtual_sockets(platform: &'static str) -> Self {
+        let why = "the VM was created without them; ask for them in its options".into();
+        Self::Unsupported { feature: Feature::VirtualSockets, platform, why }
+    }
+
     /// A [`PlatformError::Host`] with its cause.
     pub fn host(intent: impl Into<String>, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self::Host { intent: intent.into(), source: Cause::new(source) }

@@ -26,6 +26,8 @@ pub struct VmSpec {
     pub graphics_console: bool,
     /// SCSI controllers present at boot, 64 disks each.
     pub scsi_controllers: u32,
+    /// A device for virtual sockets (vsock), for programs in the guest. The VM's own streams do not need it.
+    pub virtual_sockets: bool,
     /// Slots for memory-backed layers.
     pub vpmem: VpmemSpec,
     /// Limits on disk traffic of the whole VM.
@@ -52,6 +54,7 @@ impl VmSpec {
             console: Console::Ring,
             graphics_console: false,
             scsi_controllers: 1,
+            virtual_sockets: false,
             vpmem: VpmemSpec { count: 0, size_bytes: 0 },
             storage_qos: StorageQos::default(),
             cpu_group: None,

@@ -62,6 +62,18 @@ pub trait PlatformVm: Send + Sync + 'static {
     /// Dials `port` in the guest. Cancel-safe.
     fn dial(&self, port: Port) -> BoxFuture<'_, Result<GuestStream, PlatformError>>;
 
+    /// Lets programs in the guest dial `port` by a virtual socket. The ports of [`listen`](Self::listen), which are the
+    /// agent's, are others: no program reaches them.
+    ///
+    /// # Errors
+    /// [`PlatformError::Unsupported`] without [`virtual_sockets`](crate::spec::VmSpec::virtual_sockets); the port is
+    /// taken, or the VM has ended.
+    fn listen_socket(&self, port: Port) -> Result<GuestListener, PlatformError>;
+
+    /// Dials a program in the guest that listens on `port` of a virtual socket. Waits as long as the guest does not answer.
+    /// Cancel-safe.
+    fn dial_socket(&self, port: Port) -> BoxFuture<'_, Result<GuestStream, PlatformError>>;
+
     /// What the VM said and did last, for error messages. Never waits.
     fn last_words(&self) -> LastWords;
 

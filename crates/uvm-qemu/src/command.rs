@@ -22,6 +22,8 @@ pub(crate) struct QemuCommand<'a> {
     pub(crate) qmp: RawFd,
     pub(crate) console: RawFd,
     pub(crate) mux: RawFd,
+    /// The connection to the device for virtual sockets.
+    pub(crate) vsock: Option<RawFd>,
 }
 
 /// QEMU's name of that port in its events.
@@ -76,6 +78,10 @@ impl QemuCommand<'_> {
     }
 
     fn devices(&self, args: &mut Args) {
+        if let Some(vsock) = self.vsock {
+            args.pair("-chardev", format!("socket,id=vsock,fd={vsock}"));
+            args.pair("-device", "vhost-user-vsock-pci,chardev=vsock");
+        }
         args.pair("-device", "pvpanic-pci");
         if self.scsi_controllers > 0 {
             args.pair("-device", "virtio-scsi-pci,id=scsi0,num_queues=1");
@@ -118,6 +124,7 @@ mod tests {
             qmp: 12,
             console: 13,
             mux: 14,
+            vsock: None,
         }
     }
 
@@ -132,13 +139,14 @@ mod tests {
     }
 
     #[test]
-    fn golden_kvm_physical_no_disks() {
+    fn golden_kvm_physical_vsock_no_disks() {
         let command = QemuCommand {
             accelerator: Accelerator::Kvm,
             backing: MemoryBacking::Physical,
             processors: 1,
             scsi_controllers: 0,
             initrd: None,
+            vsock: Some(15),
             ..command()
         };
         insta::assert_snapshot!(lines(&command));

@@ -14,6 +14,7 @@ use uvm_platform::spec::{GuestAgent, MemoryBacking, MmioGaps, RootFs, StorageQos
 use uvm_platform::{
     Accelerator, Capabilities, CreatedVm, Feature, LastWords, PlatformError, PlatformVm, VmEvents, VmSpec,
 };
+use uvm_vsock::Vsock;
 
 use crate::accel;
 use crate::boot_file::{self, BootFile};
@@ -33,6 +34,7 @@ use crate::transport::MuxTransport;
 use crate::user;
 use crate::vm::{Life, QemuVm, Vm};
 use crate::vm_thread::VmThread;
+use crate::vsock;
 
 /// The oldest QEMU whose behaviour this crate knows.
 const OLDEST: QemuVersion = QemuVersion(7, 2, 0);
@@ -76,6 +78,7 @@ pub(crate) async fn create(host: Arc<Shared>, spec: VmSpec, thread: Arc<VmThread
         console,
         host_output,
         transport,
+        vsock: launched.vsock,
         life: watch::Sender::new(Life::Created),
         started: Mutex::new(None),
         evidence: Mutex::new(Evidence::default()),
@@ -119,6 +122,7 @@ struct Launched {
     qmp: UnixStream,
     console: UnixStream,
     mux: UnixStream,
+    vsock: Option<Vsock>,
     output: pipe::Receiver,
 }
 
@@ -137,6 +141,11 @@ async fn launch(
         .map_err(io::Error::from)
         .and_then(|(read, write)| Ok((pipe::Receiver::from_owned_fd(read)?, write)))
         .map_err(failed)?;
+    let vsock = spec.virtual_sockets.then(|| {
+        let dir = residue.dir().map_err(failed)?;
+        vsock::device(&dir)
+    });
+    let (vsock, vsock_end) = vsock.transpose()?.unzip();
     let runtime_id = random_guid().map_err(|e| PlatformError::host("draw a random id", e))?;
     let command = QemuCommand {
         id: spec.id.as_str(),
@@ -152,6 +161,7 @@ async fn launch(
         qmp: qmp_end.as_raw_fd(),
         console: console_end.as_raw_fd(),
         mux: mux_end.as_raw_fd(),
+        vsock: vsock_end.as_ref().map(AsRawFd::as_raw_fd),
     };
     let arguments = command.arguments();
     tracing::debug!(vm = %spec.id, program = %host.program.display(), ?arguments, "starting QEMU");
@@ -159,7 +169,7 @@ async fn launch(
     let child = ChildSpec {
         program: host.program.clone(),
         arguments: arguments.into_iter().map(Into::into).collect(),
-        inherit: [plan.kernel.fd, qmp_end, console_end, mux_end].into_iter().chain(initrd).collect(),
+        inherit: [plan.kernel.fd, qmp_end, console_end, mux_end].into_iter().chain(initrd).chain(vsock_end).collect(),
         output: output_end,
         run_as: plan.run_as,
         cgroups,
@@ -171,7 +181,7 @@ async fn launch(
     let gone = residue.process_starts();
     let child = ChildProcess::spawn(child, move || drop(gone)).await.map_err(|e| PlatformError::host(intent(), e))?;
     kill_point("after:process");
-    Ok(Launched { child, qmp, console, mux, output })
+    Ok(Launched { child, qmp, console, mux, vsock, output })
 }
 
 /// A socket pair: our end for the runtime, QEMU's as it likes it.
@@ -308,7 +318,8 @@ fn require(capabilities: &Capabilities, spec: &VmSpec) -> Result<(), PlatformErr
     let wanted = [
         (spec.graphics_console, Feature::GraphicsConsole),
         (matches!(spec.boot.root, RootFs::Disk(_)), Feature::RootFromDisk),
-        (spec.boot.agent == GuestAgent::Original, Feature::VirtualSockets),
+        (spec.boot.agent == GuestAgent::Original, Feature::OriginalAgent),
+        (spec.virtual_sockets, Feature::VirtualSockets),
         (spec.storage_qos != StorageQos::default(), Feature::StorageQos),
         (spec.cpu_group.is_some(), Feature::CpuGroups),
         (spec.memory.mmio != MmioGaps::default(), Feature::MmioGaps),

@@ -151,7 +151,7 @@ fn capabilities(hierarchies: &Hierarchies) -> Capabilities {
         .without(Feature::GraphicsConsole, "QEMU runs without a display; use the serial console")
         .without(Feature::RootFromDisk, no_disks)
         .without(Feature::StorageQos, no_disks)
-        .without(Feature::VirtualSockets, "only the multiplexed serial port carries streams yet")
+        .without(Feature::OriginalAgent, "its bridge over virtual sockets is not served yet")
         .without(Feature::UefiBoot, "QEMU boots the kernel directly")
         .without(Feature::ColdDiscardHint, hcs_only)
         .without(Feature::CpuGroups, hcs_only)

@@ -39,6 +39,7 @@ mod transport;
 mod user;
 mod vm;
 mod vm_thread;
+mod vsock;
 
 pub use accel::{AcceleratorChoice, Chosen};
 pub use host::{QemuHost, QemuOptions};

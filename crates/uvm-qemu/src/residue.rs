@@ -4,6 +4,7 @@
 //! noticed on different threads. Whoever comes second removes.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::state::{HostObject, StateDir};
@@ -33,11 +34,19 @@ impl Residue {
         Self(Arc::new(Shared(Mutex::new(State { dir: Some(dir), process: Process::None, owned: true }))))
     }
 
+    /// The directory; whatever is in it goes with it.
+    pub(crate) fn dir(&self) -> io::Result<PathBuf> {
+        match &self.lock().dir {
+            Some(dir) => Ok(dir.path().to_owned()),
+            None => Err(removed()),
+        }
+    }
+
     /// Writes `object` down; to be called before it is made.
     pub(crate) fn register(&self, object: &HostObject) -> io::Result<()> {
         match &self.lock().dir {
             Some(dir) => dir.register(object),
-            None => Err(io::Error::other("the VM's state directory has been removed")),
+            None => Err(removed()),
         }
     }
 
@@ -95,6 +104,10 @@ fn remove_or_warn(state: &mut State) {
     if let Some(Err(e)) = state.dir.take().map(StateDir::remove) {
         tracing::warn!(error = %e, "something of a VM is left on the host; the next start, or gc, tries again");
     }
+}
+
+fn removed() -> io::Error {
+    io::Error::other("the VM's state directory has been removed")
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use uvm_platform::{
     Accelerator, BoxFuture, Deadlines, ExitStatus, GuestListener, GuestStream, GuestTransport, LastWords, Link,
     PlatformError, PlatformVm, Port, UvmId, VmEvent, VmProperties,
 };
+use uvm_vsock::Vsock;
 
 use crate::command::MUX_DEVICE;
 use crate::exit::{self, Evidence};
@@ -30,6 +31,7 @@ use crate::ring::Ring;
 use crate::spawn::ChildProcess;
 use crate::transport::MuxTransport;
 use crate::vm_thread::VmThread;
+use crate::vsock;
 
 /// Where the VM is in its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +70,7 @@ pub(crate) struct Vm {
     pub(crate) console: Ring,
     pub(crate) host_output: Ring,
     pub(crate) transport: MuxTransport,
+    pub(crate) vsock: Option<Vsock>,
     pub(crate) life: watch::Sender<Life>,
     pub(crate) started: Mutex<Option<Instant>>,
     pub(crate) evidence: Mutex<Evidence>,
@@ -155,6 +158,10 @@ impl Vm {
                 PlatformError::host(format!("have QEMU {command}"), error)
             }
         })
+    }
+
+    fn sockets(&self) -> Result<&Vsock, PlatformError> {
+        self.vsock.as_ref().ok_or_else(|| PlatformError::no_virtual_sockets("qemu"))
     }
 
     fn timeout(&self, what: &str, waited: Duration) -> PlatformError {
@@ -341,6 +348,14 @@ impl PlatformVm for QemuVm {
 
     fn dial(&self, port: Port) -> BoxFuture<'_, Result<GuestStream, PlatformError>> {
         self.vm.transport.dial(port)
+    }
+
+    fn listen_socket(&self, port: Port) -> Result<GuestListener, PlatformError> {
+        vsock::listen(self.vm.sockets()?, port)
+    }
+
+    fn dial_socket(&self, port: Port) -> BoxFuture<'_, Result<GuestStream, PlatformError>> {
+        Box::pin(async move { vsock::dial(self.vm.sockets()?, port).await })
     }
 
     fn last_words(&self) -> LastWords {

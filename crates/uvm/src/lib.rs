@@ -23,7 +23,9 @@ mod vm;
 
 pub use uvm_platform as platform;
 pub use uvm_platform::spec::Console;
-pub use uvm_platform::{Accelerator, Deadlines, ExitStatus, InvalidUvmId, LastWords, UvmId, VmProperties};
+pub use uvm_platform::{
+    Accelerator, Deadlines, ExitStatus, GuestListener, GuestStream, InvalidUvmId, LastWords, UvmId, VmProperties,
+};
 pub use uvm_wire as wire;
 
 pub use bridge::{BridgeClosed, BridgeError, ContainerEnd};

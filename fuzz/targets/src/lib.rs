@@ -6,6 +6,7 @@
 pub mod image;
 pub mod log;
 pub mod mux;
+pub mod vsock;
 pub mod wire;
 
 /// A target: given any bytes, it returns.
@@ -18,6 +19,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("log_parser", log::log_parser),
     ("mux_guest", mux::mux_guest),
     ("mux_owner", mux::mux_owner),
+    ("vsock_guest", vsock::vsock_guest),
+    ("vsock_ring", vsock::vsock_ring),
     ("wire_guest", wire::wire_guest),
     ("wire_host", wire::wire_host),
 ];

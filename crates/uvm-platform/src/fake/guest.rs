@@ -35,6 +35,19 @@ impl FakeGuestEnd {
         self.life.ports.listen_in_guest(port)
     }
 
+    /// Dials a port of the host by a virtual socket.
+    ///
+    /// # Errors
+    /// `ConnectionRefused` when nobody listens.
+    pub async fn dial_socket(&self, port: Port) -> io::Result<FakeStream> {
+        self.life.sockets.dial_host(port).await
+    }
+
+    /// Listens for the host on a virtual socket.
+    pub fn listen_socket(&self, port: Port) -> mpsc::Receiver<FakeStream> {
+        self.life.sockets.listen_in_guest(port)
+    }
+
     /// Ends the VM. Its streams are cut; a script that runs is not polled again.
     pub fn exit(&self, status: ExitStatus) {
         self.life.end(status);

@@ -31,6 +31,8 @@ impl State {
 /// What the VM, its guest and whoever ends it share.
 pub(super) struct Life {
     pub(super) ports: Ports,
+    /// Those of virtual sockets.
+    pub(super) sockets: Ports,
     state: watch::Sender<State>,
     events: mpsc::Sender<VmEvent>,
     /// The task of the guest's script.
@@ -38,8 +40,8 @@ pub(super) struct Life {
 }
 
 impl Life {
-    pub(super) fn new(ports: Ports, events: mpsc::Sender<VmEvent>) -> Self {
-        Self { ports, state: watch::Sender::new(State::Created), events, guest: Mutex::default() }
+    pub(super) fn new(ports: Ports, sockets: Ports, events: mpsc::Sender<VmEvent>) -> Self {
+        Self { ports, sockets, state: watch::Sender::new(State::Created), events, guest: Mutex::default() }
     }
 
     pub(super) fn state(&self) -> State {
@@ -81,6 +83,7 @@ impl Life {
             guest.abort();
         }
         self.ports.clear();
+        self.sockets.clear();
         self.tell(VmEvent::Exited(status));
     }
 

@@ -183,7 +183,7 @@ impl Platform for FakePlatform {
         Box::pin(async move {
             self.lock().specs.push(spec.clone());
             self.call("create").await?;
-            let (vm, end, events) = vm::FakeVm::new(self.clone(), spec.id.clone());
+            let (vm, end, events) = vm::FakeVm::new(self.clone(), spec);
             self.lock().guests.push(end);
             Ok((vm as Arc<dyn PlatformVm>, events))
         })

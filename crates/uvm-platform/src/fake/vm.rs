@@ -14,6 +14,7 @@ use super::ports::Ports;
 use crate::BoxFuture;
 use crate::error::{LastWords, PlatformError};
 use crate::id::UvmId;
+use crate::spec::VmSpec;
 use crate::stream::{GuestListener, GuestStream, Port};
 use crate::vm::{Accelerator, ExitStatus, PlatformVm, VmEvents, VmProperties};
 
@@ -25,18 +26,34 @@ pub(super) struct FakeVm {
     /// from elsewhere.
     runtime: Handle,
     tasks: Mutex<JoinSet<()>>,
+    virtual_sockets: bool,
     _counted: Counted,
 }
 
 impl FakeVm {
     /// A VM whose tasks run on the current runtime.
-    pub(super) fn new(host: FakePlatform, id: UvmId) -> (Arc<Self>, FakeGuestEnd, VmEvents) {
+    pub(super) fn new(host: FakePlatform, spec: &VmSpec) -> (Arc<Self>, FakeGuestEnd, VmEvents) {
         let (sender, receiver) = mpsc::channel(8);
-        let life = Arc::new(Life::new(Ports::new(host.census.clone()), sender));
+        let life = Arc::new(Life::new(Ports::new(host.census.clone()), Ports::new(host.census.clone()), sender));
         let end = FakeGuestEnd { life: Arc::clone(&life) };
         let counted = host.census.count("vms");
-        let vm = Self { host, id, life, runtime: Handle::current(), tasks: Mutex::default(), _counted: counted };
+        let (id, virtual_sockets) = (spec.id.clone(), spec.virtual_sockets);
+        let vm = Self {
+            host,
+            id,
+            life,
+            virtual_sockets,
+            runtime: Handle::current(),
+            tasks: Mutex::default(),
+            _counted: counted,
+        };
         (Arc::new(vm), end, VmEvents::new(receiver))
+    }
+}
+
+impl FakeVm {
+    fn require_sockets(&self) -> Result<(), PlatformError> {
+        if self.virtual_sockets { Ok(()) } else { Err(PlatformError::no_virtual_sockets("fake")) }
     }
 }
 
@@ -109,6 +126,23 @@ impl PlatformVm for FakeVm {
         Box::pin(async move {
             self.host.call(&format!("dial {port}")).await?;
             self.life.ports.dial_guest(port).await
+        })
+    }
+
+    fn listen_socket(&self, port: Port) -> Result<GuestListener, PlatformError> {
+        let name = format!("listen socket {port}");
+        if self.host.note(&name).is_some() {
+            return Err(PlatformError::host(name, "a planted fault"));
+        }
+        self.require_sockets()?;
+        self.life.sockets.listen_on_host(port)
+    }
+
+    fn dial_socket(&self, port: Port) -> BoxFuture<'_, Result<GuestStream, PlatformError>> {
+        Box::pin(async move {
+            self.host.call(&format!("dial socket {port}")).await?;
+            self.require_sockets()?;
+            self.life.sockets.dial_guest(port).await
         })
     }
 

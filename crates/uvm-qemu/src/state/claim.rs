@@ -78,6 +78,10 @@ impl StateDir {
         Ok(Self { path: path.to_owned(), journal, _lock: lock })
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Writes `object` down; to be called before it is made.
     pub(crate) fn register(&self, object: &HostObject) -> io::Result<()> {
         self.journal.append(object)

@@ -88,6 +88,7 @@ impl LcowOptions {
         spec.console = self.console.clone();
         spec.graphics_console = self.graphics_console;
         spec.scsi_controllers = self.scsi_controllers;
+        spec.virtual_sockets = self.virtual_sockets;
         spec.vpmem = VpmemSpec { count: self.vpmem_devices, size_bytes: self.vpmem_size_bytes };
         spec.storage_qos = StorageQos {
             iops_maximum: self.storage_qos_iops_maximum,

@@ -94,6 +94,9 @@ pub struct LcowOptions {
     pub console: Console,
     /// SCSI controllers of 64 disks each, 0 to [`MAX_SCSI_CONTROLLERS`]. Default: 1.
     pub scsi_controllers: u32,
+    /// A device for virtual sockets (vsock): programs in the guest dial the ports that
+    /// [`UtilityVm::listen`](crate::UtilityVm::listen) opens, and no others. Default: false.
+    pub virtual_sockets: bool,
     /// Memory-backed devices, 0 to [`MAX_VPMEM_COUNT`]. Default: 64.
     pub vpmem_devices: u32,
     /// The largest of them, in bytes; a multiple of 4096. Default: 4 GiB.
@@ -142,6 +145,7 @@ impl Default for LcowOptions {
             graphics_console: false,
             console: Console::default(),
             scsi_controllers: 1,
+            virtual_sockets: false,
             vpmem_devices: DEFAULT_VPMEM_COUNT,
             vpmem_size_bytes: DEFAULT_VPMEM_SIZE_BYTES,
             guest_connection: GuestConnection::default(),

@@ -14,5 +14,6 @@ mod guest_faults;
 mod lifecycle;
 mod model;
 mod process;
+mod sockets;
 mod start;
 mod support;

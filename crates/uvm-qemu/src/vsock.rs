@@ -1,0 +1,83 @@
+//! Virtual sockets for programs in the guest: a vhost-user device in this process.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::task::{Context, Poll};
+
+use uvm_platform::stream::PollAccept;
+use uvm_platform::{GuestListener, GuestStream, PlatformError, Port};
+use uvm_vsock::{Config, Vsock, VsockError, VsockListener};
+
+/// The guest's context id. Guests do not see each other, so all may have the same.
+const GUEST_CID: u64 = 3;
+/// The socket's name while QEMU's end of it is made.
+const SOCKET: &str = "vsock";
+
+/// The device, and QEMU's end of the connection to it.
+pub(crate) fn device(state_dir: &Path) -> Result<(Vsock, OwnedFd), PlatformError> {
+    let intent = "make a device for virtual sockets";
+    let (listener, end) = connection(state_dir).map_err(|e| PlatformError::host(intent, e))?;
+    let config = Config::new(GUEST_CID).map_err(|e| PlatformError::host(intent, e))?;
+    let vsock = Vsock::serve(config, listener).map_err(|e| PlatformError::host(intent, e))?;
+    Ok((vsock, end))
+}
+
+/// A listener with one connection waiting, which nobody else can have made: the directory is this user's alone.
+fn connection(dir: &Path) -> io::Result<(UnixListener, OwnedFd)> {
+    // Through the directory's descriptor: a socket address holds 107 bytes, a path may be longer.
+    let dir = File::open(dir)?;
+    let path = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(SOCKET);
+    let listener = UnixListener::bind(&path)?;
+    let connected = UnixStream::connect(&path);
+    std::fs::remove_file(&path)?;
+    Ok((listener, connected?.into()))
+}
+
+fn host(intent: &str, port: Port) -> impl FnOnce(VsockError) -> PlatformError + use<> {
+    let intent = format!("{intent} port {port} of the guest's virtual sockets");
+    move |error| PlatformError::host(intent, error)
+}
+
+pub(crate) fn listen(vsock: &Vsock, port: Port) -> Result<GuestListener, PlatformError> {
+    let listener = vsock.listen(port.0).map_err(host("listen on", port))?;
+    Ok(GuestListener::new(port, Listener(listener)))
+}
+
+pub(crate) async fn dial(vsock: &Vsock, port: Port) -> Result<GuestStream, PlatformError> {
+    // The guest's driver may not be there yet.
+    vsock.up().await.map_err(host("dial", port))?;
+    vsock.dial(port.0).await.map(GuestStream::new).map_err(host("dial", port))
+}
+
+struct Listener(VsockListener);
+
+impl PollAccept for Listener {
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<GuestStream, PlatformError>> {
+        let port = Port(self.0.port());
+        self.0.poll_accept(cx).map_ok(GuestStream::new).map_err(host("accept on", port))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_device_leaves_no_socket_and_its_directory_may_have_any_length() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let deep = dir.path().join("d".repeat(120));
+        std::fs::create_dir(&deep).expect("made");
+        let (vsock, end) = device(&deep).expect("a device");
+        assert_eq!(std::fs::read_dir(&deep).expect("there").count(), 0);
+        assert!(vsock.dead().is_none());
+        drop(end);
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while vsock.dead().is_none() && std::time::Instant::now() < until {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        assert_eq!(vsock.dead(), Some(uvm_vsock::Down::Detached));
+    }
+}

@@ -1,0 +1,128 @@
+//! The device as the VM's process sees it: vhost-user messages, and a thread that watches the rings.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixListener;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use vhost::vhost_user::Listener;
+use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
+use vhost_user_backend::{VhostUserBackend, VhostUserDaemon, VringRwLock};
+use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
+
+use crate::error::Down;
+use crate::shared::{FROM_GUEST, Memory, Shared, TO_GUEST};
+
+/// Entries of a ring; what Linux and QEMU use.
+const RING_SIZE: usize = 128;
+/// The event of [`Backend::resume`]: past those of the rings and of the thread's end.
+const RESUME: u16 = 3;
+
+pub(crate) struct Backend {
+    shared: Arc<Shared>,
+    memory: Mutex<Option<Memory>>,
+    cid: u64,
+    /// What the guest sent is to be read on.
+    resume: EventConsumer,
+}
+
+impl VhostUserBackend for Backend {
+    type Bitmap = ();
+    type Vring = VringRwLock;
+
+    fn num_queues(&self) -> usize {
+        // The third one, for events, is the VM's process's own affair.
+        2
+    }
+
+    fn max_queue_size(&self) -> usize {
+        RING_SIZE
+    }
+
+    fn features(&self) -> u64 {
+        1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
+    }
+
+    fn protocol_features(&self) -> VhostUserProtocolFeatures {
+        VhostUserProtocolFeatures::MQ | VhostUserProtocolFeatures::CONFIG | VhostUserProtocolFeatures::REPLY_ACK
+    }
+
+    fn set_event_idx(&self, _enabled: bool) {
+        // The rings know it themselves.
+    }
+
+    /// The configuration space holds the guest's context id. Virtio 1.2, section 5.10.4.
+    fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
+        let config = self.cid.to_le_bytes();
+        let end = offset.saturating_add(size) as usize;
+        config.get(offset as usize..end).map(<[u8]>::to_vec).unwrap_or_default()
+    }
+
+    fn update_memory(&self, memory: GuestMemoryAtomic<GuestMemoryMmap>) -> io::Result<()> {
+        *self.memory.lock().map_err(|_| io::Error::other("panic in the vsock device"))? = Some(memory);
+        Ok(())
+    }
+
+    fn exit_event(&self, _thread_index: usize) -> Option<(EventConsumer, EventNotifier)> {
+        new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC).ok()
+    }
+
+    fn stop_vring(&self, _queue_index: u32) -> io::Result<()> {
+        self.shared.rings_stopped();
+        Ok(())
+    }
+
+    fn handle_event(&self, event: u16, _events: EventSet, vrings: &[VringRwLock], _thread: usize) -> io::Result<()> {
+        let memory = self.memory.lock().ok().and_then(|memory| memory.clone());
+        if event == RESUME {
+            self.resume.consume()?;
+        }
+        if let (TO_GUEST | FROM_GUEST | RESUME, Some(memory)) = (event, memory) {
+            self.shared.kicked(&memory, vrings);
+        }
+        Ok(())
+    }
+}
+
+/// Serves the one connection that waits at `listener`, from threads of its own, until it closes or the device ends.
+pub(crate) fn serve(shared: &Arc<Shared>, cid: u64, listener: UnixListener) -> io::Result<()> {
+    let (resume, resumer) = new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC)?;
+    let wakes = resume.as_raw_fd();
+    let backend = Arc::new(Backend { shared: Arc::clone(shared), memory: Mutex::new(None), cid, resume });
+    let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
+    let mut daemon = VhostUserDaemon::new("uvm-vsock".into(), backend, memory).map_err(|error| other(&error))?;
+    for handler in daemon.get_epoll_handlers() {
+        handler.register_listener(wakes, EventSet::IN, u64::from(RESUME))?;
+    }
+    daemon.start(&mut Listener::from(listener)).map_err(|error| other(&error))?;
+    shared.served(daemon.shutdown_handle(), resumer);
+    let shared = Arc::clone(shared);
+    thread::Builder::new().name("uvm-vsock-end".into()).spawn(move || {
+        let why = match daemon.wait() {
+            Ok(()) => Down::Detached,
+            Err(error) => ended_by(&error),
+        };
+        shared.end(why);
+        // The rings' thread ends with the daemon.
+        drop(daemon);
+    })?;
+    Ok(())
+}
+
+fn other(error: &vhost_user_backend::Error) -> io::Error {
+    io::Error::other(error.to_string())
+}
+
+fn ended_by(error: &vhost_user_backend::Error) -> Down {
+    use vhost::vhost_user::Error as Message;
+    match error {
+        vhost_user_backend::Error::HandleRequest(Message::Disconnected | Message::PartialMessage) => Down::Detached,
+        vhost_user_backend::Error::WaitDaemon(_) => Down::Panicked,
+        error => Down::Protocol { message: error.to_string() },
+    }
+}

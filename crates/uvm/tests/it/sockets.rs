@@ -1,0 +1,72 @@
+//! Virtual sockets of programs in the guest.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use uvm::platform::{Feature, PlatformError, Port};
+use uvm::{ErrorKind, UvmError};
+
+use crate::support::{Played, TestResult, poll_once};
+
+fn unsupported(error: &UvmError) -> bool {
+    matches!(
+        error,
+        UvmError::Operation { source: PlatformError::Unsupported { feature: Feature::VirtualSockets, .. }, .. }
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vm_that_was_not_asked_for_sockets_has_none() -> TestResult {
+    let (played, _guest) = Played::boot().await?;
+    assert!(unsupported(&played.vm.listen(5000).err().ok_or("listens")?));
+    assert!(unsupported(&played.vm.dial(5000).await.err().ok_or("dials")?));
+    played.close().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn programs_reach_what_the_host_listens_on_and_nothing_else() -> TestResult {
+    let (played, _guest) = Played::boot_with(|options| options.virtual_sockets = true).await?;
+    let mut listener = played.vm.listen(5000)?;
+    assert!(played.vm.listen(5000).is_err(), "taken");
+    for agents_own in [1, 109, 0x4000_0000] {
+        assert!(played.end.dial_socket(Port(agents_own)).await.is_err(), "port {agents_own} is the agent's");
+    }
+    let mut program = played.end.dial_socket(Port(5000)).await?;
+    let mut stream = listener.accept().await?;
+    program.write_all(b"question").await?;
+    let mut question = [0; 8];
+    stream.read_exact(&mut question).await?;
+    assert_eq!(&question, b"question");
+    drop(listener);
+    assert!(played.end.dial_socket(Port(5000)).await.is_err(), "closed");
+    drop((program, stream));
+    played.close().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_host_dials_programs_within_a_limit() -> TestResult {
+    let (played, _guest) = Played::boot_with(|options| {
+        options.virtual_sockets = true;
+        options.deadlines.stdio_dial = Duration::from_secs(3);
+    })
+    .await?;
+    let refused = played.vm.dial(7).await.err().ok_or("nobody listens")?;
+    assert_eq!(refused.kind(), ErrorKind::Host, "{refused}");
+    let mut program = played.end.listen_socket(Port(7));
+    let stream = played.vm.dial(7).await?;
+    assert!(program.recv().await.is_some());
+    // A program that never accepts: its queue is full after a while.
+    let mut waiting = Vec::new();
+    let error = loop {
+        match played.vm.dial(7).await {
+            Ok(stream) => waiting.push(stream),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    // One that is given up does not keep the VM.
+    let mut given_up = Box::pin(played.vm.dial(7));
+    poll_once(&mut given_up).await;
+    drop((given_up, waiting, stream, program));
+    played.close().await
+}
