@@ -7,12 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
-use uvm_mux::channel::PortChannel;
-use uvm_mux::{Config, Mux, Role};
+use uvm_mux::Mux;
 
 use crate::agent::Agent;
 use crate::boot;
-use crate::bridge;
 use crate::cpus;
 use crate::host_link;
 use crate::init_line::{AgentFlags, InitLine, Level, Program};
@@ -22,6 +20,7 @@ use crate::modules::{self, Modules};
 use crate::port;
 use crate::process::Reap;
 use crate::shutdown;
+use crate::transports::Transports;
 
 /// Runs the VM; returns only by ending it.
 pub fn run(arguments: &[String]) -> ! {
@@ -92,25 +91,16 @@ async fn live(arguments: &[String]) -> Result<(), Fatal> {
     });
 
     let port = port::open().await.map_err(|e| Fatal::new("the serial port to the host", e))?;
-    let channel = PortChannel::new(port).map_err(|e| Fatal::new("the serial port to the host", e))?;
-    let (mux, driver) = Mux::new(channel, Role::Guest, Config::default());
-    tokio::spawn({
-        let log = log.clone();
-        async move {
-            let why = driver.await;
-            log::console(format_args!("the serial port to the host is lost: {why}"));
-            log.error("transport lost", &why);
-        }
-    });
-    tokio::spawn(host_link::follow_owner(mux.clone(), log.clone()));
+    let transports = Transports::new(log.clone());
+    let mux = transports.add(port).map_err(|e| Fatal::new("the serial port to the host", e))?;
     if let Some(port) = line.entropy_port {
         tokio::spawn(host_link::read_entropy(mux.clone(), port, log.clone()));
     }
     // A program in the agent's place has these ports to itself.
     let is_agent = matches!(line.program, Program::Agent(_));
-    match line.streams[1].or(line.streams[2]).filter(|_| is_agent) {
-        Some(port) => drop(tokio::spawn(host_link::send_log(mux.clone(), port, log.clone()))),
-        None => drop(tokio::spawn(host_link::print_log(log.clone()))),
+    let log_port = line.streams[1].or(line.streams[2]).filter(|_| is_agent);
+    if log_port.is_none() {
+        tokio::spawn(host_link::print_log(log.clone()));
     }
     tokio::spawn({
         let log = log.clone();
@@ -122,18 +112,18 @@ async fn live(arguments: &[String]) -> Result<(), Fatal> {
     });
     load_later(modules, log.clone());
     match line.program {
-        Program::Agent(_) => serve(agent, mux.clone()).await,
+        Program::Agent(_) => serve(agent, &transports, mux, log_port).await,
         Program::Other(command) => crate::other::run(&agent, &mux, &command, line.streams).await,
     }
     // Streams that carried something are closed now; this waits until the host's end has taken what is on its way.
-    if tokio::time::timeout(FAREWELL, mux.quiesce()).await.is_err() {
+    if tokio::time::timeout(FAREWELL, transports.quiesce()).await.is_err() {
         log::console("the host did not take all that was sent");
     }
     Ok(())
 }
 
-async fn serve(agent: Arc<Agent>, mux: Mux) {
-    let bridge = tokio::spawn(bridge::serve(Arc::clone(&agent), mux.clone()));
+async fn serve(agent: Arc<Agent>, transports: &Transports, first: Mux, log_port: Option<u32>) {
+    let bridge = tokio::spawn(transports.clone().serve(Arc::clone(&agent), first, log_port));
     let how = agent.shutdown_wanted().await;
     shutdown::end_processes(&agent, how).await;
     agent.last_call();

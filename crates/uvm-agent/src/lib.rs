@@ -8,6 +8,7 @@
 //! | `boot`, [`modules`], `port`, `cpus`, `loopback` | mounts, modules, the serial port, processors, an interface |
 //! | [`agent`] | the state that outlives connections |
 //! | [`bridge`], `outbox` | a connection, and what is owed to the host |
+//! | `transports` | the ports that carry connections, and those that show up later |
 //! | `execute`, [`process`], `relay`, `relays` | starting processes, their table, their streams |
 //! | `host_link`, [`log`], `kmsg` | entropy, clock and log |
 //! | [`shutdown`], `stacks`, `other` | the end, a look inside, a program in the agent's place |
@@ -38,4 +39,5 @@ mod stacks;
 mod sys;
 #[cfg(test)]
 mod test_link;
+mod transports;
 mod words;

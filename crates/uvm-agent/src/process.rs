@@ -71,6 +71,17 @@ struct Entry {
     exit: watch::Sender<Option<Exit>>,
 }
 
+impl Entry {
+    /// It has ended so. What is known stays: its number may be another's by now.
+    fn ended(&self, exit: Exit) {
+        self.exit.send_if_modified(|known| {
+            let news = known.is_none();
+            known.get_or_insert(exit);
+            news
+        });
+    }
+}
+
 impl Processes {
     /// An empty table.
     pub fn new(reap: Reap) -> Self {
@@ -168,14 +179,14 @@ impl Processes {
             Reap::All => {
                 while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
                     if let Some(entry) = table.get(&pid.as_raw_nonzero().get().unsigned_abs()) {
-                        entry.exit.send_replace(Some(Exit::of(status)));
+                        entry.ended(Exit::of(status));
                     }
                 }
             }
             Reap::Known => {
                 for entry in table.values().filter(|entry| entry.exit.borrow().is_none()) {
                     if let Ok(Some((_, status))) = rustix::process::waitpid(Some(entry.pid), WaitOptions::NOHANG) {
-                        entry.exit.send_replace(Some(Exit::of(status)));
+                        entry.ended(Exit::of(status));
                     }
                 }
             }

@@ -1,0 +1,243 @@
+//! What carries streams to the host: the port that was there at boot, and those that show up later.
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use uvm_mux::channel::{Channel, PortChannel};
+use uvm_mux::{Config, Mux, Role};
+
+use crate::agent::Agent;
+use crate::bridge;
+use crate::host_link;
+use crate::log::{self, Log};
+use crate::port::{LaterPorts, Port};
+
+/// When a port that was lost is tried again, in case it is still there.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// All transports of this guest. Clones are handles of the same ones.
+#[derive(Clone)]
+pub(crate) struct Transports {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    log: Log,
+    live: Mutex<Vec<(String, Mux)>>,
+    lost: mpsc::UnboundedSender<()>,
+    /// Speaks when one was lost for good.
+    losses: tokio::sync::Mutex<mpsc::UnboundedReceiver<()>>,
+    /// Only one transport carries the log.
+    log_turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Transports {
+    pub(crate) fn new(log: Log) -> Self {
+        let (lost, losses) = mpsc::unbounded_channel();
+        let losses = tokio::sync::Mutex::new(losses);
+        Self { shared: Arc::new(Shared { log, live: Mutex::default(), lost, losses, log_turn: Arc::default() }) }
+    }
+
+    /// Runs the multiplexer over `port`.
+    pub(crate) fn add(&self, port: Port) -> io::Result<Mux> {
+        Ok(self.run(port.name, PortChannel::new(port.file)?))
+    }
+
+    fn run(&self, name: String, channel: impl Channel) -> Mux {
+        let (mux, driver) = Mux::new(channel, Role::Guest, Config::default());
+        self.live().push((name.clone(), mux.clone()));
+        tokio::spawn({
+            let this = self.clone();
+            async move {
+                let why = driver.await;
+                log::console(format_args!("the serial port {name} to the host is lost: {why}"));
+                this.shared.log.error("transport lost", &why);
+                this.live().retain(|(other, _)| *other != name);
+                // Nobody waits for it once the VM is about to end.
+                let _ = this.shared.lost.send(());
+            }
+        });
+        tokio::spawn(host_link::follow_owner(mux.clone(), self.shared.log.clone()));
+        mux
+    }
+
+    /// Serves the bridge, and the log if it has a port, over `first` and over every transport that shows up later, until
+    /// the VM is to end and nothing is owed any more.
+    pub(crate) async fn serve(self, agent: Arc<Agent>, first: Mux, log_port: Option<u32>) {
+        let later = LaterPorts::watch();
+        if let Err(e) = &later {
+            self.shared.log.error("serial ports that appear later are not noticed", e);
+        }
+        self.serve_also(agent, first, log_port, later.ok()).await;
+    }
+
+    async fn serve_also<L: Later>(self, agent: Arc<Agent>, first: Mux, log_port: Option<u32>, mut later: Option<L>) {
+        let mut bridges = JoinSet::new();
+        self.serve_over(&mut bridges, &agent, first, log_port);
+        let mut retry = None;
+        loop {
+            if agent.shutdown().is_some() && bridges.is_empty() {
+                return;
+            }
+            let in_use: HashSet<String> = self.live().iter().map(|(name, _)| name.clone()).collect();
+            let mut losses = self.shared.losses.lock().await;
+            tokio::select! {
+                Some(_) = bridges.join_next() => {}
+                _ = agent.shutdown_wanted(), if agent.shutdown().is_none() => {}
+                Some(()) = losses.recv() => retry = Some(RETRY),
+                port = next(&mut later, &in_use, retry), if agent.shutdown().is_none() => {
+                    retry = None;
+                    match port {
+                        Ok((name, channel)) => {
+                            let mux = self.run(name, channel);
+                            self.serve_over(&mut bridges, &agent, mux, log_port);
+                        }
+                        Err(e) => {
+                            self.shared.log.error("a serial port to the host cannot be used", &e);
+                            tokio::time::sleep(RETRY).await;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn serve_over(&self, bridges: &mut JoinSet<()>, agent: &Arc<Agent>, mux: Mux, log_port: Option<u32>) {
+        if let Some(port) = log_port {
+            let (mux, log, turn) = (mux.clone(), self.shared.log.clone(), Arc::clone(&self.shared.log_turn));
+            tokio::spawn(async move {
+                let _turn = turn.lock().await;
+                host_link::send_log(mux, port, log).await;
+            });
+        }
+        bridges.spawn(bridge::serve(Arc::clone(agent), mux));
+    }
+
+    /// Waits until the host has taken what is on its way.
+    pub(crate) async fn quiesce(&self) {
+        let live: Vec<Mux> = self.live().iter().map(|(_, mux)| mux.clone()).collect();
+        for mux in live {
+            // One that is down has nothing on its way.
+            let _ = mux.quiesce().await;
+        }
+    }
+
+    fn live(&self) -> std::sync::MutexGuard<'_, Vec<(String, Mux)>> {
+        self.shared.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where transports come from that show up later.
+trait Later: Send {
+    type Channel: Channel;
+
+    /// Waits for one that is not `in_use`; see [`LaterPorts::next`].
+    fn next(
+        &mut self,
+        in_use: &HashSet<String>,
+        retry: Option<Duration>,
+    ) -> impl Future<Output = io::Result<(String, Self::Channel)>> + Send;
+}
+
+impl Later for LaterPorts {
+    type Channel = PortChannel;
+
+    async fn next(&mut self, in_use: &HashSet<String>, retry: Option<Duration>) -> io::Result<(String, PortChannel)> {
+        let port = LaterPorts::next(self, in_use, retry).await?;
+        Ok((port.name, PortChannel::new(port.file)?))
+    }
+}
+
+async fn next<L: Later>(
+    later: &mut Option<L>,
+    in_use: &HashSet<String>,
+    retry: Option<Duration>,
+) -> io::Result<(String, L::Channel)> {
+    match later {
+        Some(later) => later.next(in_use, retry).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use tokio::io::AsyncReadExt;
+    use tokio::sync::oneshot;
+    use uvm_mux::channel::SocketChannel;
+    use uvm_mux::{Greeting, GuestState};
+    use uvm_wire::ports::BRIDGE_PORT;
+
+    use super::*;
+    use crate::init_line::AgentFlags;
+    use crate::process::Reap;
+    use crate::shutdown::Shutdown;
+
+    /// Sockets in place of ports, as they show up.
+    struct Sockets(mpsc::UnboundedReceiver<(String, SocketChannel)>);
+
+    impl Later for Sockets {
+        type Channel = SocketChannel;
+
+        async fn next(&mut self, in_use: &HashSet<String>, _: Option<Duration>) -> io::Result<(String, SocketChannel)> {
+            let (name, channel) = self.0.recv().await.ok_or(io::ErrorKind::NotFound)?;
+            assert!(!in_use.contains(&name), "{name} is in use");
+            Ok((name, channel))
+        }
+    }
+
+    fn socket() -> (Mux, SocketChannel) {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let greeting = Greeting::new(GuestState::Fresh).expect("random bytes");
+        let channel = |socket| SocketChannel::new(socket).expect("a channel");
+        let (host, driver) = Mux::new(channel(ours), Role::Owner(greeting), Config::default());
+        tokio::spawn(driver);
+        (host, channel(theirs))
+    }
+
+    #[tokio::test]
+    async fn the_bridge_is_dialled_over_a_transport_that_shows_up_after_the_first_is_lost() {
+        let log = Log::new(&AgentFlags::default());
+        let transports = Transports::new(log.clone());
+        let (ready, is_ready) = oneshot::channel();
+        ready.send(()).expect("waits");
+        let agent = Arc::new(Agent::new(Reap::Known, log, is_ready));
+        let (appear, sockets) = mpsc::unbounded_channel();
+        let (host, channel) = socket();
+        let mut bridges = host.listen(BRIDGE_PORT).expect("free");
+        let first = transports.run("first".into(), channel);
+        let serving = transports.clone().serve_also(Arc::clone(&agent), first.clone(), None, Some(Sockets(sockets)));
+        let serving = tokio::spawn(serving);
+        let mut bridge = bridges.accept().await.expect("dialled");
+        first.close(); // as when the port is pulled out
+        assert!(bridge.read_u8().await.is_err());
+        agent.outbox.push(b"owed".to_vec());
+        for name in ["second", "third"] {
+            let (host, channel) = socket();
+            let mut bridges = host.listen(BRIDGE_PORT).expect("free");
+            appear.send((name.into(), channel)).expect("waits");
+            if name == "third" {
+                // While one transport carries the bridge, another waits.
+                let early = tokio::time::timeout(Duration::from_millis(500), bridges.accept()).await;
+                assert!(early.is_err(), "{early:?}");
+                continue;
+            }
+            let mut bridge = bridges.accept().await.expect("dialled");
+            let mut owed = [0; 4];
+            bridge.read_exact(&mut owed).await.expect("delivered");
+            assert_eq!(&owed, b"owed");
+            tokio::spawn(async move {
+                let _open = (host, bridges, bridge);
+                std::future::pending::<()>().await;
+            });
+        }
+        agent.shut_down(Shutdown::Graceful);
+        agent.last_call();
+        serving.await.expect("ends with the VM");
+    }
+}
