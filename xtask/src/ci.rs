@@ -90,6 +90,7 @@ fn tests() -> anyhow::Result<()> {
 }
 
 fn vm_tests() -> anyhow::Result<()> {
+    setup::build_test_guest()?;
     Cmd::cargo().args(["build", "--quiet", "-p", "uvm-cli", "-p", "uvm", "--bins", "--examples"]).run()?;
     Cmd::cargo().args(["test", "-p", "uvm-vm-tests", "--quiet", "--", "--test-threads", "3"]).run()
 }

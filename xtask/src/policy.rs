@@ -8,18 +8,8 @@ use serde_json::Value;
 use crate::shell::Cmd;
 
 /// Licenses that go with MIT. An expression passes if one of its alternatives consists of these alone.
-const LICENSES: [&str; 10] = [
-    "MIT",
-    "Apache-2.0",
-    "BSD-2-Clause",
-    "BSD-3-Clause",
-    "0BSD",
-    "ISC",
-    "Zlib",
-    "Unicode-3.0",
-    "Unlicense",
-    "CC0-1.0",
-];
+const LICENSES: [&str; 10] =
+    ["MIT", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "0BSD", "ISC", "Zlib", "Unicode-3.0", "Unlicense", "CC0-1.0"];
 
 /// Where packages may come from, besides this project: cargo's own registry, by the end of its index's name.
 const SOURCE: &str = "/crates.io-index";

@@ -91,6 +91,13 @@ pub(crate) fn build_agent() -> anyhow::Result<()> {
     Cmd::cargo().args(["build", "--quiet", "-p", "uvm-agent", "--profile", "agent", "--target", AGENT_TARGET]).run()
 }
 
+/// Builds what tests run in guests.
+pub(crate) fn build_test_guest() -> anyhow::Result<()> {
+    Cmd::cargo()
+        .args(["build", "--quiet", "-p", "uvm-test-guest", "--profile", "agent", "--target", AGENT_TARGET])
+        .run()
+}
+
 /// Builds the command.
 pub(crate) fn build_command() -> anyhow::Result<()> {
     say("building the command uvm");

@@ -10,4 +10,5 @@ mod lifecycle;
 mod owner;
 mod process;
 mod readme;
+mod sockets;
 mod streams;
