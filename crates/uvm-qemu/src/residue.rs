@@ -75,7 +75,7 @@ impl Residue {
 
     /// Removes it now; QEMU must be gone. Idempotent. May take seconds where a control group has to be emptied.
     pub(crate) fn remove(&self) -> io::Result<()> {
-        self.lock().dir.take().map_or(Ok(()), StateDir::remove)
+        self.lock().dir.take().map_or(Ok(()), |mut dir| dir.remove())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -101,7 +101,7 @@ impl Drop for Shared {
 }
 
 fn remove_or_warn(state: &mut State) {
-    if let Some(Err(e)) = state.dir.take().map(StateDir::remove) {
+    if let Some(Err(e)) = state.dir.take().map(|mut dir| dir.remove()) {
         tracing::warn!(error = %e, "something of a VM is left on the host; the next start, or gc, tries again");
     }
 }
