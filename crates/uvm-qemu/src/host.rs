@@ -113,7 +113,7 @@ impl Shared {
                     match vm.error {
                         None => tracing::info!(vm = vm.id, "removed what a VM without an owner left"),
                         Some(error) => {
-                            tracing::warn!(vm = vm.id, error, "cannot remove what a VM without an owner left")
+                            tracing::warn!(vm = vm.id, error, "cannot remove what a VM without an owner left");
                         }
                     }
                 }

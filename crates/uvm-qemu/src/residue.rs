@@ -213,6 +213,7 @@ mod tests {
         assert!(!dir.path().join("state/vm-1").exists());
     }
 
+    #[expect(clippy::await_holding_lock, reason = "it plays the thread that removes")]
     #[tokio::test]
     async fn deadlines_run_while_something_is_removed_and_dropping_does_not_wait() {
         let dir = tempfile::tempdir().expect("a directory");

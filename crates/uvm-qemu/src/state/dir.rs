@@ -65,10 +65,7 @@ impl Holder {
             // Its owner has removed it meanwhile.
             return Ok(Self::NoVm);
         }
-        let objects = match journal::read(dir.as_fd())? {
-            Some(objects) => objects,
-            None => return Ok(Self::NoVm),
-        };
+        let Some(objects) = journal::read(dir.as_fd())? else { return Ok(Self::NoVm) };
         let Some(HostObject::Owner { pid }) = objects.first() else {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "its journal does not begin as those of VMs do"));
         };
@@ -151,7 +148,7 @@ pub(super) fn discard(path: &Path, dir: BorrowedFd<'_>) -> io::Result<()> {
     for name in KNOWN {
         match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
-            Err(e) => return Err(about(&format!("remove {name}"), e.into())),
+            Err(e) => return Err(about(&format!("remove {name}"), e)),
         }
     }
     match fs::remove_dir(path) {
@@ -208,7 +205,7 @@ pub(super) fn open_own(dir: impl AsFd, name: &str, access: OFlags) -> io::Result
     let file = match rustix::fs::openat(dir, name, flags, Mode::empty()) {
         Ok(file) => file,
         Err(Errno::NOENT) => return Ok(None),
-        Err(e) => return Err(about(name, e.into())),
+        Err(e) => return Err(about(name, e)),
     };
     require_own(&file, name)?;
     if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) != FileType::RegularFile {
@@ -221,7 +218,7 @@ fn stat(dir: &OwnedFd, name: &str) -> io::Result<Option<Stat>> {
     match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(stat)),
         Err(Errno::NOENT) => Ok(None),
-        Err(e) => Err(about(name, e.into())),
+        Err(e) => Err(about(name, e)),
     }
 }
 
@@ -269,6 +266,6 @@ fn is_still_at(dir: &OwnedFd, path: &Path) -> bool {
     }
 }
 
-fn about(what: &str, e: io::Error) -> io::Error {
+fn about(what: &str, e: Errno) -> io::Error {
     io::Error::new(e.kind(), format!("{what}: {e}"))
 }
