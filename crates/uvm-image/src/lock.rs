@@ -48,10 +48,8 @@ impl BuildLock {
         let mut told = false;
         loop {
             store.cancel.check()?;
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => break,
-                Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(ImageError::io(Intent::Lock, path, error.into())),
+            if try_lock(&file, FlockOperation::NonBlockingLockExclusive).at(Intent::Lock, &path)? {
+                break;
             }
             if began.elapsed() >= deadline {
                 let holder = holder(&path);
@@ -63,7 +61,7 @@ impl BuildLock {
                 store.progress.send(Progress::Started { step: Step::Waiting, detail });
                 told = true;
             }
-            sleep(POLL.min(deadline.saturating_sub(began.elapsed())));
+            pause(deadline.saturating_sub(began.elapsed()));
         }
         if told {
             store.progress.send(Progress::Finished { step: Step::Waiting });
@@ -88,6 +86,20 @@ impl BuildLock {
         file.seek(SeekFrom::Start(0))?;
         writeln!(file, "process {} ({name})", std::process::id())
     }
+}
+
+/// Takes a lock with an operation that does not block; `false` if another has it.
+pub(crate) fn try_lock(file: &File, operation: FlockOperation) -> io::Result<bool> {
+    match flock(file, operation) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Waits until it is worth trying again, but no longer than `at_most`.
+pub(crate) fn pause(at_most: Duration) {
+    sleep(POLL.min(at_most));
 }
 
 /// Who signed the lock last; a process that has just taken it may not have signed yet.

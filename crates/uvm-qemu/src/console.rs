@@ -1,11 +1,14 @@
 //! The guest's serial console: always into a bounded ring, and where asked for to a file or a socket.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use rustix::fs::OFlags;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast;
@@ -15,6 +18,7 @@ use uvm_platform::spec::Console;
 use crate::kill_point::kill_point;
 use crate::residue::Residue;
 use crate::ring::Ring;
+use crate::sink::Sink;
 use crate::state::HostObject;
 
 /// Where console output goes besides the ring.
@@ -30,13 +34,7 @@ impl Outlet {
     pub(crate) fn open(console: &Console, residue: &Residue) -> Result<Self, PlatformError> {
         match console {
             Console::Ring => Ok(Self::None),
-            Console::File(path) => OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .open(path)
-                .map(Self::File)
-                .map_err(|e| bad("console file", path, e.to_string())),
+            Console::File(path) => open(path).map(Self::File).map_err(|why| bad("console file", path, why)),
             Console::Socket(path) => Self::bind(path, residue).map_err(|e| bad("console socket", path, e.to_string())),
         }
     }
@@ -60,6 +58,20 @@ impl Outlet {
     }
 }
 
+/// Opens a file, terminal, pipe or FIFO for writing, without ever waiting for a reader.
+fn open(path: &Path) -> Result<File, String> {
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let flags = i32::try_from(flags.bits()).unwrap_or_default();
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).custom_flags(flags);
+    options.open(path).map_err(|e| match e.raw_os_error() {
+        Some(libc::ENXIO) => {
+            "nobody reads from it: a FIFO needs its reader first, and a socket cannot be opened".into()
+        }
+        _ => e.to_string(),
+    })
+}
+
 fn bad(what: &'static str, path: &Path, why: String) -> PlatformError {
     PlatformError::BadInput { what, value: path.display().to_string(), why }
 }
@@ -71,11 +83,11 @@ const BACKLOG: usize = 64;
 pub(crate) async fn pump(console: UnixStream, ring: Ring, outlet: Outlet) {
     let console = Arc::new(console);
     let output = broadcast::Sender::<Arc<[u8]>>::new(BACKLOG);
-    let mut file = None;
+    let mut sink = None;
     let mut server = None;
     match outlet {
         Outlet::None => {}
-        Outlet::File(open) => file = Some(open),
+        Outlet::File(open) => sink = Some(Sink::new(open)),
         Outlet::Socket(listener) => match UnixListener::from_std(listener) {
             Ok(listener) => {
                 let serving = serve(listener, Arc::clone(&console), output.clone(), ring.clone());
@@ -85,17 +97,22 @@ pub(crate) async fn pump(console: UnixStream, ring: Ring, outlet: Outlet) {
         },
     }
     let mut buffer = [0; 4096];
-    while let Ok(count) = read(&console, &mut buffer).await {
+    loop {
+        let read = tokio::select! {
+            read = read(&console, &mut buffer) => Some(read),
+            () = drained(&mut sink) => None,
+        };
+        let count = match read {
+            Some(Ok(count @ 1..)) => count,
+            Some(_) => break,
+            None => continue,
+        };
         let bytes = buffer.get(..count).unwrap_or_default();
-        if bytes.is_empty() {
-            break;
-        }
         ring.push(bytes);
-        if let Some(open) = &mut file
-            && let Err(e) = open.write_all(bytes)
+        if let Some(open) = &mut sink
+            && let Err(e) = open.push(bytes)
         {
-            tracing::warn!(error = %e, "cannot write the console file; what follows is in memory only");
-            file = None;
+            give_up(&mut sink, &e);
         }
         if server.is_some() {
             // Nobody may be connected.
@@ -105,6 +122,33 @@ pub(crate) async fn pump(console: UnixStream, ring: Ring, outlet: Outlet) {
     if let Some(server) = server {
         server.abort();
     }
+    // What is left when its reader stays away longer is lost with the VM.
+    let _ = tokio::time::timeout(LAST_WRITE, async {
+        while sink.as_ref().is_some_and(Sink::is_behind) {
+            drained(&mut sink).await;
+        }
+    })
+    .await;
+}
+
+/// How long a reader may take for the end of the console's output.
+const LAST_WRITE: Duration = Duration::from_secs(1);
+
+/// Waits until something more of what `sink` holds back is written, or it has failed and is given up; for ever if it holds
+/// nothing. Cancel-safe.
+async fn drained(sink: &mut Option<Sink>) {
+    let result = match sink {
+        Some(open) if open.is_behind() => open.drain().await,
+        _ => std::future::pending().await,
+    };
+    if let Err(e) = result {
+        give_up(sink, &e);
+    }
+}
+
+fn give_up(sink: &mut Option<Sink>, e: &io::Error) {
+    tracing::warn!(error = %e, "cannot write the console file; what follows is in memory only");
+    *sink = None;
 }
 
 async fn read(socket: &UnixStream, buffer: &mut [u8]) -> io::Result<usize> {
@@ -185,8 +229,6 @@ async fn serve_one(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::residue::test_residue;
 
@@ -249,5 +291,56 @@ mod tests {
         pump.await.expect("ended");
         drop(residue);
         assert!(!path.exists(), "the socket was written down and is removed");
+    }
+
+    #[tokio::test]
+    async fn a_fifo_without_a_reader_is_refused_at_once() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
+            .expect("made");
+        let residue = test_residue(dir.path());
+        let error = Outlet::open(&Console::File(path), &residue).expect_err("nobody reads").to_string();
+        assert!(
+            error.contains("console file") && error.contains("fifo") && error.contains("needs its reader"),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_stalls_holds_up_nothing_but_its_own_copy() {
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("a pipe");
+        let residue_dir = tempfile::tempdir().expect("a directory");
+        let residue = test_residue(residue_dir.path());
+        // As `--console - 2>&1 | less` opens it.
+        let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
+        let outlet = Outlet::open(&Console::File(path.into()), &residue).expect("opened");
+        drop(writer);
+        let (mut qemu, ours) = UnixStream::pair().expect("a pair");
+        let ring = Ring::default();
+        let pump = tokio::spawn(pump(ours, ring.clone(), outlet));
+        // More than a pipe and the sink hold.
+        let line = [b'x'; 1024];
+        for _ in 0..1024 {
+            tokio::time::timeout(Duration::from_secs(30), qemu.write_all(&line))
+                .await
+                .expect("not held up")
+                .expect("sent");
+        }
+        qemu.write_all(b"last").await.expect("sent");
+        drop(qemu);
+        let text = tokio::task::spawn_blocking(move || {
+            let mut text = Vec::new();
+            io::Read::read_to_end(&mut File::from(reader), &mut text).map(|_| text)
+        });
+        pump.await.expect("ended");
+        assert_eq!(ring.total(), 1024 * 1024 + 4);
+        let text = text.await.expect("joined").expect("read");
+        let text = String::from_utf8(text).expect("text");
+        assert!(
+            text.starts_with("xxx") && text.contains("bytes of console output were dropped"),
+            "{} bytes",
+            text.len()
+        );
     }
 }

@@ -46,10 +46,8 @@ const EVENT_BACKLOG: usize = 16;
 /// Creates the VM `spec` describes, powered off. To be run on `thread`.
 pub(crate) async fn create(host: Arc<Shared>, spec: VmSpec, thread: Arc<VmThread>) -> Result<CreatedVm, PlatformError> {
     let plan = Plan::check(&host, &spec)?;
-    host.tidy_once();
-    let dir = StateDir::claim(&host.state_root, &spec.id).map_err(|e| claim_error(&spec, e))?;
     // From here on whatever fails drops the residue, which removes what was made.
-    let residue = Residue::new(dir);
+    let residue = claim(&host, &spec).await?;
     let outlet = Outlet::open(&spec.console, &residue)?;
     let cgroups = make_groups(&host, &spec, &residue)?;
     let launched = launch(&host, &spec, plan, &residue, cgroups).await?;
@@ -113,6 +111,19 @@ impl Plan {
         let kernel_line = kernel_line(spec, HostFacts { accelerator, tsc_hz: accel::tsc_hz() });
         check_line(&kernel_line)?;
         Ok(Self { run_as, kernel, initrd, kernel_line })
+    }
+}
+
+/// Claims the state directory. Away from the VM's thread: what dead owners left is removed first, and that may take seconds.
+async fn claim(host: &Arc<Shared>, spec: &VmSpec) -> Result<Residue, PlatformError> {
+    let (host, id) = (Arc::clone(host), spec.id.clone());
+    let claimed = tokio::task::spawn_blocking(move || {
+        host.tidy_once();
+        StateDir::claim(&host.state_root, &id).map(Residue::new)
+    });
+    match claimed.await {
+        Ok(claimed) => claimed.map_err(|e| claim_error(spec, e)),
+        Err(e) => Err(PlatformError::host(format!("claim the state directory of VM {}", spec.id), e)),
     }
 }
 
@@ -247,7 +258,7 @@ async fn discard(child: &ChildProcess, residue: &Residue, why: PlatformError, de
         tracing::warn!(error = %e, "cannot kill a QEMU that did not start");
     }
     if child.wait(deadline).await.is_some()
-        && let Err(e) = residue.remove()
+        && let Err(e) = residue.remove().await
     {
         tracing::warn!(error = %e, "something of a VM is left on the host; the next start, or gc, tries again");
     }

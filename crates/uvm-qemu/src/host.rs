@@ -110,7 +110,12 @@ impl Shared {
         self.tidied.call_once(|| match state::gc(&self.state_root, false) {
             Ok(reclaimed) => {
                 for vm in reclaimed {
-                    tracing::info!(vm = vm.id, error = vm.error, "removed what a VM without an owner left");
+                    match vm.error {
+                        None => tracing::info!(vm = vm.id, "removed what a VM without an owner left"),
+                        Some(error) => {
+                            tracing::warn!(vm = vm.id, error, "cannot remove what a VM without an owner left");
+                        }
+                    }
                 }
             }
             Err(e) => tracing::warn!(error = %e, "cannot look for what earlier VMs left"),

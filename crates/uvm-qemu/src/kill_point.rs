@@ -1,4 +1,4 @@
-//! Moments at which a test kills the owner: just before and just after a host object comes to exist.
+//! Moments at which a test kills the owner: just before, half-way and just after a host object comes to exist.
 
 /// Ends this process by SIGKILL if `UVM_KILL_POINT` names this moment. Compiled out without the feature `kill-points`.
 pub(crate) fn kill_point(moment: &str) {
@@ -16,6 +16,7 @@ pub(crate) fn kill_point(moment: &str) {
 #[cfg(feature = "kill-points")]
 pub const KILL_POINTS: &[&str] = &[
     "before:state-dir",
+    "half:state-dir",
     "after:state-dir",
     "before:cgroup",
     "after:cgroup",

@@ -10,7 +10,7 @@
 //! | `command`, `kernel_line`, `boot_file` | what QEMU is told and given |
 //! | `spawn`, `user`, `cgroup` | processes that die with their owner, whom they run as, what confines them |
 //! | `qmp` | the QEMU machine protocol |
-//! | `console`, `ring` | the serial console and its last lines |
+//! | `console`, `ring`, `sink` | the serial console, its last lines, its copy for somebody who may be slow |
 //! | `transport` | guest streams over the multiplexed serial port |
 //! | `state`, `residue` | what a VM has on the host, written down before it is made, and who removes it |
 //! | `exit`, `process_info` | how a VM ended, what its process does |
@@ -31,6 +31,7 @@ mod process_info;
 mod qmp;
 mod residue;
 mod ring;
+mod sink;
 mod spawn;
 mod state;
 #[cfg(test)]

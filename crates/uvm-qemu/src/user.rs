@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::sync::Once;
 
 use uvm_platform::UvmId;
 
@@ -21,7 +22,25 @@ pub(crate) fn choose(id: &UvmId, needs_kvm: bool) -> Option<RunAs> {
     }
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let groups = if needs_kvm { kvm_group() } else { Vec::new() };
-    pick(id, &read("/proc/self/uid_map"), &read("/proc/self/gid_map"), groups)
+    let user = pick(id, &read("/proc/self/uid_map"), &read("/proc/self/gid_map"), groups);
+    if let Some(why) = user_shared_by_all(user.as_ref()) {
+        static TOLD: Once = Once::new();
+        TOLD.call_once(|| tracing::warn!("{why}"));
+    }
+    user
+}
+
+/// Why VMs are not kept apart by their users, if they are not.
+fn user_shared_by_all(user: Option<&RunAs>) -> Option<String> {
+    let who = match user {
+        Some(RunAs { uid: NOBODY, .. }) => "as nobody (65534)",
+        Some(_) => return None,
+        None => "as root of this user namespace",
+    };
+    Some(format!(
+        "the QEMU of every VM runs {who}: this user namespace maps none of the user ids from {FIRST_UID} that each VM gets \
+         one of; a QEMU that its guest has broken into can reach the others"
+    ))
 }
 
 fn pick(id: &UvmId, uid_map: &str, gid_map: &str, groups: Vec<u32>) -> Option<RunAs> {
@@ -79,5 +98,13 @@ mod tests {
         assert_eq!(user(CONTAINER), Some(NOBODY));
         assert_eq!(user(ROOT_ONLY), None);
         assert_eq!(user("garbage\n1 2\n"), None);
+    }
+
+    #[test]
+    fn vms_that_share_a_user_are_told_of() {
+        let why = |map| user_shared_by_all(pick(&id("vm-1"), map, map, vec![]).as_ref());
+        assert_eq!(why(ALL), None);
+        assert!(why(CONTAINER).is_some_and(|why| why.contains("nobody") && why.contains("1900000000")));
+        assert!(why(ROOT_ONLY).is_some_and(|why| why.contains("as root")));
     }
 }

@@ -201,6 +201,7 @@ impl Vm {
         self.terminate().await?;
         self.residue
             .remove()
+            .await
             .map_err(|e| PlatformError::host(format!("remove what VM {} left on the host", self.id), e))
     }
 

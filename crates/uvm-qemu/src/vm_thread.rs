@@ -27,7 +27,7 @@ impl VmThread {
         thread::Builder::new().name(name).stack_size(STACK).spawn(move || {
             // Either a message or a dropped sender: both mean the end.
             let _ = runtime.block_on(stopped);
-            // Blocking work still under way (none of it long) must not hold up whoever drops the VM.
+            // Blocking work still under way (a removal may take seconds) must not hold up whoever drops the VM.
             runtime.shutdown_background();
         })?;
         Ok(Self { handle, stop: Mutex::new(Some(stop)) })

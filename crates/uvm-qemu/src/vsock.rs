@@ -14,7 +14,7 @@ use uvm_vsock::{Config, Vsock, VsockError, VsockListener};
 /// The guest's context id. Guests do not see each other, so all may have the same.
 const GUEST_CID: u64 = 3;
 /// The socket's name while QEMU's end of it is made.
-const SOCKET: &str = "vsock";
+pub(crate) const SOCKET: &str = "vsock";
 
 /// The device, and QEMU's end of the connection to it.
 pub(crate) fn device(state_dir: &Path) -> Result<(Vsock, OwnedFd), PlatformError> {

@@ -132,7 +132,7 @@ impl<'a> Plan<'a> {
         sealed::write_description(staging.path(), &mut manifest)?;
         store.cancel.check()?;
         // In use before anyone else can see them, so that nobody removes them first.
-        let in_use = super::lock_shared(&staging.path().join(Manifest::FILE))?;
+        let in_use = super::lock_shared(&staging.path().join(Manifest::FILE), super::ALONE_DEADLINE)?;
         let dir = self.dir(store);
         staging.publish(&store.data_dir, &dir)?;
         Ok(BootFiles { dir, manifest, _in_use: Arc::new(in_use) })

@@ -18,9 +18,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::retry_on_intr;
+use rustix::fs::FlockOperation;
 
 pub use entries::BootFilesEntry;
 pub use options::BootFilesOptions;
@@ -28,6 +28,7 @@ pub use options::BootFilesOptions;
 use crate::data_dir::DataDir;
 use crate::entries::Removed;
 use crate::error::{ImageError, Intent, IoContext};
+use crate::lock;
 use crate::manifest::Manifest;
 use crate::sealed::{self, Damage, Depth};
 
@@ -65,7 +66,7 @@ impl BootFiles {
         let dir = std::path::absolute(dir.as_ref()).at(Intent::Read, dir.as_ref())?;
         let path = dir.join(Manifest::FILE);
         loop {
-            let file = match lock_shared(&path) {
+            let file = match lock_shared(&path, ALONE_DEADLINE) {
                 Ok(file) => file,
                 Err(ImageError::Io { source, .. }) if is_missing(&source) => {
                     return Err(ImageError::NotBootFiles { dir });
@@ -131,12 +132,22 @@ impl BootFiles {
 }
 
 /// Opens a manifest and locks it against removal of the files. Whoever removes them holds the lock alone, for an
-/// instant.
-fn lock_shared(path: &Path) -> Result<File, ImageError> {
+/// instant; a wait past `deadline` means a stopped process, or a file that anybody may lock.
+fn lock_shared(path: &Path, deadline: Duration) -> Result<File, ImageError> {
     let file = File::open(path).at(Intent::Read, path)?;
-    retry_on_intr(|| flock(&file, FlockOperation::LockShared)).at(Intent::Lock, path)?;
+    let began = Instant::now();
+    while !lock::try_lock(&file, FlockOperation::NonBlockingLockShared).at(Intent::Lock, path)? {
+        if began.elapsed() >= deadline {
+            let what = format!("boot files {}", path.parent().unwrap_or(path).display());
+            return Err(ImageError::LockTimeout { what, holder: "another process".into(), waited: began.elapsed() });
+        }
+        lock::pause(deadline.saturating_sub(began.elapsed()));
+    }
     Ok(file)
 }
+
+/// How long somebody may hold boot files alone: removing them takes as long as a rename.
+const ALONE_DEADLINE: Duration = Duration::from_secs(10);
 
 fn is_missing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
@@ -153,3 +164,25 @@ fn is_still_at(file: &File, path: &Path) -> bool {
 
 /// What to do about damaged boot files.
 const REMEDY: &str = "remove it, and it is made anew when it is needed; one that you were given must be replaced";
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::flock;
+
+    use super::*;
+
+    #[test]
+    fn a_manifest_that_somebody_keeps_locked_is_told_of_in_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(Manifest::FILE);
+        std::fs::write(&path, "{}").unwrap();
+        let held = File::open(&path).unwrap();
+        flock(&held, FlockOperation::NonBlockingLockExclusive).unwrap();
+        let error = lock_shared(&path, Duration::from_millis(60)).unwrap_err();
+        assert!(matches!(error, ImageError::LockTimeout { .. }), "{error}");
+        assert!(error.to_string().contains(&dir.path().display().to_string()), "{error}");
+        drop(held);
+        let _one = lock_shared(&path, Duration::ZERO).unwrap();
+        let _many = lock_shared(&path, Duration::ZERO).unwrap();
+    }
+}

@@ -1,6 +1,6 @@
 //! Removing what VMs without an owner left.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::StateRoot;
-use super::claim::{self, Holder};
-use super::journal::{self, HostObject};
+use super::dir::{Holder, Orphan, Part};
+use super::journal::HostObject;
 use crate::cgroup;
 
 /// One VM's leftovers.
@@ -24,33 +24,52 @@ pub struct Reclaimed {
     pub error: Option<String>,
 }
 
-/// Removes what is left of every VM in `root` whose owner is gone; with `dry_run` only tells. Blocking: milliseconds, or
-/// up to seconds where processes have to be killed.
+/// Removes what is left of every VM in `root` whose owner is gone; with `dry_run` only tells, and writes nothing. Blocking:
+/// milliseconds, or up to seconds where processes have to be killed.
 ///
 /// # Errors
 /// `root` cannot be read or locked. What goes wrong with one VM is told in its [`Reclaimed::error`].
 pub fn gc(root: &StateRoot, dry_run: bool) -> io::Result<Vec<Reclaimed>> {
     let mut all = Vec::new();
-    for id in root.names()? {
-        let path = root.path().join(&id);
+    let mut tell = |id: &str, objects: Vec<String>, result: io::Result<()>| {
+        all.push(Reclaimed { id: id.to_owned(), objects, error: result.err().map(|e| e.to_string()) });
+    };
+    let entries = root.entries()?;
+    for id in &entries.vms {
+        let path = root.path().join(id);
+        let turn = root.turn()?;
+        let holder = Holder::of(&path);
+        // What nobody owned is locked now: nobody else needs to wait.
+        drop(turn);
+        match holder {
+            Ok(Holder::Nobody(orphan)) => {
+                let objects = orphan.objects.iter().map(HostObject::describe).collect();
+                tell(id, objects, if dry_run { Ok(()) } else { reclaim(&path, orphan) });
+            }
+            Ok(Holder::Lives { .. } | Holder::NoVm) => {}
+            Err(e) => tell(id, Vec::new(), Err(e)),
+        }
+    }
+    for (name, id) in &entries.parts {
+        let path = root.path().join(name);
+        // Kept: who makes one has the turn and may not have made its lock.
         let _turn = root.turn()?;
-        let lock = match claim::holder(&path)? {
-            Holder::Nobody(lock) => lock,
-            Holder::Lives { .. } | Holder::Gone => continue,
-        };
-        let objects = journal::read(&path)?.iter().map(HostObject::describe).collect();
-        let result = if dry_run { Ok(()) } else { reclaim(&path, lock) };
-        all.push(Reclaimed { id, objects, error: result.err().map(|e| e.to_string()) });
+        match Part::abandoned(&path) {
+            Ok(Some(part)) => {
+                let objects = vec!["half of a state directory".to_owned()];
+                tell(id, objects, if dry_run { Ok(()) } else { part.discard(&path) });
+            }
+            Ok(None) => {}
+            Err(e) => tell(id, Vec::new(), Err(io::Error::new(e.kind(), format!("{name}: {e}")))),
+        }
     }
     Ok(all)
 }
 
-/// Removes the leftovers at `path`, whose lock the caller has, and then `path`.
-pub(super) fn reclaim(path: &Path, lock: File) -> io::Result<()> {
-    remove_objects(&journal::read(path)?)?;
-    fs::remove_dir_all(path)?;
-    drop(lock);
-    Ok(())
+/// Removes the leftovers that `orphan` lists, and then its directory at `path`.
+pub(super) fn reclaim(path: &Path, orphan: Orphan) -> io::Result<()> {
+    remove_objects(&orphan.objects)?;
+    orphan.remove(path)
 }
 
 /// Removes what is written down, the last made first. Goes on after an error and tells the first.

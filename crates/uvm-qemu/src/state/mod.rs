@@ -1,6 +1,7 @@
 //! What a VM leaves on the host, written down before it comes to exist, so that a later command can remove it.
 
 mod claim;
+mod dir;
 mod gc;
 mod journal;
 mod root;

@@ -265,11 +265,24 @@ fn gc_and_ps_tell_what_is_there() -> TestResult {
         assert!(output.status.success(), "{}", text(&output.stderr));
         Ok(text(&output.stdout))
     };
-    std::fs::create_dir(state.path().join("half-made"))?;
+    // What is no VM's is nobody's to remove, or to write to.
+    let photos = state.path().join("photos");
+    std::fs::create_dir(&photos)?;
+    std::fs::write(photos.join("1.jpg"), "mine")?;
+    assert_eq!(uvm(&["gc", "--dry-run"])?, "nothing is left of any VM without an owner\n");
+    // The maker of this one was killed.
+    std::fs::create_dir(state.path().join(".uvm-part-half-made-0"))?;
     assert!(uvm(&["gc", "--dry-run"])?.contains("would remove half-made"));
     let told: serde_json::Value = serde_json::from_str(&uvm(&["gc", "--json"])?)?;
     assert_eq!(told[0]["id"], "half-made");
     assert_eq!(uvm(&["gc"])?, "nothing is left of any VM without an owner\n");
     assert_eq!(uvm(&["ps", "--json"])?.trim(), "[]");
+    let mut left = Vec::new();
+    for dir in [state.path(), &photos] {
+        for entry in std::fs::read_dir(dir)? {
+            left.push(entry?.file_name());
+        }
+    }
+    assert_eq!(left, ["photos", "1.jpg"]);
     Ok(())
 }
