@@ -1,9 +1,12 @@
 //! The command line.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::report;
 
 /// Light virtual machines for single commands and containers.
 #[derive(Debug, Parser)]
@@ -42,8 +45,9 @@ pub(crate) enum Command {
 
 /// Run a command in a VM of its own, which is gone afterwards.
 ///
-/// Standard input, output and error are those of the command, and so is the exit code; 128+N if signal N killed it. 125: the
-/// VM could not be had; 126: the command cannot be run; 127: there is no such command; 124: the time is up.
+/// Standard input, output and error are those of the command, and so is the exit code; 128+N if signal N killed it. 125:
+/// the options are wrong, or the VM could not be had; 126: the command cannot be run; 127: there is no such command; 124: the
+/// time is up.
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(crate) struct RunArgs {
@@ -89,7 +93,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) console: Option<PathBuf>,
     /// The command and its arguments [default: sh].
-    #[arg(trailing_var_arg = true, value_name = "COMMAND", allow_hyphen_values = true)]
+    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
 }
 
@@ -184,6 +188,25 @@ pub(crate) enum Accel {
     Tcg,
 }
 
+/// Tells what is wrong with the command line, or the help that was asked for; gives the exit code. `uvm run` gives
+/// [`report::FAILED`] for what is wrong, as a command may give any other code; the rest 2.
+pub(crate) fn refused(error: &clap::Error) -> i32 {
+    if !error.use_stderr() {
+        let (plain, styled) = (error.render().to_string(), error.render().ansi().to_string());
+        let text = if std::io::stdout().is_terminal() { styled } else { plain };
+        return report::exit_code(report::output(text.as_bytes()));
+    }
+    // There is nobody else to tell.
+    let _ = error.print();
+    exit_code_of_refusal(std::env::args_os().skip(1))
+}
+
+fn exit_code_of_refusal(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> i32 {
+    // No option before the subcommand has a value.
+    let subcommand = arguments.into_iter().find(|word| !word.as_encoded_bytes().starts_with(b"-"));
+    if subcommand.is_some_and(|word| word == "run") { report::FAILED } else { 2 }
+}
+
 fn memory(text: &str) -> Result<uvm::MemoryMib, String> {
     let (digits, factor) = match (text.strip_suffix(['M', 'm']), text.strip_suffix(['G', 'g'])) {
         (Some(digits), _) => (digits, 1),
@@ -244,5 +267,31 @@ mod tests {
         let cli = Cli::try_parse_from(["uvm", "run", "ls", "-l"]).expect("valid");
         let Command::Run(run) = cli.command else { panic!("run") };
         assert_eq!(run.command, ["ls", "-l"]);
+        let cli = Cli::try_parse_from(["uvm", "run", "-n", "ls", "--color", "--", "-x"]).expect("valid");
+        let Command::Run(run) = cli.command else { panic!("run") };
+        assert_eq!((run.no_stdin, run.command), (true, vec!["ls".into(), "--color".into(), "--".into(), "-x".into()]));
+        let cli = Cli::try_parse_from(["uvm", "run", "--", "-x"]).expect("valid");
+        let Command::Run(run) = cli.command else { panic!("run") };
+        assert_eq!(run.command, ["-x"]);
+    }
+
+    #[test]
+    fn an_unknown_option_is_no_command() {
+        for words in
+            [&["uvm", "run", "--nope"][..], &["uvm", "run", "-n", "-x", "ls"], &["uvm", "run", "--nope=1", "ls"]]
+        {
+            let error = Cli::try_parse_from(words).expect_err("no such option");
+            assert_eq!(error.kind(), clap::error::ErrorKind::UnknownArgument, "{words:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_run_has_a_code_of_its_own() {
+        let code = |words: &[&str]| exit_code_of_refusal(words.iter().map(Into::into));
+        assert_eq!(code(&["run", "--nope"]), 125);
+        assert_eq!(code(&["-v", "run", "--memory", "x"]), 125);
+        for others in [&["gc", "run"][..], &["--nope", "ps"], &[], &["--nope"]] {
+            assert_eq!(code(others), 2, "{others:?}");
+        }
     }
 }

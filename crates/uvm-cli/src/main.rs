@@ -1,4 +1,5 @@
 //! The command `uvm`.
+#![cfg_attr(target_os = "linux", deny(clippy::print_stdout, clippy::print_stderr))]
 
 #[cfg(target_os = "linux")]
 mod args;
@@ -26,7 +27,10 @@ fn main() {
     use args::{Cli, Command};
     use clap::Parser;
 
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => std::process::exit(args::refused(&e)),
+    };
     log::init(cli.verbose);
     let code = match cli.command {
         Command::Run(args) => run::run(&args),
@@ -34,10 +38,7 @@ fn main() {
         Command::Image(command) => report::exit_code(image::run(&command)),
         Command::Ps(args) => report::exit_code(gc::ps(&args)),
         Command::Gc(args) => report::exit_code(gc::run(&args)),
-        Command::Completions { shell } => {
-            generate::completions(shell);
-            0
-        }
+        Command::Completions { shell } => report::exit_code(generate::completions(shell)),
         Command::Man { directory } => report::exit_code(generate::man(&directory)),
     };
     // A thread may still wait for standard input.
