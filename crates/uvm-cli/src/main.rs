@@ -24,10 +24,9 @@ mod run;
 
 #[cfg(target_os = "linux")]
 fn main() {
-    use args::{Cli, Command};
-    use clap::Parser;
+    use args::Command;
 
-    let cli = match Cli::try_parse() {
+    let cli = match args::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(e) => std::process::exit(args::refused(&e)),
     };

@@ -4,6 +4,7 @@ mod end;
 mod outside;
 mod settle;
 mod signals;
+mod sockets;
 mod stdio;
 mod terminal;
 
@@ -25,6 +26,7 @@ use crate::report;
 use end::End;
 use outside::{Outside, Passing};
 use signals::Signals;
+use sockets::Sockets;
 use stdio::Settled;
 use terminal::RawTerminal;
 
@@ -139,6 +141,7 @@ async fn prepare(args: &RunArgs) -> anyhow::Result<Prepared> {
     let mut options = LcowOptions::default().with_memory(args.memory).with_processors(args.cpus);
     options.id.clone_from(&args.name);
     options.owner = Some("uvm run".into());
+    options.virtual_sockets = !args.virtual_sockets.is_empty();
     options.kernel_boot_options = args.kernel_args.join(" ");
     if let Some(path) = &args.console {
         let path = if path.as_os_str() == "-" { "/dev/stderr".into() } else { std::path::absolute(path)? };
@@ -152,6 +155,11 @@ async fn in_vm(vm: &UtilityVm, args: &RunArgs, passing: &Passing) -> End {
     let interactive = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     let tty = args.tty || (interactive && !args.no_tty);
     let spec = spec(args, tty);
+    // Before the command can dial; until this function ends.
+    let _sockets = match Sockets::open(vm, &args.virtual_sockets) {
+        Ok(sockets) => sockets,
+        Err(e) => return End::failed(&e),
+    };
     let mut process = match vm.create_process(&spec).await {
         Ok(process) => process,
         Err(e) => return not_started(&e),
