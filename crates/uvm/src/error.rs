@@ -322,22 +322,23 @@ pub(crate) struct Witness<'a> {
 
 impl Witness<'_> {
     pub(crate) fn guest(&self, intent: &'static str, source: BridgeError) -> UvmError {
-        let last_words = self.last_words_if(source.is_silence());
+        let last_words = Box::new(self.last_words_if(source.is_silence()));
         UvmError::Guest { id: self.id.clone(), intent, last_words, source }
     }
 
     pub(crate) fn program(&self, program: String, source: ProgramError) -> UvmError {
-        let last_words = self.last_words_if(source.is_silence());
+        let last_words = Box::new(self.last_words_if(source.is_silence()));
         UvmError::Program { id: self.id.clone(), program, last_words, source: Box::new(source) }
     }
 
     pub(crate) fn container(&self, container: String, intent: &'static str, source: ContainerError) -> UvmError {
-        let last_words = self.last_words_if(matches!(&source, ContainerError::Guest(source) if source.is_silence()));
+        let is_silent = matches!(&source, ContainerError::Guest(source) if source.is_silence());
+        let last_words = Box::new(self.last_words_if(is_silent));
         UvmError::Container { id: self.id.clone(), container, intent, last_words, source }
     }
 
-    fn last_words_if(&self, is_silent: bool) -> Box<LastWords> {
-        Box::new(if is_silent { self.vm.last_words() } else { LastWords::default() })
+    fn last_words_if(&self, is_silent: bool) -> LastWords {
+        if is_silent { self.vm.last_words() } else { LastWords::default() }
     }
 }
 
