@@ -232,7 +232,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_caller_that_stalls_is_waited_for_and_gets_all() {
         let (mut relay, mut guest, let_go, took) = relay_to_slow();
-        guest.write_all(&[b'x'; 5 * CHUNK]).await.expect("there is room");
+        guest.write_all(&vec![b'x'; 5 * CHUNK]).await.expect("there is room");
         assert!(tokio::time::timeout(HOUR, relay.settled()).await.is_err(), "it waits for its caller");
         for _ in 0..5 {
             let_go.send(()).expect("it writes");
