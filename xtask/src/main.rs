@@ -15,7 +15,7 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
   setup          install what is missing, build the agent and the command, make boot files
-  run [COMMAND]  set up, then run COMMAND (default: uname -a) in a VM
+  run [COMMAND]  set up, then run COMMAND (default: a greeting, uname -a, uptime) in a VM
   ci             all that CI checks, by stage, with a budget for each
   bench [NAME]   measure, against references in the same run; NAME: see `bench list`
   soak NAME      a long campaign; NAME: see `soak list`

@@ -1,9 +1,14 @@
 //! The command line.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::report;
 
 /// Light virtual machines for single commands and containers.
 #[derive(Debug, Parser)]
@@ -42,8 +47,9 @@ pub(crate) enum Command {
 
 /// Run a command in a VM of its own, which is gone afterwards.
 ///
-/// Standard input, output and error are those of the command, and so is the exit code; 128+N if signal N killed it. 125: the
-/// VM could not be had; 126: the command cannot be run; 127: there is no such command; 124: the time is up.
+/// Standard input, output and error are those of the command, and so is the exit code; 128+N if signal N killed it. 125:
+/// the options are wrong, or the VM could not be had; 126: the command cannot be run; 127: there is no such command; 124: the
+/// time is up.
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(crate) struct RunArgs {
@@ -88,8 +94,12 @@ pub(crate) struct RunArgs {
     /// Also write the guest's serial console to this file; `-` is standard error.
     #[arg(long, value_name = "FILE")]
     pub(crate) console: Option<PathBuf>,
+    /// Let programs in the guest dial this port of the host (context id 2) by a virtual socket, each connection relayed to
+    /// this Unix socket of the host. May be repeated.
+    #[arg(long = "vsock", value_name = "PORT:SOCKET", value_parser = virtual_socket)]
+    pub(crate) virtual_sockets: Vec<VirtualSocket>,
     /// The command and its arguments [default: sh].
-    #[arg(trailing_var_arg = true, value_name = "COMMAND", allow_hyphen_values = true)]
+    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
 }
 
@@ -173,6 +183,13 @@ pub(crate) struct GcArgs {
     pub(crate) json: bool,
 }
 
+/// A port of virtual sockets, and where its connections go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct VirtualSocket {
+    pub(crate) port: u32,
+    pub(crate) socket: PathBuf,
+}
+
 /// An accelerator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Accel {
@@ -182,6 +199,42 @@ pub(crate) enum Accel {
     Kvm,
     /// QEMU's translator: works everywhere, slowly.
     Tcg,
+}
+
+/// The command line, with what its parts alone do not tell checked, too.
+pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let cli = Cli::try_parse_from(words)?;
+    if let Command::Run(args) = &cli.command
+        && let Some(port) = twice(&args.virtual_sockets)
+    {
+        let why = format!("port {port} is given twice by '--vsock': one socket for each port is allowed");
+        return Err(Cli::command().error(clap::error::ErrorKind::ArgumentConflict, why));
+    }
+    Ok(cli)
+}
+
+fn twice(sockets: &[VirtualSocket]) -> Option<u32> {
+    let mut seen = BTreeSet::new();
+    sockets.iter().map(|socket| socket.port).find(|port| !seen.insert(*port))
+}
+
+/// Tells what is wrong with the command line, or the help that was asked for; gives the exit code. `uvm run` gives
+/// [`report::FAILED`] for what is wrong, as a command may give any other code; the rest 2.
+pub(crate) fn refused(error: &clap::Error) -> i32 {
+    if !error.use_stderr() {
+        let (plain, styled) = (error.render().to_string(), error.render().ansi().to_string());
+        let text = if std::io::stdout().is_terminal() { styled } else { plain };
+        return report::exit_code(report::output(text.as_bytes()));
+    }
+    // There is nobody else to tell.
+    let _ = error.print();
+    exit_code_of_refusal(std::env::args_os().skip(1))
+}
+
+fn exit_code_of_refusal(arguments: impl IntoIterator<Item = OsString>) -> i32 {
+    // No option before the subcommand has a value.
+    let subcommand = arguments.into_iter().find(|word| !word.as_encoded_bytes().starts_with(b"-"));
+    if subcommand.is_some_and(|word| word == "run") { report::FAILED } else { 2 }
 }
 
 fn memory(text: &str) -> Result<uvm::MemoryMib, String> {
@@ -194,6 +247,21 @@ fn memory(text: &str) -> Result<uvm::MemoryMib, String> {
         digits.parse().map_err(|_| "a number of MiB, or with a unit (512M, 2G), is allowed".to_owned())?;
     let mib = number.checked_mul(factor).ok_or("more than any machine has")?;
     uvm::MemoryMib::new(mib).map_err(|e| e.to_string())
+}
+
+fn virtual_socket(text: &str) -> Result<VirtualSocket, String> {
+    let Some((port, socket)) = text.split_once(':') else {
+        return Err("PORT:SOCKET is allowed, as 5000:/run/service.sock".into());
+    };
+    let port = match port.parse() {
+        // The last one means any port.
+        Ok(port) if port != u32::MAX => port,
+        _ => return Err(format!("port {port:?}: a number from 0 to {} is allowed", u32::MAX - 1)),
+    };
+    if socket.is_empty() {
+        return Err("the socket's path is empty: PORT:SOCKET is allowed, as 5000:/run/service.sock".into());
+    }
+    Ok(VirtualSocket { port, socket: socket.into() })
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -212,8 +280,6 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
@@ -244,5 +310,58 @@ mod tests {
         let cli = Cli::try_parse_from(["uvm", "run", "ls", "-l"]).expect("valid");
         let Command::Run(run) = cli.command else { panic!("run") };
         assert_eq!(run.command, ["ls", "-l"]);
+        let cli = Cli::try_parse_from(["uvm", "run", "-n", "ls", "--color", "--", "-x"]).expect("valid");
+        let Command::Run(run) = cli.command else { panic!("run") };
+        assert_eq!((run.no_stdin, run.command), (true, vec!["ls".into(), "--color".into(), "--".into(), "-x".into()]));
+        let cli = Cli::try_parse_from(["uvm", "run", "--", "-x"]).expect("valid");
+        let Command::Run(run) = cli.command else { panic!("run") };
+        assert_eq!(run.command, ["-x"]);
+    }
+
+    #[test]
+    fn virtual_sockets_are_ports_and_paths() {
+        let good = |port, socket: &str| Ok(VirtualSocket { port, socket: socket.into() });
+        assert_eq!(virtual_socket("5000:/run/a:b"), good(5000, "/run/a:b"));
+        assert_eq!(virtual_socket("0:a"), good(0, "a"));
+        assert_eq!(virtual_socket("4294967294:a"), good(4_294_967_294, "a"));
+        for (bad, named, allowed) in [
+            ("4294967295:a", "\"4294967295\"", "4294967294"),
+            (":a", "\"\"", "0 to"),
+            ("x:a", "\"x\"", "0 to"),
+            ("5000:", "path is empty", "PORT:SOCKET"),
+            ("5000", "PORT:SOCKET", "is allowed"),
+        ] {
+            let error = parse(["uvm", "run", "--vsock", bad].map(Into::into)).expect_err(bad).to_string();
+            assert!(error.contains(bad) && error.contains(named) && error.contains(allowed), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_port_has_one_socket() {
+        let words = |second| ["uvm", "run", "--vsock", "7:/a", "--vsock", second, "ls"].map(Into::into);
+        let Command::Run(run) = parse(words("8:/a")).expect("valid").command else { panic!("run") };
+        assert_eq!(run.virtual_sockets.len(), 2);
+        let error = parse(words("7:/b")).expect_err("twice").to_string();
+        assert!(error.contains("port 7 is given twice"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_option_is_no_command() {
+        for words in
+            [&["uvm", "run", "--nope"][..], &["uvm", "run", "-n", "-x", "ls"], &["uvm", "run", "--nope=1", "ls"]]
+        {
+            let error = Cli::try_parse_from(words).expect_err("no such option");
+            assert_eq!(error.kind(), clap::error::ErrorKind::UnknownArgument, "{words:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_run_has_a_code_of_its_own() {
+        let code = |words: &[&str]| exit_code_of_refusal(words.iter().map(Into::into));
+        assert_eq!(code(&["run", "--nope"]), 125);
+        assert_eq!(code(&["-v", "run", "--memory", "x"]), 125);
+        for others in [&["gc", "run"][..], &["--nope", "ps"], &[], &["--nope"]] {
+            assert_eq!(code(others), 2, "{others:?}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use uvm::{LcowOptions, MemoryMib, ProcessSpec, UtilityVm};
 use crate::args::DoctorArgs;
 use crate::boot::Boot;
 use crate::progress::Line;
-use crate::report::describe;
+use crate::report::{self, describe};
 
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -58,22 +58,22 @@ impl Findings {
         self.findings.iter().all(|finding| finding.outcome != Outcome::Failed)
     }
 
-    fn print(&self) {
+    fn print(&self) -> anyhow::Result<()> {
         for Finding { check, outcome, detail, remedy } in &self.findings {
             let mark = match outcome {
                 Outcome::Ok => "ok  ",
                 Outcome::Warning => "warn",
                 Outcome::Failed => "FAIL",
             };
-            println!("{mark}  {check}: {detail}");
+            report::line(format_args!("{mark}  {check}: {detail}"))?;
             if let Some(remedy) = remedy {
-                println!("      -> {remedy}");
+                report::line(format_args!("      -> {remedy}"))?;
             }
         }
         for (phase, ms) in &self.phases_ms {
-            println!("      {phase}: {ms} ms");
+            report::line(format_args!("      {phase}: {ms} ms"))?;
         }
-        println!("{}", if self.healthy() { "VMs run on this machine." } else { "VMs do not run on this machine." });
+        report::line(if self.healthy() { "VMs run on this machine." } else { "VMs do not run on this machine." })
     }
 }
 
@@ -81,15 +81,11 @@ impl Findings {
 pub(crate) fn run(args: &DoctorArgs) -> i32 {
     let mut findings = Findings::default();
     examine(args, &mut findings);
-    if args.json {
-        match serde_json::to_string_pretty(&findings) {
-            Ok(text) => println!("{text}"),
-            Err(e) => crate::report::error(&e),
-        }
-    } else {
-        findings.print();
+    let printed = if args.json { report::json(&findings) } else { findings.print() };
+    match report::exit_code(printed) {
+        0 => i32::from(!findings.healthy()),
+        code => code,
     }
-    i32::from(!findings.healthy())
 }
 
 fn examine(args: &DoctorArgs, findings: &mut Findings) {

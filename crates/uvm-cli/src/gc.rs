@@ -6,6 +6,7 @@ use uvm::Gc;
 use uvm::qemu::StateRoot;
 
 use crate::args::{GcArgs, ReportArgs};
+use crate::report;
 
 #[derive(Serialize)]
 struct Removed {
@@ -21,20 +22,20 @@ pub(crate) fn run(args: &GcArgs) -> anyhow::Result<()> {
     let removed: Vec<Removed> =
         reclaimed.into_iter().map(|vm| Removed { id: vm.id, objects: vm.objects, error: vm.error }).collect();
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&removed)?);
+        report::json(&removed)?;
     } else {
         for vm in &removed {
             let verb = if args.dry_run { "would remove" } else { "removed" };
             match &vm.error {
-                None => println!("{verb} {}", vm.id),
-                Some(e) => println!("could not remove all of {}: {e}", vm.id),
+                None => report::line(format_args!("{verb} {}", vm.id))?,
+                Some(e) => report::line(format_args!("could not remove all of {}: {e}", vm.id))?,
             }
             for object in &vm.objects {
-                println!("    {object}");
+                report::line(format_args!("    {object}"))?;
             }
         }
         if removed.is_empty() {
-            println!("nothing is left of any VM without an owner");
+            report::line("nothing is left of any VM without an owner")?;
         }
     }
     let failed = removed.iter().filter(|vm| vm.error.is_some()).count();
@@ -54,12 +55,11 @@ pub(crate) fn ps(args: &ReportArgs) -> anyhow::Result<()> {
     let live = live.with_context(|| format!("state directory {}", path.display()))?;
     let live: Vec<Live> = live.into_iter().map(|vm| Live { id: vm.id, owner_pid: vm.owner_pid }).collect();
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&live)?);
-        return Ok(());
+        return report::json(&live);
     }
-    println!("{:<40} OWNER", "ID");
+    report::line(format_args!("{:<40} OWNER", "ID"))?;
     for vm in live {
-        println!("{:<40} {}", vm.id, vm.owner_pid);
+        report::line(format_args!("{:<40} {}", vm.id, vm.owner_pid))?;
     }
     Ok(())
 }

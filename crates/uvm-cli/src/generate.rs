@@ -1,15 +1,18 @@
 //! Completion scripts and man pages, from the definition of the command line.
 
-use std::io;
 use std::path::Path;
 
 use anyhow::Context;
 use clap::CommandFactory;
 
 use crate::args::Cli;
+use crate::report;
 
-pub(crate) fn completions(shell: clap_complete::Shell) {
-    clap_complete::generate(shell, &mut Cli::command(), "uvm", &mut io::stdout());
+pub(crate) fn completions(shell: clap_complete::Shell) -> anyhow::Result<()> {
+    // Its writer must not fail.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "uvm", &mut script);
+    report::output(&script)
 }
 
 pub(crate) fn man(directory: &Path) -> anyhow::Result<()> {

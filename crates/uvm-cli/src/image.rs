@@ -11,6 +11,7 @@ use uvm::image::{
 use crate::args::{ImageCommand, ReportArgs};
 use crate::boot::kernel_source;
 use crate::progress;
+use crate::report;
 
 pub(crate) fn run(command: &ImageCommand) -> anyhow::Result<()> {
     match command {
@@ -50,12 +51,7 @@ fn build(kernel: &str, newest: bool, json: bool) -> anyhow::Result<()> {
         kernel_release: manifest.kernel.release.clone(),
         agent_version: manifest.agent.version.clone(),
     };
-    if json {
-        println!("{}", serde_json::to_string_pretty(&built)?);
-    } else {
-        println!("{}", built.directory);
-    }
-    Ok(())
+    if json { report::json(&built) } else { report::line(&built.directory) }
 }
 
 fn build_kernel(jobs: Option<std::num::NonZeroUsize>, newest: bool) -> anyhow::Result<()> {
@@ -64,8 +60,7 @@ fn build_kernel(jobs: Option<std::num::NonZeroUsize>, newest: bool) -> anyhow::R
         options = options.with_jobs(jobs);
     }
     let kernel = Kernel::build_trimmed(&options)?;
-    println!("{} ({})", kernel.name(), kernel.image_path().display());
-    Ok(())
+    report::line(format_args!("{} ({})", kernel.name(), kernel.image_path().display()))
 }
 
 #[derive(Serialize)]
@@ -110,10 +105,9 @@ fn list(args: &ReportArgs) -> anyhow::Result<()> {
         });
     }
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&entries)?);
-        return Ok(());
+        return report::json(&entries);
     }
-    println!("{:<11} {:<44} {:>8}  {:<24} STATE", "KIND", "KEY", "MIB", "KERNEL");
+    report::line(format_args!("{:<11} {:<44} {:>8}  {:<24} STATE", "KIND", "KEY", "MIB", "KERNEL"))?;
     for entry in entries {
         let state = match (&entry.damage, entry.in_use) {
             (Some(damage), _) => damage.as_str(),
@@ -121,7 +115,8 @@ fn list(args: &ReportArgs) -> anyhow::Result<()> {
             (None, false) => "",
         };
         let kernel = entry.kernel_release.unwrap_or_default();
-        println!("{:<11} {:<44} {:>8}  {kernel:<24} {state}", entry.kind, entry.key, entry.bytes >> 20);
+        let mib = entry.bytes >> 20;
+        report::line(format_args!("{:<11} {:<44} {mib:>8}  {kernel:<24} {state}", entry.kind, entry.key))?;
     }
     Ok(())
 }
@@ -135,8 +130,7 @@ fn remove(key: &str) -> anyhow::Result<()> {
         }
         result => result?,
     };
-    println!("removed {} ({} MiB)", removed.name, removed.bytes >> 20);
-    Ok(())
+    report::line(format_args!("removed {} ({} MiB)", removed.name, removed.bytes >> 20))
 }
 
 fn verify() -> anyhow::Result<()> {
@@ -145,10 +139,10 @@ fn verify() -> anyhow::Result<()> {
     for entry in BootFiles::list(&data_dir)? {
         let checked = BootFiles::open(&entry.dir).and_then(|files| files.verify());
         match checked {
-            Ok(()) => println!("{}: intact", entry.key),
+            Ok(()) => report::line(format_args!("{}: intact", entry.key))?,
             Err(e) => {
                 damaged += 1;
-                println!("{}: {}", entry.key, crate::report::describe(&e));
+                report::line(format_args!("{}: {}", entry.key, report::describe(&e)))?;
             }
         }
     }

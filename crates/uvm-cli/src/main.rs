@@ -1,4 +1,5 @@
 //! The command `uvm`.
+#![cfg_attr(target_os = "linux", deny(clippy::print_stdout, clippy::print_stderr))]
 
 #[cfg(target_os = "linux")]
 mod args;
@@ -23,10 +24,12 @@ mod run;
 
 #[cfg(target_os = "linux")]
 fn main() {
-    use args::{Cli, Command};
-    use clap::Parser;
+    use args::Command;
 
-    let cli = Cli::parse();
+    let cli = match args::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(e) => std::process::exit(args::refused(&e)),
+    };
     log::init(cli.verbose);
     let code = match cli.command {
         Command::Run(args) => run::run(&args),
@@ -34,10 +37,7 @@ fn main() {
         Command::Image(command) => report::exit_code(image::run(&command)),
         Command::Ps(args) => report::exit_code(gc::ps(&args)),
         Command::Gc(args) => report::exit_code(gc::run(&args)),
-        Command::Completions { shell } => {
-            generate::completions(shell);
-            0
-        }
+        Command::Completions { shell } => report::exit_code(generate::completions(shell)),
         Command::Man { directory } => report::exit_code(generate::man(&directory)),
     };
     // A thread may still wait for standard input.

@@ -7,6 +7,8 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use uvm::image::{Progress, ProgressSink};
 
+use crate::report;
+
 /// One line that says what is being done, until it is dropped.
 pub(crate) struct Line(Option<ProgressBar>);
 
@@ -42,7 +44,7 @@ pub(crate) fn sink(always: bool) -> ProgressSink {
     if !is_wanted() {
         return ProgressSink::new(move |progress| {
             if let (true, Progress::Started { step, detail }) = (always, &progress) {
-                eprintln!("uvm: {step} {detail}");
+                report::note(format_args!("{step} {detail}"));
             }
         });
     }
@@ -72,7 +74,7 @@ pub(crate) fn sink(always: bool) -> ProgressSink {
                     bar.finish_and_clear();
                 }
             }
-            Progress::Note { text } => eprintln!("uvm: {text}"),
+            Progress::Note { text } => report::note(text),
             _ => {}
         }
     })

@@ -45,7 +45,7 @@ impl Container {
     /// # Errors
     /// [`UvmError::Program`].
     pub async fn start(&self, stdio: ContainerStdio) -> Result<Process, UvmError> {
-        let program = format!("the init process of container {}", self.id());
+        let program = format!("the init process of container {:?}", self.id());
         process::create(&self.vm, self.launch(program, stdio, None)).await
     }
 
@@ -56,7 +56,7 @@ impl Container {
     pub async fn exec(&self, process: &str, stdio: ContainerStdio) -> Result<Process, UvmError> {
         let process =
             RawJson::parse(process).map_err(|e| self.failed("start a process in", ContainerError::Specification(e)))?;
-        let program = format!("a process in container {}", self.id());
+        let program = format!("a process of container {:?}", self.id());
         process::create(&self.vm, self.launch(program, stdio, Some(process))).await
     }
 
@@ -135,7 +135,7 @@ impl Container {
     }
 
     fn failed(&self, intent: &'static str, source: ContainerError) -> UvmError {
-        UvmError::Container { id: self.vm.id().clone(), container: self.id().to_owned(), intent, source }
+        self.vm.inner.witness().container(self.id().to_owned(), intent, source)
     }
 }
 

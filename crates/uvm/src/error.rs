@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use uvm_platform::{ExitStatus, LastWords, PlatformError, UvmId};
+use uvm_platform::{ExitStatus, LastWords, PlatformError, PlatformVm, UvmId};
 
 use crate::bridge::BridgeError;
 use crate::options::OptionsError;
@@ -53,7 +53,7 @@ pub enum UvmError {
     Refused {
         /// The VM.
         id: UvmId,
-        /// What was tried, as the object of "cannot".
+        /// What was tried, as the object of "cannot", of which the VM is the object: "pause", "signal a process of".
         intent: &'static str,
         /// What it is doing.
         why: Refusal,
@@ -93,35 +93,41 @@ pub enum UvmError {
         last_words: Box<LastWords>,
     },
     /// The guest failed at something, or did not answer. The VM goes on.
-    #[error("utility VM {id}: cannot {intent}")]
+    #[error("cannot {intent} utility VM {id}{last_words}")]
     Guest {
         /// The VM.
         id: UvmId,
-        /// What was tried.
+        /// What was tried, as in [`Refused`](Self::Refused).
         intent: &'static str,
+        /// What the VM said and did meanwhile, if the guest did not answer.
+        last_words: Box<LastWords>,
         /// Why.
         source: BridgeError,
     },
     /// A program could not be started. The VM goes on; nothing of the process is left.
-    #[error("utility VM {id}: cannot run {program:?}")]
+    #[error("cannot run {program} in utility VM {id}{last_words}")]
     Program {
         /// The VM.
         id: UvmId,
-        /// The program's name.
+        /// The program's name in quotes, or what it is to a container.
         program: String,
+        /// What the VM said and did meanwhile, if the guest did not answer.
+        last_words: Box<LastWords>,
         /// Why.
         source: Box<ProgramError>,
     },
     /// A container could not be made, or did not do what it was asked. For one that could not be made the id is free again,
     /// or will be once the guest answers if that is what it did not do.
-    #[error("utility VM {id}: cannot {intent} container {container:?}")]
+    #[error("cannot {intent} container {container:?} of utility VM {id}{last_words}")]
     Container {
         /// The VM.
         id: UvmId,
         /// The container.
         container: String,
-        /// What was tried.
+        /// What was tried, as the object of "cannot", of which the container is the object.
         intent: &'static str,
+        /// What the VM said and did meanwhile, if the guest did not answer.
+        last_words: Box<LastWords>,
         /// Why.
         source: ContainerError,
     },
@@ -143,6 +149,13 @@ pub enum UvmError {
         /// Why.
         source: std::io::Error,
     },
+}
+
+/// An error with all of its causes in one line, for logs; one that only repeats its cause is left out.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut texts: Vec<String> = std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string).collect();
+    texts.dedup();
+    texts.join(": ")
 }
 
 fn at(path: Option<&PathBuf>) -> String {
@@ -279,6 +292,54 @@ pub enum ErrorKind {
     Guest,
     /// The host failed.
     Host,
+}
+
+impl BridgeError {
+    /// Whether the guest did not answer: what keeps it is for its VM to tell.
+    fn is_silence(&self) -> bool {
+        matches!(self, Self::Timeout { .. })
+    }
+}
+
+impl ProgramError {
+    /// As [`BridgeError::is_silence`].
+    fn is_silence(&self) -> bool {
+        match self {
+            Self::Guest(source) => source.is_silence(),
+            Self::StreamNotDialled { .. } => true,
+            Self::Port { .. } => false,
+        }
+    }
+}
+
+/// Makes the errors that quote a VM whose guest does not answer.
+pub(crate) struct Witness<'a> {
+    /// The VM.
+    pub(crate) id: &'a UvmId,
+    /// The same.
+    pub(crate) vm: &'a dyn PlatformVm,
+}
+
+impl Witness<'_> {
+    pub(crate) fn guest(&self, intent: &'static str, source: BridgeError) -> UvmError {
+        let last_words = Box::new(self.last_words_if(source.is_silence()));
+        UvmError::Guest { id: self.id.clone(), intent, last_words, source }
+    }
+
+    pub(crate) fn program(&self, program: String, source: ProgramError) -> UvmError {
+        let last_words = Box::new(self.last_words_if(source.is_silence()));
+        UvmError::Program { id: self.id.clone(), program, last_words, source: Box::new(source) }
+    }
+
+    pub(crate) fn container(&self, container: String, intent: &'static str, source: ContainerError) -> UvmError {
+        let is_silent = matches!(&source, ContainerError::Guest(source) if source.is_silence());
+        let last_words = Box::new(self.last_words_if(is_silent));
+        UvmError::Container { id: self.id.clone(), container, intent, last_words, source }
+    }
+
+    fn last_words_if(&self, is_silent: bool) -> LastWords {
+        if is_silent { self.vm.last_words() } else { LastWords::default() }
+    }
 }
 
 impl UvmError {

@@ -97,7 +97,7 @@ impl ProcessSpec {
             console_size: self.terminal.map(|size| ConsoleSize { height: size.rows, width: size.columns }),
             ..ProcessParameters::default()
         };
-        let program = self.args.first().cloned().unwrap_or_default();
+        let program = format!("{:?}", self.args.first().map_or("", String::as_str));
         Launch { container: ContainerId::UVM, program, parameters }
     }
 }
@@ -186,7 +186,7 @@ impl Process {
             Some(Ok(exit)) => Ok(exit),
             Some(Err(source)) => {
                 let source = self.vm.inner.unless_ended(intent, again(&source)).await?;
-                Err(UvmError::Guest { id: self.vm.id().clone(), intent, source })
+                Err(self.vm.inner.witness().guest(intent, source))
             }
             // The VM's thread is gone, and with it the task that waited.
             None => Err(UvmError::Refused { id: self.vm.id().clone(), intent, why: crate::vm::Refusal::Closed }),
@@ -297,7 +297,7 @@ fn again(error: &BridgeError) -> BridgeError {
         BridgeError::Timeout { call, waited } => BridgeError::Timeout { call: *call, waited: *waited },
         BridgeError::Closed { call, source } => BridgeError::Closed { call: *call, source: Arc::clone(source) },
         BridgeError::Encode { call, .. } | BridgeError::Answer { call, .. } => {
-            let failure = uvm_wire::Failure::plain(format_args!("{call}: {error}"));
+            let failure = uvm_wire::Failure::plain(format_args!("{call}: {}", crate::error::chain(error)));
             BridgeError::Failed(Box::new(failure))
         }
     }

@@ -35,12 +35,12 @@ impl End {
             Self::Exit(ProcessExit::Code(code)) => i32::try_from(*code).unwrap_or(255),
             Self::Exit(ProcessExit::Signal(Some(signal))) => i32::try_from(128 + signal).unwrap_or(255),
             Self::Exit(ProcessExit::Signal(None)) => {
-                eprintln!("uvm: the command was killed by a signal; the guest's agent cannot tell by which");
+                report::note("the command was killed by a signal; the guest's agent cannot tell by which");
                 255
             }
             Self::Signal(signal) => 128 + signal,
             Self::TimedOut => {
-                eprintln!("uvm: the time is up");
+                report::note("the time is up");
                 124
             }
             Self::NotFound => 127,

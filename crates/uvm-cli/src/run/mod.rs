@@ -1,15 +1,20 @@
 //! `uvm run`: one command in a VM of its own.
 
 mod end;
+mod outside;
+mod settle;
 mod signals;
+mod sockets;
 mod stdio;
 mod terminal;
 
+use std::convert::Infallible;
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use uvm::qemu::{AcceleratorChoice, QemuHost, QemuOptions};
 use uvm::{Console, ErrorKind, LcowOptions, Process, ProcessSpec, UtilityVm, UvmError};
@@ -19,7 +24,10 @@ use crate::boot::Boot;
 use crate::progress::Line;
 use crate::report;
 use end::End;
+use outside::{Outside, Passing};
 use signals::Signals;
+use sockets::Sockets;
+use stdio::Settled;
 use terminal::RawTerminal;
 
 /// Runs it; gives the exit code.
@@ -38,38 +46,36 @@ pub(crate) fn run(args: &RunArgs) -> i32 {
 }
 
 async fn run_async(args: &RunArgs) -> End {
-    let mut signals = match Signals::watch() {
+    let signals = match Signals::watch() {
         Ok(signals) => signals,
         Err(e) => return End::failed(&e),
     };
-    let mut limits = Limits { deadline: args.timeout.map(|timeout| Instant::now() + timeout), signals: &mut signals };
+    let mut outside = Outside::new(signals, args.timeout.map(|timeout| Instant::now() + timeout));
+    let passing = Passing::default();
     // Nothing of a VM is there yet; this may take minutes the first time, and can simply be given up.
     let prepared = tokio::select! {
         prepared = prepare(args) => prepared,
-        end = limits.reached() => return end,
+        end = outside.ends(&passing) => return end,
     };
     let prepared = match prepared {
         Ok(prepared) => prepared,
         Err(e) => return End::failed(e.as_ref()),
     };
     let line = Line::new(format!("starting a VM ({})", prepared.host.accelerator().accelerator));
+    let (vm, early) = match create(prepared, &mut outside, &passing).await {
+        Ok(made) => made,
+        Err(end) => return end,
+    };
     // Whatever happens meanwhile, what was made is closed in order.
-    let vm = match UtilityVm::create_lcow_on(Arc::new(prepared.host), &prepared.options).await {
-        Ok(vm) => vm,
-        Err(e) => return End::failed(&e),
-    };
-    let early = tokio::select! {
-        started = vm.start() => started.err().map(|e| End::failed(&e)),
-        end = limits.reached() => Some(end),
-    };
-    drop(line);
-    let deadline = limits.deadline;
     let end = if let Some(end) = early {
+        drop(line);
         end
     } else {
         tokio::select! {
-            end = in_vm(&vm, args, &mut signals) => end,
-            () = at(deadline) => End::TimedOut,
+            // What tells this program to end comes before what there is to do.
+            biased;
+            end = outside.ends(&passing) => end,
+            end = start_and_use(&vm, line, args, &passing) => end,
         }
     };
     if let Err(e) = vm.close().await {
@@ -78,26 +84,31 @@ async fn run_async(args: &RunArgs) -> End {
     end
 }
 
-/// What ends a run before its command runs.
-struct Limits<'a> {
-    deadline: Option<Instant>,
-    signals: &'a mut Signals,
-}
-
-impl Limits<'_> {
-    async fn reached(&mut self) -> End {
-        tokio::select! {
-            signal = self.signals.ends_program() => End::Signal(signal),
-            () = at(self.deadline) => End::TimedOut,
-        }
+/// Creates the VM. If the run is to end meanwhile, what comes to exist is to be closed still, unless it takes too long:
+/// then the next command removes what is left.
+async fn create(prepared: Prepared, outside: &mut Outside, passing: &Passing) -> Result<(UtilityVm, Option<End>), End> {
+    let Prepared { host, options, _boot } = prepared;
+    let created = UtilityVm::create_lcow_on(Arc::new(host), &options);
+    tokio::pin!(created);
+    let end = tokio::select! {
+        vm = &mut created => return vm.map(|vm| (vm, None)).map_err(|e| End::failed(&e)),
+        end = outside.ends(passing) => end,
+    };
+    match tokio::time::timeout(CREATE_SETTLES, created).await {
+        Ok(Ok(vm)) => Ok((vm, Some(end))),
+        Ok(Err(_)) | Err(_) => Err(end),
     }
 }
 
-/// Waits until then; for ever without a time.
-async fn at(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
+/// How long a VM that nobody wants any more may take to come to exist.
+const CREATE_SETTLES: Duration = Duration::from_secs(5);
+
+async fn start_and_use(vm: &UtilityVm, line: Line, args: &RunArgs, passing: &Passing) -> End {
+    let started = vm.start().await;
+    drop(line);
+    match started {
+        Ok(()) => in_vm(vm, args, passing).await,
+        Err(e) => End::failed(&e),
     }
 }
 
@@ -130,6 +141,7 @@ async fn prepare(args: &RunArgs) -> anyhow::Result<Prepared> {
     let mut options = LcowOptions::default().with_memory(args.memory).with_processors(args.cpus);
     options.id.clone_from(&args.name);
     options.owner = Some("uvm run".into());
+    options.virtual_sockets = !args.virtual_sockets.is_empty();
     options.kernel_boot_options = args.kernel_args.join(" ");
     if let Some(path) = &args.console {
         let path = if path.as_os_str() == "-" { "/dev/stderr".into() } else { std::path::absolute(path)? };
@@ -139,10 +151,15 @@ async fn prepare(args: &RunArgs) -> anyhow::Result<Prepared> {
     Ok(Prepared { host, options, _boot: boot })
 }
 
-async fn in_vm(vm: &UtilityVm, args: &RunArgs, signals: &mut Signals) -> End {
+async fn in_vm(vm: &UtilityVm, args: &RunArgs, passing: &Passing) -> End {
     let interactive = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     let tty = args.tty || (interactive && !args.no_tty);
     let spec = spec(args, tty);
+    // Before the command can dial; until this function ends.
+    let _sockets = match Sockets::open(vm, &args.virtual_sockets) {
+        Ok(sockets) => sockets,
+        Err(e) => return End::failed(&e),
+    };
     let mut process = match vm.create_process(&spec).await {
         Ok(process) => process,
         Err(e) => return not_started(&e),
@@ -150,26 +167,32 @@ async fn in_vm(vm: &UtilityVm, args: &RunArgs, signals: &mut Signals) -> End {
     // From here on, whatever ends this function sets the terminal back.
     let _raw = if tty { RawTerminal::enter() } else { None };
     let mut relay = stdio::Relay::start(&mut process);
+    let signals = passing.begin();
     let exit = tokio::select! {
         exit = process.wait() => exit,
-        signal = pass_on(signals, &process, tty) => return End::Signal(signal),
+        never = pass_on(signals, &process, tty) => match never {},
     };
+    // There is nobody to pass signals on to any more: from now on they end this program.
+    passing.end();
     let exit = match exit {
         Ok(exit) => exit,
         Err(e) => return End::failed(&e),
     };
     // What it wrote is on its way. If others still hold its output open, they end with the VM, in order.
-    if tokio::time::timeout(OUTPUT_SETTLES, relay.finished()).await.is_err() {
-        let (ended, ()) = tokio::join!(vm.shutdown(), relay.finished());
-        if let Err(e) = ended {
-            tracing::warn!(error = %e, "the VM did not shut down by itself");
-        }
+    if relay.settled().await == Settled::HeldOpen {
+        let end = async {
+            if let Err(e) = vm.shutdown().await {
+                tracing::warn!(error = report::chain(&e), "the VM did not shut down by itself");
+                // Else the output would not end.
+                if let Err(e) = vm.terminate().await {
+                    report::error(&e);
+                }
+            }
+        };
+        tokio::join!(end, relay.finished());
     }
     End::Exit(exit)
 }
-
-/// How long the end of a process and of its output may lie apart, if nothing else holds its output open.
-const OUTPUT_SETTLES: Duration = Duration::from_millis(500);
 
 fn spec(args: &RunArgs, tty: bool) -> ProcessSpec {
     let command = if args.command.is_empty() { vec!["sh".to_owned()] } else { args.command.clone() };
@@ -206,30 +229,19 @@ fn not_started(error: &UvmError) -> End {
     }
 }
 
-/// Passes signals on to the process, until the user insists on the end of this program.
-async fn pass_on(signals: &mut Signals, process: &Process, tty: bool) -> i32 {
-    let mut insisted = 0;
-    loop {
-        let signal = signals.next().await;
-        let result = if signal == signals::WINDOW_CHANGED {
-            if !tty {
-                continue;
-            }
+/// Passes signals on to the process. For as long as that takes: who counts them does not wait for it.
+async fn pass_on(mut signals: mpsc::Receiver<i32>, process: &Process, tty: bool) -> Infallible {
+    while let Some(signal) = signals.recv().await {
+        let result = if signal != signals::WINDOW_CHANGED {
+            process.signal(signal).await
+        } else if tty {
             process.resize(terminal::size()).await
         } else {
-            if signals::ends_by_default(signal) {
-                insisted += 1;
-            }
-            if insisted >= INSISTENCE {
-                return signal;
-            }
-            process.signal(signal).await
+            Ok(())
         };
         if let Err(e) = result {
-            tracing::warn!(signal, error = %e, "a signal could not be passed on");
+            tracing::warn!(signal, error = report::chain(&e), "a signal could not be passed on");
         }
     }
+    std::future::pending().await
 }
-
-/// A process may ignore the signals it gets; after so many, the VM is ended.
-const INSISTENCE: u32 = 3;

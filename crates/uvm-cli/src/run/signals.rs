@@ -46,14 +46,4 @@ impl Signals {
         })
         .await
     }
-
-    /// The next signal that is meant to end this program. Cancel-safe.
-    pub(crate) async fn ends_program(&mut self) -> i32 {
-        loop {
-            let number = self.next().await;
-            if ends_by_default(number) {
-                return number;
-            }
-        }
-    }
 }

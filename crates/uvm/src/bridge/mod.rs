@@ -241,7 +241,9 @@ fn receive(shared: &Shared, message_type: MessageType, id: u64, payload: &[u8]) 
     }
     match ContainerNotification::decode(message_type, payload) {
         Ok(notification) => shared.containers().ended(notification),
-        Err(e) => tracing::warn!(%message_type, error = %e, "the guest sent a notification that makes no sense"),
+        Err(e) => {
+            tracing::warn!(%message_type, error = crate::error::chain(&e), "the guest sent a notification that makes no sense");
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use uvm_wire::{ContainerId, RawJson, Rpc};
 
 use super::{Container, has_ended};
 use crate::bridge::{BridgeError, Registration};
-use crate::error::{ContainerError, UvmError};
+use crate::error::{ContainerError, UvmError, chain};
 use crate::vm::{Background, Guest, UtilityVm};
 
 const INTENT: &str = "create a container in";
@@ -21,8 +21,7 @@ const INTENT: &str = "create a container in";
 pub(crate) async fn create(vm: &UtilityVm, id: &str, specification: &str) -> Result<Container, UvmError> {
     let inner = &vm.inner;
     let guest = inner.guest(INTENT)?;
-    let failed =
-        |source| UvmError::Container { id: vm.id().clone(), container: id.to_owned(), intent: "create", source };
+    let failed = |source| inner.witness().container(id.to_owned(), "create", source);
     let container = ContainerId::from(id.to_owned());
     container.check_new().map_err(|e| failed(ContainerError::Id(e)))?;
     let specification = RawJson::parse(specification).map_err(|e| failed(ContainerError::Specification(e)))?;
@@ -81,7 +80,7 @@ impl GuestContainer {
     /// Nobody is left to be told of an error but the log.
     fn told(&self, what: &'static str, error: Option<BridgeError>) {
         if let Some(error) = error.filter(|e| !has_ended(e)) {
-            tracing::warn!(container = self.registration.id().as_str(), error = %error, "{what}");
+            tracing::warn!(container = self.registration.id().as_str(), error = chain(&error), "{what}");
         }
     }
 

@@ -15,7 +15,7 @@ use uvm_wire::process::{SignalProcess, WaitForProcess};
 
 use super::{Process, ProcessExit, ProcessInput, ProcessOutput};
 use crate::bridge::BridgeError;
-use crate::error::{ProgramError, UvmError};
+use crate::error::{ProgramError, UvmError, chain};
 use crate::vm::{Background, Guest, Inner, UtilityVm};
 
 const INTENT: &str = "create a process in";
@@ -35,7 +35,7 @@ pub(crate) async fn create(vm: &UtilityVm, launch: Launch) -> Result<Process, Uv
     let inner = &vm.inner;
     let guest = inner.guest(INTENT)?;
     let Launch { container, program, parameters } = launch;
-    let failed = |source| UvmError::Program { id: inner.id.clone(), program, source: Box::new(source) };
+    let failed = |source| inner.witness().program(program, source);
     let ports = match StdioPort::open_all(inner, &parameters) {
         Ok(ports) => ports,
         Err(source) => return Err(failed(source)),
@@ -130,7 +130,7 @@ impl GuestProcess {
         let call = SignalProcess::kill(self.id);
         match self.guest.bridge.call(self.container.clone(), &call, Some(self.limit)).await {
             Err(e) if !super::already_gone(&e) => {
-                tracing::warn!(process = self.id, error = %e, "a process that nobody waits for goes on");
+                tracing::warn!(process = self.id, error = chain(&e), "a process that nobody waits for goes on");
             }
             _ => {}
         }

@@ -14,7 +14,7 @@ use uvm_wire::system::ShutdownGraceful;
 use super::start::{Failed, Guest, Interruption, SETTLE, Start};
 use super::state::{Ask, Phase, Refusal, Verdict, admit};
 use crate::bridge::{BridgeClosed, BridgeError};
-use crate::error::{StartPhase, UvmError};
+use crate::error::{StartPhase, UvmError, Witness};
 
 /// What observers see.
 #[derive(Clone)]
@@ -230,7 +230,7 @@ impl Driver {
             let ended = exit.wait_for(|status| status.exit.is_some());
             let result = tokio::select! {
                 _ = ended => Ok(()),
-                source = refused => Err(UvmError::Guest { id, intent: "shut down", source }),
+                source = refused => Err(Witness { id: &id, vm: &*vm }.guest("shut down", source)),
                 () = tokio::time::sleep(waited) => {
                     let last_words = Box::new(vm.last_words());
                     Err(UvmError::Timeout { id, what: "shutdown", waited, last_words })

@@ -31,7 +31,7 @@ use state::{Ask, Verdict, admit};
 
 use crate::bridge::BridgeError;
 use crate::container::{self, Container};
-use crate::error::UvmError;
+use crate::error::{UvmError, Witness};
 use crate::host::Hold;
 use crate::options::LcowOptions;
 use crate::process::{self, Process, ProcessSpec};
@@ -316,7 +316,7 @@ impl Inner {
             (Verdict::Refuse(Refusal::Ended), _, Some(exit)) => Err(driver::exited(&self.id, intent, exit, &*self.vm)),
             (Verdict::Refuse(why), _, _) => Err(UvmError::Refused { id: self.id.clone(), intent, why }),
             (_, Some(guest), _) => Ok(guest),
-            (_, None, _) => Err(UvmError::GuestUnsupported { id: self.id.clone(), what: intent }),
+            (_, None, _) => Err(UvmError::GuestUnsupported { id: self.id.clone(), what: "calls by this library" }),
         }
     }
 
@@ -367,7 +367,7 @@ impl Inner {
             Ok(reply) => Ok(reply),
             Err(source) => {
                 let source = self.unless_ended(intent, source).await?;
-                Err(UvmError::Guest { id: self.id.clone(), intent, source })
+                Err(self.witness().guest(intent, source))
             }
         }
     }
@@ -387,6 +387,11 @@ impl Inner {
             Ok(Some(status)) => Err(driver::exited(&self.id, intent, status, &*self.vm)),
             _ => Ok(error),
         }
+    }
+
+    /// Who tells what keeps a guest that does not answer.
+    pub(crate) fn witness(&self) -> Witness<'_> {
+        Witness { id: &self.id, vm: &*self.vm }
     }
 
     /// Where work goes on whose caller gave up.

@@ -51,6 +51,23 @@ const OPERATIONS: [(Operation, MessageType); 13] = [
     (Operation::Shutdown, MessageType::SHUTDOWN_GRACEFUL),
 ];
 
+/// How a failure of it is told, without its cause.
+fn sentence(operation: Operation) -> &'static str {
+    match operation {
+        Operation::DumpStacks => "cannot dump the stacks of utility VM ID",
+        Operation::CreateProcess => "cannot run \"true\" in utility VM ID",
+        Operation::Signal | Operation::Kill => "cannot signal a process of utility VM ID",
+        Operation::Resize => "cannot resize a terminal of utility VM ID",
+        Operation::CreateContainer | Operation::StartContainer => "cannot create container \"new\" of utility VM ID",
+        Operation::RunInit => "cannot run the init process of container \"c\" in utility VM ID",
+        Operation::Exec => "cannot run a process of container \"c\" in utility VM ID",
+        Operation::EndContainer => "cannot shut down container \"c\" of utility VM ID",
+        Operation::TerminateContainer => "cannot terminate container \"c\" of utility VM ID",
+        Operation::DeleteState => "cannot delete the state of container \"c\" of utility VM ID",
+        Operation::Shutdown => "cannot shut down utility VM ID",
+    }
+}
+
 /// What there is to operate on.
 struct Things {
     vm: UtilityVm,
@@ -149,6 +166,8 @@ async fn a_guest_that_refuses_fails_the_call_with_its_words() -> TestResult {
             refused?;
             let error = done.expect_err("refused");
             assert_eq!(error.kind(), kind, "{operation:?}: {error}");
+            let text = error.to_string().replace(things.vm.id().as_str(), "ID");
+            assert_eq!(text, sentence(operation));
             assert!(
                 bridge_error(&error).and_then(BridgeError::failure).is_some_and(|f| f.result == result),
                 "{error:?}"
@@ -199,6 +218,8 @@ async fn a_guest_that_does_not_answer_fails_the_call_in_time() -> TestResult {
         asked?;
         let error = done.expect_err("no answer");
         assert_eq!(error.kind(), ErrorKind::Timeout, "{operation:?}: {error}");
+        let state = format!("fake VM {} is running", things.vm.id());
+        assert!(error.to_string().contains(&state), "{operation:?} does not tell what the VM does: {error}");
         let deadlines = Deadlines::default();
         let limit = match operation {
             Operation::Shutdown => deadlines.shutdown,

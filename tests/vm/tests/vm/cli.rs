@@ -29,6 +29,7 @@ fn program() -> TestResult<PathBuf> {
 struct Run {
     command: Command,
     leaks: LeakCheck,
+    id: String,
     _state: tempfile::TempDir,
     _slot: Slot,
 }
@@ -43,7 +44,7 @@ impl Run {
         command.args(["run", "--memory", "512", "--cpus", "1", "--name", id.as_str()]);
         command.arg("--boot-files").arg(boot_files()?).args(flags).arg("--").args(guest_command);
         command.env("UVM_STATE_DIR", state.path()).stdin(Stdio::null());
-        Ok(Self { command, leaks, _state: state, _slot: slot })
+        Ok(Self { command, leaks, id: id.to_string(), _state: state, _slot: slot })
     }
 
     fn output(mut self, input: &[u8]) -> TestResult<Output> {
@@ -105,6 +106,60 @@ fn output_of_what_outlives_the_command_ends_with_the_vm() -> TestResult {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert!(text(&output.stdout).starts_with("early\n"), "{}", text(&output.stdout));
     Ok(())
+}
+
+#[test]
+fn a_slow_reader_gets_all_output() -> TestResult {
+    const BYTES: usize = 1_500_000;
+    let (mut child, run) = Run::new(&[], &["head", "-c", &BYTES.to_string(), "/dev/zero"])?.spawn()?;
+    let mut stdout = child.stdout.take().ok_or("no output")?;
+    let (mut got, mut pauses) = (0, 0);
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match stdout.read(&mut buffer)? {
+            0 => break,
+            count => got += count,
+        }
+        if got / (BYTES / 4) > pauses {
+            pauses += 1;
+            // Longer than output takes to settle and an agent to give up.
+            std::thread::sleep(Duration::from_secs(4));
+        }
+    }
+    assert_eq!((got, child.wait()?.code()), (BYTES, Some(0)));
+    Ok(run.leaks.pass()?)
+}
+
+#[test]
+fn one_signal_ends_a_run_whose_command_has_ended() -> TestResult {
+    // Nobody reads what it wrote.
+    let (mut child, run) = Run::new(&[], &["sh", "-c", "echo ready >&2; head -c 150000 /dev/zero"])?.spawn()?;
+    wait_for(child.stderr.as_mut().ok_or("no error output")?, "ready")?;
+    std::thread::sleep(Duration::from_secs(4));
+    assert!(child.try_wait()?.is_none(), "it waits for its reader");
+    signal(&child, Signal::TERM)?;
+    let told = Instant::now();
+    assert_eq!(child.wait()?.code(), Some(143));
+    assert!(told.elapsed() < Duration::from_secs(20), "{:?}", told.elapsed());
+    Ok(run.leaks.pass()?)
+}
+
+#[test]
+fn insisting_ends_a_run_whose_guest_does_not_answer() -> TestResult {
+    let (mut child, run) = Run::new(&[], &["sh", "-c", "echo ready; sleep 1000"])?.spawn()?;
+    wait_for(child.stdout.as_mut().ok_or("no output")?, "ready")?;
+    let qemu = uvm_testkit::leak::processes(&run.id);
+    let pid = qemu.iter().find_map(|process| process.split_once(':')).map(|(pid, _)| pid).ok_or("no QEMU")?;
+    let qemu = Pid::from_raw(pid.parse()?).ok_or("no QEMU")?;
+    rustix::process::kill_process(qemu, Signal::STOP)?;
+    for _ in 0..3 {
+        signal(&child, Signal::INT)?;
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let told = Instant::now();
+    assert_eq!(child.wait()?.code(), Some(130));
+    assert!(told.elapsed() < Duration::from_secs(30), "{:?}", told.elapsed());
+    Ok(run.leaks.pass()?)
 }
 
 #[test]
