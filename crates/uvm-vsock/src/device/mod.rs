@@ -1,7 +1,7 @@
 //! The rules of the device, without I/O: packets in, packets out, and what handles ask for.
 //!
-//! Nothing here waits or sends by itself. [`Shared`](crate::shared) calls it under a lock, moves packets between it and the
-//! guest's rings, and wakes tasks.
+//! Nothing here waits or sends by itself. Handles and the thread of the rings call it under one lock, move packets between it
+//! and the guest's rings, and wake tasks.
 
 mod conn;
 mod local;
