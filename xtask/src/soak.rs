@@ -24,7 +24,7 @@ const CAMPAIGNS: [Campaign; 7] = [
         run: || vm("output_of_a_process_that_exits", "1"),
     },
     Campaign { name: "mux-model", about: "100,000 random histories of two mux ends against a model", run: mux_model },
-    Campaign { name: "fuzz", about: "every fuzz target for 15 minutes of processor time", run: fuzz },
+    Campaign { name: "fuzz", about: "every fuzz target for 15 minutes; nothing else should run meanwhile", run: fuzz },
     Campaign { name: "kernel", about: "build the trimmed kernel and boot it", run: kernel },
     Campaign { name: "image", about: "boot files by the real apt, as root and as nobody", run: image },
 ];
@@ -58,7 +58,7 @@ fn mux_model() -> anyhow::Result<()> {
     Cmd::cargo().args(["test", "--release", "-p", "uvm-mux", "--lib", "model"]).env("MUX_MODEL_CASES", "100000").run()
 }
 
-/// Processor time for each target, in seconds.
+/// Time for each target, in seconds: that of one processor, if nothing else runs.
 const FUZZ_SECONDS: u32 = 900;
 
 fn fuzz() -> anyhow::Result<()> {
