@@ -35,7 +35,7 @@ impl LeakCheck {
         let mut left = Vec::new();
         left.extend(processes(&self.id).into_iter().map(|process| format!("process {process}")));
         let root = self.state_root.display().to_string();
-        let named = |line: &&str| line.contains(&self.id) || line.contains(&root);
+        let named = |line: &&str| mentions(line, &self.id) || line.contains(&root);
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         left.extend(read("/proc/self/mountinfo").lines().filter(named).map(|line| format!("mount {line}")));
         left.extend(read("/proc/net/unix").lines().filter(named).map(|line| format!("socket {line}")));
@@ -46,6 +46,12 @@ impl LeakCheck {
         );
         let entries = fs::read_dir(&self.state_root).into_iter().flatten().flatten();
         left.extend(entries.map(|entry| format!("state {}", entry.path().display())));
+        let temporary = fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
+        left.extend(
+            temporary
+                .filter(|entry| entry.file_name().to_str().is_some_and(|name| mentions(name, &self.id)))
+                .map(|entry| format!("temporary file {}", entry.path().display())),
+        );
         left.extend(network().difference(&self.network).map(|name| format!("network {name}")));
         left
     }
@@ -75,6 +81,15 @@ impl std::fmt::Display for Leak {
 
 impl std::error::Error for Leak {}
 
+/// Whether `text` names the VM `id`, and not one whose id only begins or ends so.
+fn mentions(text: &str, id: &str) -> bool {
+    let part_of_id = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    text.match_indices(id).any(|(at, _)| {
+        let (before, after) = (&text[..at], &text[at + id.len()..]);
+        (!before.ends_with(part_of_id) || before.ends_with("uvm-")) && !after.starts_with(part_of_id)
+    })
+}
+
 /// Processes with `id` in an argument.
 pub fn processes(id: &str) -> Vec<String> {
     let own = std::process::id().to_string();
@@ -86,7 +101,7 @@ pub fn processes(id: &str) -> Vec<String> {
         }
         let arguments = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let text = String::from_utf8_lossy(&arguments).replace('\0', " ");
-        if text.contains("qemu-system") && text.contains(id) {
+        if text.contains("qemu-system") && mentions(&text, id) {
             found.push(format!("{pid}: {}", text.chars().take(120).collect::<String>()));
         }
     }
@@ -136,4 +151,19 @@ fn network() -> BTreeSet<String> {
         entries.map(|entry| entry.path().display().to_string()).collect::<Vec<_>>()
     };
     names("/sys/class/net").into_iter().chain(names("/run/netns")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mentions;
+
+    #[test]
+    fn one_vm_is_not_taken_for_another() {
+        assert!(mentions("-name cli-7-1,debug-threads=on", "cli-7-1"));
+        assert!(mentions("/run/uvm/cli-7-1/lock", "cli-7-1"));
+        assert!(mentions("uvm-cli-7-1", "cli-7-1"), "a control group");
+        for other in ["-name cli-7-12,debug-threads=on", "-name my-cli-7-1", "cli-7-1-2"] {
+            assert!(!mentions(other, "cli-7-1"), "{other}");
+        }
+    }
 }
