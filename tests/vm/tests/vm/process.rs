@@ -102,7 +102,8 @@ async fn a_terminal_echoes_resizes_and_hangs_up() -> TestResult {
     let mut process = vm.create_process(&spec).await?;
     let mut stdout = process.stdout.take().expect("asked for");
     let mut seen = String::new();
-    while !seen.contains("30 90") {
+    // The whole line: what is typed before its end would come in the middle of it.
+    while !seen.contains("30 90\r\n") {
         let mut buffer = [0; 256];
         let count = stdout.read(&mut buffer).await?;
         assert!(count > 0, "{seen}");
