@@ -80,6 +80,8 @@ async fn an_output_handler_gets_the_agents_log() -> TestResult {
     };
     let vm = TestVm::builder("log").with(change).boot().await?;
     let id = vm.id().clone();
+    // In order: what the agent has to say comes behind what the bridge carries, and close does not wait for it.
+    vm.shutdown().await?;
     vm.close().await?;
     let log = log.lock().expect("not poisoned");
     let [(logged, text)] = &log[..] else { panic!("one stream, not {}", log.len()) };
