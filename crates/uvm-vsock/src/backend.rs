@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread;
 
 use vhost::vhost_user::Listener;
@@ -25,7 +25,8 @@ const RESUME: u16 = 3;
 
 pub(crate) struct Backend {
     shared: Arc<Shared>,
-    memory: Mutex<Option<Memory>>,
+    /// The same that the daemon keeps up to date.
+    memory: Memory,
     cid: u64,
     /// What the guest sent is to be read on.
     resume: EventConsumer,
@@ -63,8 +64,8 @@ impl VhostUserBackend for Backend {
         config.get(offset as usize..end).map(<[u8]>::to_vec).unwrap_or_default()
     }
 
-    fn update_memory(&self, memory: GuestMemoryAtomic<GuestMemoryMmap>) -> io::Result<()> {
-        *self.memory.lock().map_err(|_| io::Error::other("panic in the vsock device"))? = Some(memory);
+    fn update_memory(&self, _memory: Memory) -> io::Result<()> {
+        // What is kept here sees it.
         Ok(())
     }
 
@@ -78,12 +79,11 @@ impl VhostUserBackend for Backend {
     }
 
     fn handle_event(&self, event: u16, _events: EventSet, vrings: &[VringRwLock], _thread: usize) -> io::Result<()> {
-        let memory = self.memory.lock().ok().and_then(|memory| memory.clone());
         if event == RESUME {
             self.resume.consume()?;
         }
-        if let (TO_GUEST | FROM_GUEST | RESUME, Some(memory)) = (event, memory) {
-            self.shared.kicked(&memory, vrings);
+        if let TO_GUEST | FROM_GUEST | RESUME = event {
+            self.shared.kicked(&self.memory, vrings);
         }
         Ok(())
     }
@@ -93,8 +93,8 @@ impl VhostUserBackend for Backend {
 pub(crate) fn serve(shared: &Arc<Shared>, cid: u64, listener: UnixListener) -> io::Result<()> {
     let (resume, resumer) = new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC)?;
     let wakes = resume.as_raw_fd();
-    let backend = Arc::new(Backend { shared: Arc::clone(shared), memory: Mutex::new(None), cid, resume });
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
+    let backend = Arc::new(Backend { shared: Arc::clone(shared), memory: memory.clone(), cid, resume });
     let mut daemon = VhostUserDaemon::new("uvm-vsock".into(), backend, memory).map_err(|error| other(&error))?;
     for handler in daemon.get_epoll_handlers() {
         handler.register_listener(wakes, EventSet::IN, u64::from(RESUME))?;

@@ -7,7 +7,7 @@ use std::task::{Poll, Waker};
 use super::conn::{Conn, Phase, Ports, Sending};
 use super::{Device, FIRST_OWN_PORT, Slot};
 use crate::config::Priority;
-use crate::error::{Down, StreamError, VsockError};
+use crate::error::{Down, Link, StreamError, VsockError};
 
 /// A drained buffer that is larger than this is given back: most streams are idle.
 pub(super) const KEPT: usize = 16 * 1024;
@@ -18,8 +18,8 @@ impl Device {
     /// # Errors
     /// [`VsockError::PortTaken`], or [`VsockError::LinkDown`] for good.
     pub fn listen(&mut self, port: u32) -> Result<(), VsockError> {
-        if self.dead.is_some() {
-            return Err(self.link_down());
+        if let Some(why) = &self.dead {
+            return Err(VsockError::LinkDown { why: why.clone() });
         }
         if self.listeners.contains_key(&port) {
             return Err(VsockError::PortTaken { port });
@@ -56,8 +56,8 @@ impl Device {
     /// # Errors
     /// [`VsockError::LinkDown`] or [`VsockError::TooManyStreams`]; nothing was sent.
     pub fn dial(&mut self, port: u32) -> Result<Slot, VsockError> {
-        if !self.is_up() {
-            return Err(self.link_down());
+        if let Link::Down { why } = &self.link {
+            return Err(VsockError::LinkDown { why: why.clone() });
         }
         if !self.has_room() {
             return Err(VsockError::TooManyStreams { limit: self.config.max_streams });

@@ -17,7 +17,7 @@ use std::task::Waker;
 use conn::{Conn, Phase, Ports};
 
 use crate::config::{Config, Priority};
-use crate::error::{Down, Link, StreamError, VsockError};
+use crate::error::{Down, Link, StreamError};
 use crate::header::{HOST_CID, Header, Op, TYPE_STREAM};
 
 pub use receive::Payload;
@@ -302,13 +302,6 @@ impl Device {
     fn tell_quiet(&mut self) {
         if self.by_ports.is_empty() && self.resets.is_empty() {
             self.woken.append(&mut self.quiet);
-        }
-    }
-
-    fn link_down(&self) -> VsockError {
-        match (&self.dead, &self.link) {
-            (Some(why), _) | (None, Link::Down { why }) => VsockError::LinkDown { why: why.clone() },
-            (None, Link::Up { .. }) => VsockError::LinkDown { why: Down::NoDriverYet },
         }
     }
 }
