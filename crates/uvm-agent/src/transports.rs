@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use uvm_mux::channel::{Channel, PortChannel};
 use uvm_mux::{Config, Mux, Role};
@@ -28,18 +28,16 @@ pub(crate) struct Transports {
 struct Shared {
     log: Log,
     live: Mutex<Vec<(String, Mux)>>,
-    lost: mpsc::UnboundedSender<()>,
     /// Speaks when one was lost for good.
-    losses: tokio::sync::Mutex<mpsc::UnboundedReceiver<()>>,
+    lost: Notify,
     /// Only one transport carries the log.
     log_turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Transports {
     pub(crate) fn new(log: Log) -> Self {
-        let (lost, losses) = mpsc::unbounded_channel();
-        let losses = tokio::sync::Mutex::new(losses);
-        Self { shared: Arc::new(Shared { log, live: Mutex::default(), lost, losses, log_turn: Arc::default() }) }
+        let lost = Notify::new();
+        Self { shared: Arc::new(Shared { log, live: Mutex::default(), lost, log_turn: Arc::default() }) }
     }
 
     /// Runs the multiplexer over `port`.
@@ -57,8 +55,7 @@ impl Transports {
                 log::console(format_args!("the serial port {name} to the host is lost: {why}"));
                 this.shared.log.error("transport lost", &why);
                 this.live().retain(|(other, _)| *other != name);
-                // Nobody waits for it once the VM is about to end.
-                let _ = this.shared.lost.send(());
+                this.shared.lost.notify_one();
             }
         });
         tokio::spawn(host_link::follow_owner(mux.clone(), self.shared.log.clone()));
@@ -84,11 +81,10 @@ impl Transports {
                 return;
             }
             let in_use: HashSet<String> = self.live().iter().map(|(name, _)| name.clone()).collect();
-            let mut losses = self.shared.losses.lock().await;
             tokio::select! {
                 Some(_) = bridges.join_next() => {}
                 _ = agent.shutdown_wanted(), if agent.shutdown().is_none() => {}
-                Some(()) = losses.recv() => retry = Some(RETRY),
+                () = self.shared.lost.notified() => retry = Some(RETRY),
                 port = next(&mut later, &in_use, retry), if agent.shutdown().is_none() => {
                     retry = None;
                     match port {
@@ -165,18 +161,16 @@ async fn next<L: Later>(
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixStream;
-
     use tokio::io::AsyncReadExt;
-    use tokio::sync::oneshot;
+    use tokio::sync::{mpsc, oneshot};
     use uvm_mux::channel::SocketChannel;
-    use uvm_mux::{Greeting, GuestState};
     use uvm_wire::ports::BRIDGE_PORT;
 
     use super::*;
     use crate::init_line::AgentFlags;
     use crate::process::Reap;
     use crate::shutdown::Shutdown;
+    use crate::test_link::host_end;
 
     /// Sockets in place of ports, as they show up.
     struct Sockets(mpsc::UnboundedReceiver<(String, SocketChannel)>);
@@ -191,15 +185,6 @@ mod tests {
         }
     }
 
-    fn socket() -> (Mux, SocketChannel) {
-        let (ours, theirs) = UnixStream::pair().expect("a pair");
-        let greeting = Greeting::new(GuestState::Fresh).expect("random bytes");
-        let channel = |socket| SocketChannel::new(socket).expect("a channel");
-        let (host, driver) = Mux::new(channel(ours), Role::Owner(greeting), Config::default());
-        tokio::spawn(driver);
-        (host, channel(theirs))
-    }
-
     #[tokio::test]
     async fn the_bridge_is_dialled_over_a_transport_that_shows_up_after_the_first_is_lost() {
         let log = Log::new(&AgentFlags::default());
@@ -208,7 +193,7 @@ mod tests {
         ready.send(()).expect("waits");
         let agent = Arc::new(Agent::new(Reap::Known, log, is_ready));
         let (appear, sockets) = mpsc::unbounded_channel();
-        let (host, channel) = socket();
+        let (host, channel) = host_end();
         let mut bridges = host.listen(BRIDGE_PORT).expect("free");
         let first = transports.run("first".into(), channel);
         let serving = transports.clone().serve_also(Arc::clone(&agent), first.clone(), None, Some(Sockets(sockets)));
@@ -218,7 +203,7 @@ mod tests {
         assert!(bridge.read_u8().await.is_err());
         agent.outbox.push(b"owed".to_vec());
         for name in ["second", "third"] {
-            let (host, channel) = socket();
+            let (host, channel) = host_end();
             let mut bridges = host.listen(BRIDGE_PORT).expect("free");
             appear.send((name.into(), channel)).expect("waits");
             if name == "third" {
