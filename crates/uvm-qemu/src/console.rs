@@ -2,7 +2,6 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,6 +17,7 @@ use uvm_platform::spec::Console;
 use crate::kill_point::kill_point;
 use crate::residue::Residue;
 use crate::ring::Ring;
+use crate::short_path::ShortDir;
 use crate::sink::Sink;
 use crate::state::HostObject;
 
@@ -46,12 +46,10 @@ impl Outlet {
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let name =
             path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it has no file name"))?;
-        // Through the directory's descriptor: a socket address holds 107 bytes, a path may be longer.
-        let dir = File::open(parent)?;
-        let short = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(name);
+        let dir = ShortDir::open(parent)?;
         residue.register(&HostObject::File { path: std::path::absolute(path)? })?;
         kill_point("before:console");
-        let listener = std::os::unix::net::UnixListener::bind(short)?;
+        let listener = std::os::unix::net::UnixListener::bind(dir.join(name))?;
         kill_point("after:console");
         listener.set_nonblocking(true)?;
         Ok(Self::Socket(listener))
@@ -229,6 +227,8 @@ async fn serve_one(
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+
     use super::*;
     use crate::residue::test_residue;
 
@@ -273,9 +273,8 @@ mod tests {
         .await
         .expect("read");
 
-        let dir_fd = File::open(&deep).expect("a directory");
-        let short = format!("/proc/self/fd/{}/console.sock", dir_fd.as_raw_fd());
-        let mut client = UnixStream::connect(short).await.expect("connected");
+        let short = ShortDir::open(&deep).expect("a directory");
+        let mut client = UnixStream::connect(short.join("console.sock")).await.expect("connected");
         let mut past = [0; 5];
         client.read_exact(&mut past).await.expect("past");
         assert_eq!(&past, b"past ");

@@ -11,7 +11,8 @@
 //! | `spawn`, `user`, `cgroup` | processes that die with their owner, whom they run as, what confines them |
 //! | `qmp` | the QEMU machine protocol |
 //! | `console`, `ring`, `sink` | the serial console, its last lines, its copy for somebody who may be slow |
-//! | `transport` | guest streams over the multiplexed serial port |
+//! | `transport`, `vsock` | guest streams over the multiplexed serial port, and by virtual sockets |
+//! | `short_path` | paths that fit a socket's address |
 //! | `state`, `residue` | what a VM has on the host, written down before it is made, and who removes it |
 //! | `exit`, `process_info` | how a VM ended, what its process does |
 
@@ -31,6 +32,7 @@ mod process_info;
 mod qmp;
 mod residue;
 mod ring;
+mod short_path;
 mod sink;
 mod spawn;
 mod state;

@@ -1,8 +1,7 @@
 //! Virtual sockets for programs in the guest: a vhost-user device in this process.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::task::{Context, Poll};
@@ -10,6 +9,8 @@ use std::task::{Context, Poll};
 use uvm_platform::stream::PollAccept;
 use uvm_platform::{GuestListener, GuestStream, PlatformError, Port};
 use uvm_vsock::{Config, Vsock, VsockError, VsockListener};
+
+use crate::short_path::ShortDir;
 
 /// The guest's context id. Guests do not see each other, so all may have the same.
 const GUEST_CID: u64 = 3;
@@ -27,9 +28,8 @@ pub(crate) fn device(state_dir: &Path) -> Result<(Vsock, OwnedFd), PlatformError
 
 /// A listener with one connection waiting, which nobody else can have made: the directory is this user's alone.
 fn connection(dir: &Path) -> io::Result<(UnixListener, OwnedFd)> {
-    // Through the directory's descriptor: a socket address holds 107 bytes, a path may be longer.
-    let dir = File::open(dir)?;
-    let path = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(SOCKET);
+    let dir = ShortDir::open(dir)?;
+    let path = dir.join(SOCKET);
     let listener = UnixListener::bind(&path)?;
     let connected = UnixStream::connect(&path);
     std::fs::remove_file(&path)?;
