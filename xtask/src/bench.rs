@@ -51,8 +51,7 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     if request.wants("run") {
         setup::packages(&VNG_PROGRAMS)?;
     }
-    let mut guests = Cmd::cargo().args(["build", "--quiet", "--profile", "agent", "--target", setup::AGENT_TARGET]);
-    guests = guests.args(["-p", "uvm-bench-guest", "-p", "uvm-bench-mux"]);
+    let mut guests = setup::guest_build().args(["-p", "uvm-bench-guest", "-p", "uvm-bench-mux"]);
     for guest in GUESTS {
         guests = guests.args(["--bin", guest]);
     }

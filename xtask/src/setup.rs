@@ -9,7 +9,7 @@ use crate::shell::Cmd;
 /// The command, once it is built.
 pub(crate) const UVM: &str = "target/release/uvm";
 /// The target of the agent: it runs in guests that have nothing else.
-pub(crate) const AGENT_TARGET: &str = "x86_64-unknown-linux-musl";
+const AGENT_TARGET: &str = "x86_64-unknown-linux-musl";
 
 /// A program that is needed, and the Debian package that has it.
 const PROGRAMS: [(&str, &str); 2] = [("qemu-system-x86_64", "qemu-system-x86"), ("cc", "gcc libc6-dev")];
@@ -88,14 +88,17 @@ fn rust_targets() -> anyhow::Result<()> {
 /// Builds the guest agent.
 pub(crate) fn build_agent() -> anyhow::Result<()> {
     say("building the guest agent");
-    Cmd::cargo().args(["build", "--quiet", "-p", "uvm-agent", "--profile", "agent", "--target", AGENT_TARGET]).run()
+    guest_build().args(["-p", "uvm-agent"]).run()
 }
 
 /// Builds what tests run in guests.
 pub(crate) fn build_test_guest() -> anyhow::Result<()> {
-    Cmd::cargo()
-        .args(["build", "--quiet", "-p", "uvm-test-guest", "--profile", "agent", "--target", AGENT_TARGET])
-        .run()
+    guest_build().args(["-p", "uvm-test-guest"]).run()
+}
+
+/// Begins a build of what runs in guests; the packages are still to be named.
+pub(crate) fn guest_build() -> Cmd {
+    Cmd::cargo().args(["build", "--quiet", "--profile", "agent", "--target", AGENT_TARGET])
 }
 
 /// Builds the command.

@@ -1,12 +1,12 @@
 //! Virtual sockets of programs in a real guest.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use uvm::{GuestStream, ProcessExit, ProcessSpec, UtilityVm};
 use uvm_testkit::{TestResult, TestVm};
 
+use crate::cli::built;
 use crate::process::text;
 
 /// Bytes of a block as the guest's program sends them.
@@ -16,10 +16,7 @@ fn block() -> Vec<u8> {
 
 async fn vm(name: &str) -> TestResult<TestVm> {
     let vm = TestVm::builder(name).with(|options| options.virtual_sockets = true).boot().await?;
-    let program = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../../target/x86_64-unknown-linux-musl/agent/uvm-test-guest")
-        .canonicalize()
-        .map_err(|e| format!("the tests' program for guests is missing ({e}): `cargo xtask ci` builds it"))?;
+    let program = built("../x86_64-unknown-linux-musl/agent/uvm-test-guest", "cargo xtask ci")?;
     let install = "cat > /tmp/guest && chmod +x /tmp/guest";
     let mut process = vm.create_process(&ProcessSpec::new(["sh", "-c", install]).with_stdin()).await?;
     let mut stdin = process.stdin.take().expect("asked for");
