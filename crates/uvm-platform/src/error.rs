@@ -96,6 +96,14 @@ pub enum PlatformError {
         /// What it said last.
         last_words: Box<LastWords>,
     },
+    /// Its owner has not allowed it. Nothing was changed.
+    #[error("{intent} is not allowed: {why}")]
+    NotAllowed {
+        /// What was tried.
+        intent: String,
+        /// What would allow it.
+        why: String,
+    },
     /// The request does not fit the VM's state. Nothing was changed.
     #[error("cannot {intent}: the VM is {state}")]
     WrongState {
@@ -107,9 +115,9 @@ pub enum PlatformError {
 }
 
 impl PlatformError {
-    /// The error of a VM that was created without virtual sockets.
+    /// The error of a VM that has no device for virtual sockets at the moment.
     pub fn no_virtual_sockets(platform: &'static str) -> Self {
-        let why = "the VM was created without them; ask for them in its options".into();
+        let why = "the VM has no device for them; ask for it in its options, or add it".into();
         Self::Unsupported { feature: Feature::VirtualSockets, platform, why }
     }
 

@@ -11,6 +11,7 @@
 //! | [`capabilities`] | what a host can do, asked before it is tried |
 //! | [`deadlines`] | the longest waits, one per kind of operation |
 //! | [`vm`] | the traits a host implements, life-cycle events |
+//! | [`hvsocket`] | which ports of virtual sockets may be used, and from which side |
 //! | [`stream`] | byte streams between host and guest, by port |
 //! | [`transport`] | the seam under those streams |
 //! | [`error`] | how a host fails |
@@ -20,6 +21,7 @@ pub mod capabilities;
 pub mod deadlines;
 pub mod error;
 pub mod fake;
+pub mod hvsocket;
 pub mod id;
 pub mod spec;
 pub mod stream;
@@ -29,6 +31,7 @@ pub mod vm;
 pub use capabilities::{Capabilities, CgroupSupport, Feature};
 pub use deadlines::Deadlines;
 pub use error::{LastWords, PlatformError};
+pub use hvsocket::{HvSocketServiceConfig, HvSocketServiceId, InvalidHvSocketServiceId};
 pub use id::{InvalidUvmId, UvmId};
 pub use spec::VmSpec;
 pub use stream::{GuestListener, GuestStream, Port};

@@ -105,7 +105,12 @@ impl GuestListener {
     /// # Errors
     /// When the transport is gone for good.
     pub async fn accept(&mut self) -> Result<GuestStream, PlatformError> {
-        std::future::poll_fn(|cx| self.inner.poll_accept(cx)).await
+        std::future::poll_fn(|cx| self.poll_accept(cx)).await
+    }
+
+    /// [`accept`](Self::accept) as a poll. One task at a time is woken.
+    pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<GuestStream, PlatformError>> {
+        self.inner.poll_accept(cx)
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use crate::BoxFuture;
 use crate::capabilities::Capabilities;
 use crate::error::{LastWords, PlatformError};
+use crate::hvsocket::{HvSocketServiceConfig, HvSocketServiceId};
 use crate::spec::VmSpec;
 use crate::stream::{GuestListener, GuestStream, Port};
 
@@ -62,16 +63,50 @@ pub trait PlatformVm: Send + Sync + 'static {
     /// Dials `port` in the guest. Cancel-safe.
     fn dial(&self, port: Port) -> BoxFuture<'_, Result<GuestStream, PlatformError>>;
 
-    /// Lets programs in the guest dial `port` by a virtual socket. The ports of [`listen`](Self::listen), which are the
-    /// agent's, are others: no program reaches them.
+    /// Gives the VM a device for virtual sockets, if it has none; in a running one, returns once the guest's driver has it.
+    /// Idempotent.
     ///
     /// # Errors
-    /// [`PlatformError::Unsupported`] without [`virtual_sockets`](crate::spec::VmSpec::virtual_sockets); the port is
-    /// taken, or the VM has ended.
+    /// [`PlatformError::Timeout`]: the guest did not take it. It is taken out again.
+    fn add_sockets(&self) -> BoxFuture<'_, Result<(), PlatformError>>;
+
+    /// Takes that device out: its streams end in reset, its listeners in an error. Its services stay. Idempotent.
+    ///
+    /// # Errors
+    /// [`PlatformError::NotAllowed`]: it carries the agent's own streams. [`PlatformError::Timeout`]: the guest does not let
+    /// go of it; it is still there, and can be removed later.
+    fn remove_sockets(&self) -> BoxFuture<'_, Result<(), PlatformError>>;
+
+    /// Creates, changes or removes the service that allows one port of the virtual sockets to be used. Listeners that are
+    /// not allowed any more end in an error, and whoever dials them is refused; streams go on.
+    ///
+    /// # Errors
+    /// [`PlatformError::BadInput`].
+    fn update_socket_service<'a>(
+        &'a self,
+        service: &'a HvSocketServiceId,
+        config: &'a HvSocketServiceConfig,
+    ) -> BoxFuture<'a, Result<(), PlatformError>>;
+
+    /// Removes that service, if it is there.
+    ///
+    /// # Errors
+    /// [`PlatformError::BadInput`].
+    fn remove_socket_service<'a>(&'a self, service: &'a HvSocketServiceId) -> BoxFuture<'a, Result<(), PlatformError>>;
+
+    /// Lets programs in the guest dial `port` by a virtual socket. The ports of [`listen`](Self::listen), which are the
+    /// agent's, are others, unless the agent itself uses virtual sockets.
+    ///
+    /// # Errors
+    /// [`PlatformError::NotAllowed`] without a service that lets the guest dial it; [`PlatformError::Unsupported`] without
+    /// a device; the port is taken, or the VM has ended.
     fn listen_socket(&self, port: Port) -> Result<GuestListener, PlatformError>;
 
     /// Dials a program in the guest that listens on `port` of a virtual socket. Waits as long as the guest does not answer.
     /// Cancel-safe.
+    ///
+    /// # Errors
+    /// As [`listen_socket`](Self::listen_socket), of a service that lets the host dial it; nobody listens there.
     fn dial_socket(&self, port: Port) -> BoxFuture<'_, Result<GuestStream, PlatformError>>;
 
     /// What the VM said and did last, for error messages. Never waits.

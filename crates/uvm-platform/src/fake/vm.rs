@@ -1,5 +1,6 @@
 //! One VM of the fake host.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::runtime::Handle;
@@ -13,6 +14,7 @@ use super::life::{Life, State};
 use super::ports::Ports;
 use crate::BoxFuture;
 use crate::error::{LastWords, PlatformError};
+use crate::hvsocket::{HvSocketGate, HvSocketServiceConfig, HvSocketServiceId};
 use crate::id::UvmId;
 use crate::spec::VmSpec;
 use crate::stream::{GuestListener, GuestStream, Port};
@@ -26,7 +28,8 @@ pub(super) struct FakeVm {
     /// from elsewhere.
     runtime: Handle,
     tasks: Mutex<JoinSet<()>>,
-    virtual_sockets: bool,
+    has_sockets: AtomicBool,
+    gate: HvSocketGate,
     _counted: Counted,
 }
 
@@ -37,12 +40,13 @@ impl FakeVm {
         let life = Arc::new(Life::new(Ports::new(host.census.clone()), Ports::new(host.census.clone()), sender));
         let end = FakeGuestEnd { life: Arc::clone(&life) };
         let counted = host.census.count("vms");
-        let (id, virtual_sockets) = (spec.id.clone(), spec.virtual_sockets);
+        let (id, has_sockets) = (spec.id.clone(), AtomicBool::new(spec.virtual_sockets));
         let vm = Self {
             host,
             id,
             life,
-            virtual_sockets,
+            has_sockets,
+            gate: HvSocketGate::default(),
             runtime: Handle::current(),
             tasks: Mutex::default(),
             _counted: counted,
@@ -53,7 +57,7 @@ impl FakeVm {
 
 impl FakeVm {
     fn require_sockets(&self) -> Result<(), PlatformError> {
-        if self.virtual_sockets { Ok(()) } else { Err(PlatformError::no_virtual_sockets("fake")) }
+        if self.has_sockets.load(Ordering::Relaxed) { Ok(()) } else { Err(PlatformError::no_virtual_sockets("fake")) }
     }
 }
 
@@ -129,19 +133,55 @@ impl PlatformVm for FakeVm {
         })
     }
 
+    fn add_sockets(&self) -> BoxFuture<'_, Result<(), PlatformError>> {
+        Box::pin(async {
+            self.host.call("add sockets").await?;
+            self.has_sockets.store(true, Ordering::Relaxed);
+            Ok(())
+        })
+    }
+
+    fn remove_sockets(&self) -> BoxFuture<'_, Result<(), PlatformError>> {
+        Box::pin(async {
+            self.host.call("remove sockets").await?;
+            self.has_sockets.store(false, Ordering::Relaxed);
+            self.life.sockets.clear();
+            Ok(())
+        })
+    }
+
+    fn update_socket_service<'a>(
+        &'a self,
+        service: &'a HvSocketServiceId,
+        config: &'a HvSocketServiceConfig,
+    ) -> BoxFuture<'a, Result<(), PlatformError>> {
+        Box::pin(async move {
+            self.host.call(&format!("update socket service {service}")).await?;
+            self.gate.update(service, config)
+        })
+    }
+
+    fn remove_socket_service<'a>(&'a self, service: &'a HvSocketServiceId) -> BoxFuture<'a, Result<(), PlatformError>> {
+        Box::pin(async move {
+            self.host.call(&format!("remove socket service {service}")).await?;
+            self.gate.remove(service)
+        })
+    }
+
     fn listen_socket(&self, port: Port) -> Result<GuestListener, PlatformError> {
         let name = format!("listen socket {port}");
         if self.host.note(&name).is_some() {
             return Err(PlatformError::host(name, "a planted fault"));
         }
         self.require_sockets()?;
-        self.life.sockets.listen_on_host(port)
+        self.gate.listen(port, || self.life.sockets.listen_on_host(port))
     }
 
     fn dial_socket(&self, port: Port) -> BoxFuture<'_, Result<GuestStream, PlatformError>> {
         Box::pin(async move {
             self.host.call(&format!("dial socket {port}")).await?;
             self.require_sockets()?;
+            self.gate.require_dial(port)?;
             self.life.sockets.dial_guest(port).await
         })
     }
