@@ -49,7 +49,8 @@ fn bad(what: &'static str, path: &Path, why: String) -> PlatformError {
     PlatformError::BadInput { what, value: path.display().to_string(), why }
 }
 
-fn open(path: &Path) -> Result<(File, u64), String> {
+/// Opens a regular file that is not empty, and tells its size.
+pub(crate) fn open(path: &Path) -> Result<(File, u64), String> {
     // Opening a FIFO would wait for a writer.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(|e| e.to_string())?;
     let meta = file.metadata().map_err(|e| e.to_string())?;

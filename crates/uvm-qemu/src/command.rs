@@ -21,15 +21,24 @@ pub(crate) struct QemuCommand<'a> {
     pub(crate) initrd: Option<RawFd>,
     pub(crate) qmp: RawFd,
     pub(crate) console: RawFd,
-    pub(crate) mux: RawFd,
+    /// The multiplexer's end; `None` for an agent that does not know it.
+    pub(crate) mux: Option<RawFd>,
     /// The connection to the device for virtual sockets.
     pub(crate) vsock: Option<RawFd>,
+    /// The root disk, and how much of it is mapped.
+    pub(crate) root: Option<(RawFd, u64)>,
 }
 
 /// QEMU's name of that port in its events.
 pub(crate) const MUX_DEVICE: &str = "mux-port";
 /// The name the guest sees of the port that carries the multiplexer.
 pub(crate) const MUX_PORT_NAME: &str = "uvm.mux";
+/// QEMU's name of the device for virtual sockets, and of its connection.
+pub(crate) const VSOCK_DEVICE: &str = "vsock";
+/// The bus that devices can be added to while the VM runs; it has 32 slots.
+pub(crate) const HOT_PLUG_BUS: &str = "pb0";
+/// Address space beyond memory and root disk: what maps them begins at a multiple of 1 GiB.
+const ROOM_MIB: u64 = 2048;
 
 impl QemuCommand<'_> {
     /// The arguments, without the program.
@@ -62,7 +71,8 @@ impl QemuCommand<'_> {
         );
         args.pair("-cpu", cpu);
         args.pair("-smp", self.processors.to_string());
-        args.pair("-m", format!("{}M", self.memory_mib));
+        let room = self.root.map(|(_, bytes)| format!(",maxmem={}M", self.memory_mib + (bytes >> 20) + ROOM_MIB));
+        args.pair("-m", format!("{}M{}", self.memory_mib, room.unwrap_or_default()));
         let prealloc = if self.backing == MemoryBacking::Physical { ",prealloc=on" } else { "" };
         args.pair("-object", format!("memory-backend-memfd,id=mem,size={}M,share=on{prealloc}", self.memory_mib));
     }
@@ -72,15 +82,25 @@ impl QemuCommand<'_> {
         args.pair("-mon", "chardev=qmp,mode=control");
         args.pair("-chardev", format!("socket,id=con,fd={}", self.console));
         args.pair("-serial", "chardev:con");
-        args.pair("-device", "virtio-serial-pci,id=vser");
-        args.pair("-chardev", format!("socket,id=mux,fd={}", self.mux));
-        args.pair("-device", format!("virtserialport,id={MUX_DEVICE},bus=vser.0,chardev=mux,name={MUX_PORT_NAME}"));
+        if let Some(mux) = self.mux {
+            args.pair("-device", "virtio-serial-pci,id=vser");
+            args.pair("-chardev", format!("socket,id=mux,fd={mux}"));
+            let port = format!("virtserialport,id={MUX_DEVICE},bus=vser.0,chardev=mux,name={MUX_PORT_NAME}");
+            args.pair("-device", port);
+        }
     }
 
     fn devices(&self, args: &mut Args) {
+        args.pair("-device", format!("pcie-pci-bridge,id={HOT_PLUG_BUS},bus=pcie.0,addr=0x11"));
         if let Some(vsock) = self.vsock {
-            args.pair("-chardev", format!("socket,id=vsock,fd={vsock}"));
-            args.pair("-device", "vhost-user-vsock-pci,chardev=vsock");
+            args.pair("-chardev", format!("socket,id={VSOCK_DEVICE},fd={vsock}"));
+            let name = VSOCK_DEVICE;
+            args.pair("-device", format!("vhost-user-vsock-pci,id={name},chardev={name},bus={HOT_PLUG_BUS},addr=0x1"));
+        }
+        if let Some((fd, bytes)) = self.root {
+            let memory = format!("memory-backend-file,id=root,size={bytes},mem-path=/proc/self/fd/{fd}");
+            args.pair("-object", format!("{memory},share=on,readonly=on"));
+            args.pair("-device", "virtio-pmem-pci,memdev=root");
         }
         args.pair("-device", "pvpanic-pci");
         if self.scsi_controllers > 0 {
@@ -123,8 +143,9 @@ mod tests {
             initrd: Some(11),
             qmp: 12,
             console: 13,
-            mux: 14,
+            mux: Some(14),
             vsock: None,
+            root: None,
         }
     }
 
@@ -149,6 +170,12 @@ mod tests {
             vsock: Some(15),
             ..command()
         };
+        insta::assert_snapshot!(lines(&command));
+    }
+
+    #[test]
+    fn golden_original_agent_on_a_root_disk() {
+        let command = QemuCommand { initrd: None, mux: None, vsock: Some(15), root: Some((16, 6 << 20)), ..command() };
         insta::assert_snapshot!(lines(&command));
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use uvm_platform::spec::{GuestAgent, MemoryBacking, MmioGaps, RootFs, StorageQos};
 use uvm_platform::{
@@ -28,13 +29,14 @@ use crate::process_info::ProcessInfo;
 use crate::qmp::{CallError, QemuVersion, Qmp};
 use crate::residue::Residue;
 use crate::ring::Ring;
+use crate::root_disk::{self, RootDisk};
+use crate::sockets::Sockets;
 use crate::spawn::{ChildProcess, ChildSpec, RunAs};
 use crate::state::{ClaimError, HostObject, StateDir};
-use crate::transport::MuxTransport;
+use crate::transport::{self, AgentTransport, MuxTransport, VsockTransport};
 use crate::user;
 use crate::vm::{Life, QemuVm, Vm};
 use crate::vm_thread::VmThread;
-use crate::vsock;
 
 /// The oldest QEMU whose behaviour this crate knows.
 const OLDEST: QemuVersion = QemuVersion(7, 2, 0);
@@ -60,7 +62,7 @@ pub(crate) async fn create(host: Arc<Shared>, spec: VmSpec, thread: Arc<VmThread
     if let Err(e) = greet(&qmp, &launched.child, &host_output).await {
         return Err(discard(&launched.child, &residue, e, spec.deadlines.terminate).await);
     }
-    let transport = match MuxTransport::over(launched.mux, handle) {
+    let transport = match launched.agent_end.transport(handle) {
         Ok(transport) => transport,
         Err(e) => {
             let e = PlatformError::host("set up the guest transport", e);
@@ -76,7 +78,7 @@ pub(crate) async fn create(host: Arc<Shared>, spec: VmSpec, thread: Arc<VmThread
         console,
         host_output,
         transport,
-        vsock: launched.vsock,
+        sockets: Sockets::new(launched.vsock),
         life: watch::Sender::new(Life::Created),
         started: Mutex::new(None),
         evidence: Mutex::new(Evidence::default()),
@@ -94,6 +96,7 @@ struct Plan {
     run_as: Option<RunAs>,
     kernel: BootFile,
     initrd: Option<BootFile>,
+    root: Option<RootDisk>,
     kernel_line: String,
 }
 
@@ -103,14 +106,14 @@ impl Plan {
         let accelerator = host.accelerator.accelerator;
         let run_as = user::choose(&spec.id, accelerator == Accelerator::Kvm);
         let kernel = boot_file::open_kernel(&spec.boot.kernel, run_as.as_ref())?;
-        let initrd = match &spec.boot.root {
-            RootFs::Initrd(path) => Some(boot_file::open_initrd(path, run_as.as_ref())?),
-            RootFs::Disk(_) => None,
+        let (initrd, root) = match &spec.boot.root {
+            RootFs::Initrd(path) => (Some(boot_file::open_initrd(path, run_as.as_ref())?), None),
+            RootFs::Disk(path) => (None, Some(root_disk::open(path, run_as.as_ref())?)),
         };
         check_memory(spec, kernel.bytes, initrd.as_ref().map_or(0, |file| file.bytes))?;
         let kernel_line = kernel_line(spec, HostFacts { accelerator, tsc_hz: accel::tsc_hz() });
         check_line(&kernel_line)?;
-        Ok(Self { run_as, kernel, initrd, kernel_line })
+        Ok(Self { run_as, kernel, initrd, root, kernel_line })
     }
 }
 
@@ -132,9 +135,24 @@ struct Launched {
     child: ChildProcess,
     qmp: UnixStream,
     console: UnixStream,
-    mux: UnixStream,
+    agent_end: AgentEnd,
     vsock: Option<Vsock>,
     output: pipe::Receiver,
+}
+
+/// Our end of what carries the agent's streams.
+enum AgentEnd {
+    Mux(UnixStream),
+    Vsock(Vsock),
+}
+
+impl AgentEnd {
+    fn transport(self, runtime: &Handle) -> io::Result<AgentTransport> {
+        Ok(match self {
+            Self::Mux(socket) => AgentTransport::Mux(MuxTransport::over(socket, runtime)?),
+            Self::Vsock(vsock) => AgentTransport::Vsock(VsockTransport::over(vsock, runtime)),
+        })
+    }
 }
 
 async fn launch(
@@ -147,16 +165,23 @@ async fn launch(
     let failed = |e: io::Error| PlatformError::host("make a channel to QEMU", e);
     let (qmp, qmp_end) = channel().map_err(failed)?;
     let (console, console_end) = channel().map_err(failed)?;
-    let (mux, mux_end) = channel().map_err(failed)?;
     let (output, output_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(io::Error::from)
         .and_then(|(read, write)| Ok((pipe::Receiver::from_owned_fd(read)?, write)))
         .map_err(failed)?;
-    let vsock = spec.virtual_sockets.then(|| {
+    let vsock_only = spec.boot.agent == GuestAgent::Original;
+    let vsock = (spec.virtual_sockets || vsock_only).then(|| {
         let dir = residue.dir().map_err(failed)?;
-        vsock::device(&dir)
+        transport::device(&dir)
     });
     let (vsock, vsock_end) = vsock.transpose()?.unzip();
+    let (agent_end, mux_end) = match &vsock {
+        Some(vsock) if vsock_only => (AgentEnd::Vsock(vsock.clone()), None),
+        _ => {
+            let (mux, end) = channel().map_err(failed)?;
+            (AgentEnd::Mux(mux), Some(end))
+        }
+    };
     let runtime_id = random_guid().map_err(|e| PlatformError::host("draw a random id", e))?;
     let command = QemuCommand {
         id: spec.id.as_str(),
@@ -171,16 +196,22 @@ async fn launch(
         initrd: plan.initrd.as_ref().map(|file| file.fd.as_raw_fd()),
         qmp: qmp_end.as_raw_fd(),
         console: console_end.as_raw_fd(),
-        mux: mux_end.as_raw_fd(),
+        mux: mux_end.as_ref().map(AsRawFd::as_raw_fd),
         vsock: vsock_end.as_ref().map(AsRawFd::as_raw_fd),
+        root: plan.root.as_ref().map(|root| (root.fd.as_raw_fd(), root.bytes)),
     };
     let arguments = command.arguments();
     tracing::debug!(vm = %spec.id, program = %host.program.display(), ?arguments, "starting QEMU");
-    let initrd = plan.initrd.map(|file| file.fd);
+    let files = plan.initrd.map(|file| file.fd).into_iter().chain(plan.root.map(|root| root.fd));
     let child = ChildSpec {
         program: host.program.clone(),
         arguments: arguments.into_iter().map(Into::into).collect(),
-        inherit: [plan.kernel.fd, qmp_end, console_end, mux_end].into_iter().chain(initrd).chain(vsock_end).collect(),
+        inherit: [plan.kernel.fd, qmp_end, console_end]
+            .into_iter()
+            .chain(mux_end)
+            .chain(files)
+            .chain(vsock_end)
+            .collect(),
         output: output_end,
         run_as: plan.run_as,
         cgroups,
@@ -192,7 +223,7 @@ async fn launch(
     let gone = residue.process_starts();
     let child = ChildProcess::spawn(child, move || drop(gone)).await.map_err(|e| PlatformError::host(intent(), e))?;
     kill_point("after:process");
-    Ok(Launched { child, qmp, console, mux, vsock, output })
+    Ok(Launched { child, qmp, console, agent_end, vsock, output })
 }
 
 /// A socket pair: our end for the runtime, QEMU's as it likes it.

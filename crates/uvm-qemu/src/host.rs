@@ -150,13 +150,10 @@ const INSTALL: &str = "on Debian and Ubuntu: apt-get install --no-install-recomm
 
 fn capabilities(hierarchies: &Hierarchies) -> Capabilities {
     let hcs_only = "only the Host Compute Service has it";
-    let no_disks = "disks cannot be attached yet";
     let mut all = Capabilities::all("qemu")
         .without(Feature::WindowsGuests, "they need the Host Compute Service")
         .without(Feature::GraphicsConsole, "QEMU runs without a display; use the serial console")
-        .without(Feature::RootFromDisk, no_disks)
-        .without(Feature::StorageQos, no_disks)
-        .without(Feature::OriginalAgent, "its bridge over virtual sockets is not served yet")
+        .without(Feature::StorageQos, "disks cannot be attached yet")
         .without(Feature::UefiBoot, "QEMU boots the kernel directly")
         .without(Feature::ColdDiscardHint, hcs_only)
         .without(Feature::CpuGroups, hcs_only)

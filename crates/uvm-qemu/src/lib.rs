@@ -7,11 +7,11 @@
 //! | `host`, `create`, `vm` | the host, making a VM, its life |
 //! | `vm_thread` | the thread a VM's own I/O runs on |
 //! | `accel` | which accelerator, and why |
-//! | `command`, `kernel_line`, `boot_file` | what QEMU is told and given |
+//! | `command`, `kernel_line`, `boot_file`, `root_disk` | what QEMU is told and given |
 //! | `spawn`, `user`, `cgroup` | processes that die with their owner, whom they run as, what confines them |
 //! | `qmp` | the QEMU machine protocol |
 //! | `console`, `ring`, `sink` | the serial console, its last lines, its copy for somebody who may be slow |
-//! | `transport`, `vsock` | guest streams over the multiplexed serial port, and by virtual sockets |
+//! | `transport`, `sockets` | guest streams over the multiplexed serial port or by virtual sockets; the latter plugged |
 //! | `short_path` | paths that fit a socket's address |
 //! | `state`, `residue` | what a VM has on the host, written down before it is made, and who removes it |
 //! | `exit`, `process_info` | how a VM ended, what its process does |
@@ -32,8 +32,10 @@ mod process_info;
 mod qmp;
 mod residue;
 mod ring;
+mod root_disk;
 mod short_path;
 mod sink;
+mod sockets;
 mod spawn;
 mod state;
 #[cfg(test)]
@@ -42,7 +44,6 @@ mod transport;
 mod user;
 mod vm;
 mod vm_thread;
-mod vsock;
 
 pub use accel::{AcceleratorChoice, Chosen};
 pub use host::{QemuHost, QemuOptions};

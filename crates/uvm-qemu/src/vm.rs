@@ -9,6 +9,7 @@
 //! Everything runs on the VM's own thread ([`VmThread`]); a method hands its work there and waits, so it works under any
 //! runtime, and a caller that gives up leaves nothing half done.
 
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,10 +18,9 @@ use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use uvm_platform::{
-    Accelerator, BoxFuture, Deadlines, ExitStatus, GuestListener, GuestStream, GuestTransport, LastWords, Link,
-    PlatformError, PlatformVm, Port, UvmId, VmEvent, VmProperties,
+    Accelerator, BoxFuture, Deadlines, ExitStatus, GuestListener, GuestStream, HvSocketServiceConfig,
+    HvSocketServiceId, LastWords, Link, PlatformError, PlatformVm, Port, UvmId, VmEvent, VmProperties,
 };
-use uvm_vsock::Vsock;
 
 use crate::command::MUX_DEVICE;
 use crate::exit::{self, Evidence};
@@ -28,10 +28,10 @@ use crate::process_info::ProcessInfo;
 use crate::qmp::{CallError, Qmp, QmpEvent};
 use crate::residue::Residue;
 use crate::ring::Ring;
+use crate::sockets::Sockets;
 use crate::spawn::ChildProcess;
-use crate::transport::MuxTransport;
+use crate::transport::AgentTransport;
 use crate::vm_thread::VmThread;
-use crate::vsock;
 
 /// Where the VM is in its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub(crate) enum Life {
 }
 
 impl Life {
-    fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Created => "not started",
             Self::Running => "running",
@@ -69,8 +69,8 @@ pub(crate) struct Vm {
     pub(crate) residue: Residue,
     pub(crate) console: Ring,
     pub(crate) host_output: Ring,
-    pub(crate) transport: MuxTransport,
-    pub(crate) vsock: Option<Vsock>,
+    pub(crate) transport: AgentTransport,
+    pub(crate) sockets: Sockets,
     pub(crate) life: watch::Sender<Life>,
     pub(crate) started: Mutex<Option<Instant>>,
     pub(crate) evidence: Mutex<Evidence>,
@@ -113,7 +113,7 @@ impl Vm {
         self.evidence.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn life(&self) -> Life {
+    pub(crate) fn life(&self) -> Life {
         self.life.borrow().clone()
     }
 
@@ -144,27 +144,45 @@ impl Vm {
 
     /// Sends a QMP command; an error says how the VM is.
     pub(crate) async fn call(&self, command: &'static str, arguments: Value) -> Result<Value, PlatformError> {
-        let error = match self.qmp.call(command, arguments).await {
-            Ok(value) => return Ok(value),
-            Err(error) => error,
-        };
-        Err(match error {
+        self.call_with(command, arguments, None).await
+    }
+
+    /// As [`call`](Self::call), with a descriptor for QEMU.
+    pub(crate) async fn call_with(
+        &self,
+        command: &'static str,
+        arguments: Value,
+        fd: Option<BorrowedFd<'_>>,
+    ) -> Result<Value, PlatformError> {
+        match self.qmp.call_with_fds(command, arguments, fd.as_slice()).await {
+            Ok(value) => Ok(value),
+            Err(error) => Err(self.call_error(command, error).await),
+        }
+    }
+
+    /// What a command's failure tells of the VM.
+    pub(crate) async fn call_error(&self, command: &'static str, error: CallError) -> PlatformError {
+        match error {
             CallError::Timeout { waited, .. } => self.timeout(&format!("QEMU's answer to {command}"), waited),
-            CallError::Closed { .. } => match self.await_end(SETTLE).await {
-                Some(status) => self.ended(command, status),
-                None => PlatformError::host(format!("have QEMU {command}"), error),
-            },
+            CallError::Closed { .. } => {
+                let error = PlatformError::host(format!("have QEMU {command}"), error);
+                self.end_or(command, error).await
+            }
             CallError::Refused(_) | CallError::Send { .. } => {
                 PlatformError::host(format!("have QEMU {command}"), error)
             }
-        })
+        }
     }
 
-    fn sockets(&self) -> Result<&Vsock, PlatformError> {
-        self.vsock.as_ref().ok_or_else(|| PlatformError::no_virtual_sockets("qemu"))
+    /// That the VM has ended, if it has: that is the reason then. Else `error`.
+    pub(crate) async fn end_or(&self, what: &str, error: PlatformError) -> PlatformError {
+        match self.await_end(SETTLE).await {
+            Some(status) => self.ended(what, status),
+            None => error,
+        }
     }
 
-    fn timeout(&self, what: &str, waited: Duration) -> PlatformError {
+    pub(crate) fn timeout(&self, what: &str, waited: Duration) -> PlatformError {
         PlatformError::Timeout { what: what.to_owned(), waited, last_words: Box::new(self.last_words()) }
     }
 
@@ -230,7 +248,7 @@ impl Vm {
         match life {
             Life::Created => "the VM is not powered on".into(),
             Life::Paused => "the VM is paused".into(),
-            _ if matches!(*self.transport.link().borrow(), Link::Up { .. }) => "the guest agent is connected".into(),
+            _ if matches!(*self.transport.get().link().borrow(), Link::Up { .. }) => self.transport.up_means().into(),
             _ if self.agent_port_open.load(Ordering::Relaxed) => {
                 "the guest agent has opened its port but not answered".into()
             }
@@ -344,19 +362,41 @@ impl PlatformVm for QemuVm {
     }
 
     fn listen(&self, port: Port) -> Result<GuestListener, PlatformError> {
-        self.vm.transport.listen(port)
+        self.vm.transport.get().listen(port)
     }
 
     fn dial(&self, port: Port) -> BoxFuture<'_, Result<GuestStream, PlatformError>> {
-        self.vm.transport.dial(port)
+        self.vm.transport.get().dial(port)
+    }
+
+    fn add_sockets(&self) -> BoxFuture<'_, Result<(), PlatformError>> {
+        let vm = Arc::clone(&self.vm);
+        self.run(async move { vm.add_sockets().await })
+    }
+
+    fn remove_sockets(&self) -> BoxFuture<'_, Result<(), PlatformError>> {
+        let vm = Arc::clone(&self.vm);
+        self.run(async move { vm.remove_sockets().await })
+    }
+
+    fn update_socket_service<'a>(
+        &'a self,
+        service: &'a HvSocketServiceId,
+        config: &'a HvSocketServiceConfig,
+    ) -> BoxFuture<'a, Result<(), PlatformError>> {
+        Box::pin(async move { self.vm.sockets.gate.update(service, config) })
+    }
+
+    fn remove_socket_service<'a>(&'a self, service: &'a HvSocketServiceId) -> BoxFuture<'a, Result<(), PlatformError>> {
+        Box::pin(async move { self.vm.sockets.gate.remove(service) })
     }
 
     fn listen_socket(&self, port: Port) -> Result<GuestListener, PlatformError> {
-        vsock::listen(self.vm.sockets()?, port)
+        self.vm.sockets.listen(port)
     }
 
     fn dial_socket(&self, port: Port) -> BoxFuture<'_, Result<GuestStream, PlatformError>> {
-        Box::pin(async move { vsock::dial(self.vm.sockets()?, port).await })
+        Box::pin(self.vm.sockets.dial(port))
     }
 
     fn last_words(&self) -> LastWords {

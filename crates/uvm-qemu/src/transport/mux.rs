@@ -11,8 +11,7 @@ use uvm_mux::{Config, Greeting, GuestState, Mux, MuxError, MuxListener, Priority
 use uvm_platform::stream::PollAccept;
 use uvm_platform::{BoxFuture, GuestListener, GuestStream, GuestTransport, Link, PlatformError, Port};
 
-/// The port of the bridge: its messages go before what others send.
-const CONTROL_PORT: Port = Port(0x4000_0000);
+use super::{CONTROL_PORT, follow};
 
 /// [`uvm_mux`] as a [`GuestTransport`].
 pub(crate) struct MuxTransport {
@@ -37,23 +36,13 @@ impl MuxTransport {
             // Nobody may be interested any more.
             let _ = lost_sender.send(Some(why));
         });
-        let (link_sender, link) = watch::channel(translate(&mux.link().borrow()));
-        let mut links = mux.link();
-        runtime.spawn(async move {
-            while links.changed().await.is_ok() {
-                link_sender.send_replace(translate(&links.borrow_and_update()));
-            }
-        });
+        let link = follow(mux.link(), runtime, translate);
         Ok(Self { mux, link, lost })
     }
 
-    /// Waits until it is down for good, and tells why.
-    pub(crate) async fn lost(&self) -> String {
-        let mut lost = self.lost.clone();
-        match lost.wait_for(Option::is_some).await {
-            Ok(why) => why.clone().unwrap_or_default(),
-            Err(_) => "its thread has ended".into(),
-        }
+    /// Why it is down for good, once it is.
+    pub(super) fn lost(&self) -> watch::Receiver<Option<String>> {
+        self.lost.clone()
     }
 }
 
@@ -155,7 +144,9 @@ mod tests {
         let (transport, guest) = pair();
         guest.up().await.expect("up");
         guest.close();
-        assert_eq!(transport.lost().await, "the other end closed the channel");
+        let mut lost = transport.lost();
+        let why = lost.wait_for(Option::is_some).await.expect("told").clone();
+        assert_eq!(why.as_deref(), Some("the other end closed the channel"));
         let error = transport.dial(Port(1)).await.expect_err("nobody there");
         assert!(error.to_string().contains("cannot dial port 1"), "{error}");
     }

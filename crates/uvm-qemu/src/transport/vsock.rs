@@ -1,4 +1,5 @@
-//! Virtual sockets for programs in the guest: a vhost-user device in this process.
+//! Guest streams by virtual sockets: a vhost-user device in this process. For programs in the guest, and for an agent that
+//! knows nothing else.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -6,10 +7,13 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::task::{Context, Poll};
 
+use tokio::runtime::Handle;
+use tokio::sync::watch;
 use uvm_platform::stream::PollAccept;
-use uvm_platform::{GuestListener, GuestStream, PlatformError, Port};
-use uvm_vsock::{Config, Vsock, VsockError, VsockListener};
+use uvm_platform::{BoxFuture, GuestListener, GuestStream, GuestTransport, Link, PlatformError, Port};
+use uvm_vsock::{Config, Priority, Vsock, VsockError, VsockListener};
 
+use super::{CONTROL_PORT, follow};
 use crate::short_path::ShortDir;
 
 /// The guest's context id. Guests do not see each other, so all may have the same.
@@ -57,7 +61,77 @@ struct Listener(VsockListener);
 impl PollAccept for Listener {
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<GuestStream, PlatformError>> {
         let port = Port(self.0.port());
-        self.0.poll_accept(cx).map_ok(GuestStream::new).map_err(host("accept on", port))
+        let accepted = self.0.poll_accept(cx).map_err(host("accept on", port));
+        accepted.map_ok(|stream| {
+            if port == CONTROL_PORT {
+                stream.set_priority(Priority::Control);
+            }
+            GuestStream::new(stream)
+        })
+    }
+}
+
+/// [`uvm_vsock`] as a [`GuestTransport`], for an agent that knows nothing else. The device is there from boot on.
+pub(crate) struct VsockTransport {
+    vsock: Vsock,
+    link: watch::Receiver<Link>,
+    /// Why it is down for good, once it is.
+    lost: watch::Receiver<Option<String>>,
+}
+
+impl VsockTransport {
+    /// The agent's streams over `vsock`, followed on `runtime`.
+    pub(crate) fn over(vsock: Vsock, runtime: &Handle) -> Self {
+        let link = follow(vsock.link(), runtime, translate);
+        let (sender, lost) = watch::channel(None);
+        let (mut links, device) = (vsock.link(), vsock.clone());
+        runtime.spawn(async move {
+            // The link changes last when it dies.
+            while device.dead().is_none() && links.changed().await.is_ok() {}
+            let why = device.dead().map_or_else(|| "its thread has ended".into(), |why| why.to_string());
+            // Nobody may be interested any more.
+            let _ = sender.send(Some(why));
+        });
+        Self { vsock, link, lost }
+    }
+
+    /// Why it is down for good, once it is.
+    pub(super) fn lost(&self) -> watch::Receiver<Option<String>> {
+        self.lost.clone()
+    }
+}
+
+fn translate(link: &uvm_vsock::Link) -> Link {
+    match link {
+        uvm_vsock::Link::Up { epoch } => Link::Up { epoch: *epoch },
+        uvm_vsock::Link::Down { why } => Link::Down { why: why.to_string() },
+    }
+}
+
+impl GuestTransport for VsockTransport {
+    fn listen(&self, port: Port) -> Result<GuestListener, PlatformError> {
+        let listener = self.vsock.listen(port.0).map_err(host("listen on", port))?;
+        Ok(GuestListener::new(port, Listener(listener)))
+    }
+
+    fn dial(&self, port: Port) -> BoxFuture<'_, Result<GuestStream, PlatformError>> {
+        Box::pin(dial(&self.vsock, port))
+    }
+
+    fn link(&self) -> watch::Receiver<Link> {
+        self.link.clone()
+    }
+
+    fn quiesce(&self) -> BoxFuture<'_, Result<(), PlatformError>> {
+        Box::pin(async move { self.vsock.quiesce().await.map_err(|e| PlatformError::host("quiesce the transport", e)) })
+    }
+
+    fn survives_save(&self) -> bool {
+        false
+    }
+
+    fn needs_shared_ram(&self) -> bool {
+        true
     }
 }
 
