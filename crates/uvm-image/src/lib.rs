@@ -59,7 +59,7 @@ mod version;
 mod testing;
 
 pub use agent::{AgentSource, VERSION_MARKER};
-pub use boot::{BootFiles, BootFilesEntry, BootFilesOptions};
+pub use boot::{BootFiles, BootFilesEntry, BootFilesOptions, GivenBootFiles};
 pub use busybox::BusyboxSource;
 pub use data_dir::DataDir;
 pub use digest::Sha256;

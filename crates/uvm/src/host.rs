@@ -70,7 +70,7 @@ pub async fn gc(mode: Gc) -> Result<Vec<Reclaimed>, UvmError> {
 
 #[cfg(target_os = "linux")]
 mod system {
-    use uvm_image::{AgentKind, BootFiles, BootFilesOptions, Manifest};
+    use uvm_image::{BootFiles, BootFilesOptions, GivenBootFiles, Manifest};
     use uvm_platform::spec::GuestAgent;
 
     use super::{Arc, BootDirectory, BootInfo, Cause, Gc, Path, Platform, PlatformError, Reclaimed};
@@ -96,18 +96,19 @@ mod system {
     pub(crate) fn boot_directory(directory: Option<&Path>) -> Result<BootDirectory, Cause> {
         let files = match directory {
             None => BootFiles::ensure(&BootFilesOptions::from_env()?)?,
-            Some(path) if path.join(Manifest::FILE).exists() => BootFiles::open(path)?,
+            Some(path) if path.join(Manifest::FILE).exists() => match GivenBootFiles::open(path)? {
+                Some(given) => {
+                    let info = BootInfo { agent: GuestAgent::Original, kernel_hz: given.kernel_hz };
+                    return Ok(BootDirectory { path: path.to_owned(), info, hold: None });
+                }
+                None => BootFiles::open(path)?,
+            },
             // Files without a description: they are taken for this project's.
             Some(path) => {
                 return Ok(BootDirectory { path: path.to_owned(), info: BootInfo::default(), hold: None });
             }
         };
-        let manifest = files.manifest();
-        let agent = match manifest.agent.kind {
-            AgentKind::Original => GuestAgent::Original,
-            AgentKind::Ours => GuestAgent::Ours,
-        };
-        let info = BootInfo { agent, kernel_hz: manifest.kernel.hz };
+        let info = BootInfo { agent: GuestAgent::Ours, kernel_hz: files.manifest().kernel.hz };
         Ok(BootDirectory { path: files.dir().to_owned(), info, hold: Some(Box::new(files)) })
     }
 }

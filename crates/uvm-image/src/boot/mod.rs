@@ -11,6 +11,7 @@
 
 mod build;
 mod entries;
+mod given;
 mod options;
 
 use std::fs::File;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::FlockOperation;
 
 pub use entries::BootFilesEntry;
+pub use given::GivenBootFiles;
 pub use options::BootFilesOptions;
 
 use crate::data_dir::DataDir;

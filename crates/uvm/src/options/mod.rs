@@ -94,8 +94,9 @@ pub struct LcowOptions {
     pub console: Console,
     /// SCSI controllers of 64 disks each, 0 to [`MAX_SCSI_CONTROLLERS`]. Default: 1.
     pub scsi_controllers: u32,
-    /// A device for virtual sockets (vsock): programs in the guest dial the ports that
-    /// [`UtilityVm::listen`](crate::UtilityVm::listen) opens, and no others. Default: false.
+    /// A device for virtual sockets (vsock) from boot on, which the original's agent always has. A VM without one gets it
+    /// when a service needs it: see [`update_hvsocket_service`](crate::UtilityVm::update_hvsocket_service), which also says
+    /// who may use which port. Default: false.
     pub virtual_sockets: bool,
     /// Memory-backed devices, 0 to [`MAX_VPMEM_COUNT`]. Default: 64.
     pub vpmem_devices: u32,

@@ -11,6 +11,7 @@ use uvm_platform::{Deadlines, ExitStatus, LastWords, PlatformError, PlatformVm, 
 use uvm_wire::ContainerId;
 use uvm_wire::system::ShutdownGraceful;
 
+use super::sockets::Change;
 use super::start::{Failed, Guest, Interruption, SETTLE, Start};
 use super::state::{Ask, Phase, Refusal, Verdict, admit};
 use crate::bridge::{BridgeClosed, BridgeError};
@@ -34,6 +35,7 @@ pub(crate) enum Request {
     Shutdown(Answer),
     Terminate(Answer),
     Close(Answer),
+    Sockets(Change, Answer),
 }
 
 /// What operations report.
@@ -135,6 +137,7 @@ impl Driver {
             Request::Shutdown(_) => (Ask::Shutdown, "shut down"),
             Request::Terminate(_) => (Ask::Terminate, "terminate"),
             Request::Close(_) => (Ask::Close, "close"),
+            Request::Sockets(change, _) => (Ask::Plug, change.intent()),
         };
         match admit(self.phase(), ask) {
             Verdict::Go => self.perform(request, intent),
@@ -171,6 +174,10 @@ impl Driver {
                     answer(reply, terminated.map_err(operation));
                 }));
             }
+            Request::Sockets(change, reply) => self.vm.spawn(Box::pin(async move {
+                let changed = on_host(&*vm, intent, Change::limit(&deadlines), change.make(&*vm)).await;
+                answer(reply, changed.map_err(operation));
+            })),
             Request::Shutdown(reply) => self.begin_shutdown(reply),
             Request::Close(reply) => self.begin_close(reply),
         }
@@ -374,7 +381,8 @@ impl Request {
             | Self::Resume(reply)
             | Self::Shutdown(reply)
             | Self::Terminate(reply)
-            | Self::Close(reply) => reply,
+            | Self::Close(reply)
+            | Self::Sockets(_, reply) => reply,
         }
     }
 }

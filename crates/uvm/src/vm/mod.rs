@@ -3,6 +3,7 @@
 mod background;
 mod create;
 mod driver;
+mod sockets;
 mod start;
 mod state;
 
@@ -11,10 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use uvm_platform::{
-    Accelerator, Deadlines, ExitStatus, GuestListener, GuestStream, LastWords, Platform, PlatformVm, Port, UvmId,
-    VmProperties,
-};
+use uvm_platform::{Accelerator, Deadlines, ExitStatus, LastWords, Platform, PlatformVm, UvmId, VmProperties};
 use uvm_wire::ContainerId;
 use uvm_wire::negotiate::{Capabilities, GuestOs};
 use uvm_wire::ports::FIRST_STDIO_PORT;
@@ -262,35 +260,6 @@ impl UtilityVm {
     /// then the container is undone, and its id free, once the guest does. [`UvmError::Refused`], [`UvmError::Exited`].
     pub async fn create_container(&self, id: &str, specification: &str) -> Result<Container, UvmError> {
         container::create(self, id, specification).await
-    }
-
-    /// Lets programs in the guest dial `port` of the host (context id 2) by a virtual socket, until what is returned is
-    /// dropped. Ports nobody listens on are refused. Any program in the guest may dial: ask it who it is.
-    ///
-    /// # Errors
-    /// [`UvmError::Operation`]: the VM has no [`virtual_sockets`](LcowOptions::virtual_sockets), or the port is taken.
-    pub fn listen(&self, port: u32) -> Result<GuestListener, UvmError> {
-        let intent = "listen for programs in";
-        self.inner.vm.listen_socket(Port(port)).map_err(|source| UvmError::Operation {
-            id: self.inner.id.clone(),
-            intent,
-            source,
-        })
-    }
-
-    /// Dials a program in the guest that listens on `port` of a virtual socket. Waits at most
-    /// [`stdio_dial`](Deadlines::stdio_dial). Cancel-safe.
-    ///
-    /// # Errors
-    /// [`UvmError::Operation`]: the VM has no [`virtual_sockets`](LcowOptions::virtual_sockets), nobody listens there, or
-    /// the guest does not answer. [`UvmError::Refused`], [`UvmError::Exited`].
-    pub async fn dial(&self, port: u32) -> Result<GuestStream, UvmError> {
-        let intent = "dial a program in";
-        self.inner.guest(intent)?;
-        let (vm, limit) = (Arc::clone(&self.inner.vm), self.inner.deadlines.stdio_dial);
-        let dialled = async move { driver::on_host(&*vm, intent, limit, vm.dial_socket(Port(port))).await };
-        let dialled = self.inner.run_while_wanted(dialled).await?;
-        dialled.map_err(|source| UvmError::Operation { id: self.inner.id.clone(), intent, source })
     }
 
     /// What the guest's agent and every process in the VM are doing, as text. Empty if the agent cannot tell.

@@ -34,6 +34,8 @@ pub(crate) enum Ask {
     Use,
     /// Pause, resume: the host only.
     Host,
+    /// Give the VM a device or take one, before its guest boots or while it runs.
+    Plug,
     Shutdown,
     Terminate,
     Close,
@@ -94,20 +96,21 @@ pub(crate) fn admit(phase: Phase, ask: Ask) -> Verdict {
         (Phase::Created, Ask::Start) => Go,
         (Phase::Starting | Phase::Running | Phase::Broken, Ask::Start) => Refuse(Refusal::AlreadyStarted),
 
-        (Phase::Running, Ask::Use | Ask::Host | Ask::Shutdown) => Go,
+        (Phase::Running, Ask::Use | Ask::Host | Ask::Plug | Ask::Shutdown) => Go,
         (Phase::Broken, Ask::Host) => Go,
+        (Phase::Created, Ask::Plug) => Go,
         (Phase::Created, Ask::Use | Ask::Host | Ask::Shutdown) => Refuse(Refusal::NotStarted),
-        (Phase::Starting, Ask::Use | Ask::Host | Ask::Shutdown) => Refuse(Refusal::Starting),
-        (Phase::Broken, Ask::Use | Ask::Shutdown) => Refuse(Refusal::Broken),
+        (Phase::Starting, Ask::Use | Ask::Host | Ask::Plug | Ask::Shutdown) => Refuse(Refusal::Starting),
+        (Phase::Broken, Ask::Use | Ask::Plug | Ask::Shutdown) => Refuse(Refusal::Broken),
 
         (Phase::Created | Phase::Starting | Phase::Running | Phase::Broken, Ask::Terminate | Ask::Close) => Go,
 
-        (Phase::Ended, Ask::Start | Ask::Use | Ask::Host) => Refuse(Refusal::Ended),
+        (Phase::Ended, Ask::Start | Ask::Use | Ask::Host | Ask::Plug) => Refuse(Refusal::Ended),
         (Phase::Ended | Phase::Closing | Phase::Closed, Ask::Shutdown | Ask::Terminate) => Done,
         (Phase::Ended, Ask::Close) => Go,
         (Phase::Closing, Ask::Close) => Join,
         (Phase::Closed, Ask::Close) => Done,
-        (Phase::Closing | Phase::Closed, Ask::Start | Ask::Use | Ask::Host) => Refuse(Refusal::Closed),
+        (Phase::Closing | Phase::Closed, Ask::Start | Ask::Use | Ask::Host | Ask::Plug) => Refuse(Refusal::Closed),
     }
 }
 
@@ -120,20 +123,21 @@ mod tests {
         use Phase::{Broken, Closed, Closing, Created, Ended, Running, Starting};
         use Refusal as R;
         use Verdict::{Done, Go, Join, Refuse};
-        // Columns: start, use, host, shutdown, terminate, close.
+        // Columns: start, use, host, plug, shutdown, terminate, close.
+        let refused =
+            |start: R, other: R| [Refuse(start), Refuse(other), Refuse(other), Refuse(other), Refuse(other), Go, Go];
+        let not_started = Refuse(R::NotStarted);
+        let closed = Refuse(R::Closed);
         let table = [
-            (Created, [Go, Refuse(R::NotStarted), Refuse(R::NotStarted), Refuse(R::NotStarted), Go, Go]),
-            (
-                Starting,
-                [Refuse(R::AlreadyStarted), Refuse(R::Starting), Refuse(R::Starting), Refuse(R::Starting), Go, Go],
-            ),
-            (Running, [Refuse(R::AlreadyStarted), Go, Go, Go, Go, Go]),
-            (Broken, [Refuse(R::AlreadyStarted), Refuse(R::Broken), Go, Refuse(R::Broken), Go, Go]),
-            (Ended, [Refuse(R::Ended), Refuse(R::Ended), Refuse(R::Ended), Done, Done, Go]),
-            (Closing, [Refuse(R::Closed), Refuse(R::Closed), Refuse(R::Closed), Done, Done, Join]),
-            (Closed, [Refuse(R::Closed), Refuse(R::Closed), Refuse(R::Closed), Done, Done, Done]),
+            (Created, [Go, not_started, not_started, Go, not_started, Go, Go]),
+            (Starting, refused(R::AlreadyStarted, R::Starting)),
+            (Running, [Refuse(R::AlreadyStarted), Go, Go, Go, Go, Go, Go]),
+            (Broken, [Refuse(R::AlreadyStarted), Refuse(R::Broken), Go, Refuse(R::Broken), Refuse(R::Broken), Go, Go]),
+            (Ended, [Refuse(R::Ended), Refuse(R::Ended), Refuse(R::Ended), Refuse(R::Ended), Done, Done, Go]),
+            (Closing, [closed, closed, closed, closed, Done, Done, Join]),
+            (Closed, [closed, closed, closed, closed, Done, Done, Done]),
         ];
-        let asks = [Ask::Start, Ask::Use, Ask::Host, Ask::Shutdown, Ask::Terminate, Ask::Close];
+        let asks = [Ask::Start, Ask::Use, Ask::Host, Ask::Plug, Ask::Shutdown, Ask::Terminate, Ask::Close];
         for (phase, row) in table {
             for (ask, verdict) in asks.into_iter().zip(row) {
                 assert_eq!(admit(phase, ask), verdict, "{phase:?} {ask:?}");
