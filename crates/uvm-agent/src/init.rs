@@ -145,7 +145,8 @@ fn close_on_exec() {
 }
 
 /// What the VM has besides its transport and can wait for.
-const LATER: [&str; 5] = ["pvpanic", "balloon", "rng", "scsi", "power"];
+/// Devices for virtual sockets may be plugged in at any time.
+const LATER: [&str; 6] = ["vsock", "pvpanic", "balloon", "rng", "scsi", "power"];
 /// Programs that the host starts at once come first.
 const LATER_AFTER: Duration = Duration::from_secs(2);
 
