@@ -64,6 +64,10 @@ pub(crate) struct RunArgs {
     pub(crate) name: Option<uvm::UvmId>,
     #[command(flatten)]
     pub(crate) boot: BootArgs,
+    /// The command that the guest's init runs, which is to be an agent
+    /// [default: /bin/gcs -v4 -log-format json -loglevel LEVEL].
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) agent_cmdline: Option<String>,
     /// Add a word to the kernel's command line. May be repeated.
     #[arg(long = "kernel-arg", value_name = "WORD", allow_hyphen_values = true)]
     pub(crate) kernel_args: Vec<String>,

@@ -142,6 +142,7 @@ async fn prepare(args: &RunArgs) -> anyhow::Result<Prepared> {
     options.id.clone_from(&args.name);
     options.owner = Some("uvm run".into());
     options.virtual_sockets = !args.virtual_sockets.is_empty();
+    options.exec_command_line.clone_from(&args.agent_cmdline);
     options.kernel_boot_options = args.kernel_args.join(" ");
     if let Some(path) = &args.console {
         let path = if path.as_os_str() == "-" { "/dev/stderr".into() } else { std::path::absolute(path)? };
@@ -156,7 +157,7 @@ async fn in_vm(vm: &UtilityVm, args: &RunArgs, passing: &Passing) -> End {
     let tty = args.tty || (interactive && !args.no_tty);
     let spec = spec(args, tty);
     // Before the command can dial; until this function ends.
-    let _sockets = match Sockets::open(vm, &args.virtual_sockets) {
+    let _sockets = match Sockets::open(vm, &args.virtual_sockets).await {
         Ok(sockets) => sockets,
         Err(e) => return End::failed(&e),
     };

@@ -4,11 +4,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use uvm::{GuestListener, UtilityVm, UvmError};
+use uvm::{GuestListener, HvSocketServiceConfig, HvSocketServiceId, UtilityVm, UvmError};
 
 use crate::args::VirtualSocket;
 use crate::report;
@@ -20,12 +21,25 @@ pub(crate) struct Sockets {
 
 impl Sockets {
     /// Lets the guest's programs dial the ports from now on.
-    pub(crate) fn open(vm: &UtilityVm, wanted: &[VirtualSocket]) -> Result<Self, UvmError> {
+    pub(crate) async fn open(vm: &UtilityVm, wanted: &[VirtualSocket]) -> Result<Self, UvmError> {
+        if !wanted.is_empty() {
+            raise_descriptor_limit();
+        }
         let mut ports = JoinSet::new();
         for VirtualSocket { port, socket } in wanted {
+            let service = HvSocketServiceId::of_port(*port);
+            vm.update_hvsocket_service(&service, &HvSocketServiceConfig::guest_dials()).await?;
             ports.spawn(serve(vm.listen(*port)?, socket.clone()));
         }
         Ok(Self { _ports: ports })
+    }
+}
+
+/// Each connection takes a descriptor, and the usual limit is 1024: takes as many as this program may have.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::debug!(error = %e, "the limit of open files stays as it is");
     }
 }
 

@@ -10,5 +10,6 @@ mod lifecycle;
 mod owner;
 mod process;
 mod readme;
+mod services;
 mod sockets;
 mod streams;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use uvm::{GuestStream, ProcessExit, ProcessSpec, UtilityVm};
+use uvm::{GuestStream, HvSocketServiceConfig, HvSocketServiceId, Output, ProcessExit, ProcessSpec, UtilityVm};
 use uvm_testkit::{TestResult, TestVm};
 
 use crate::cli::built;
@@ -14,8 +14,18 @@ fn block() -> Vec<u8> {
     (0..64 * 1024u32).map(|at| (at % 251) as u8).collect()
 }
 
+/// A VM with virtual sockets, and the guest's program in it, which may use its ports.
 async fn vm(name: &str) -> TestResult<TestVm> {
     let vm = TestVm::builder(name).with(|options| options.virtual_sockets = true).boot().await?;
+    install(&vm).await?;
+    for port in [5000, 5001, 6000, 6001] {
+        vm.update_hvsocket_service(&HvSocketServiceId::of_port(port), &HvSocketServiceConfig::both_dial()).await?;
+    }
+    Ok(vm)
+}
+
+/// Puts the guest's program into the guest.
+pub(crate) async fn install(vm: &UtilityVm) -> TestResult {
     let program = built("../x86_64-unknown-linux-musl/agent/uvm-test-guest", "cargo xtask ci")?;
     let install = "cat > /tmp/guest && chmod +x /tmp/guest";
     let mut process = vm.create_process(&ProcessSpec::new(["sh", "-c", install]).with_stdin()).await?;
@@ -23,13 +33,18 @@ async fn vm(name: &str) -> TestResult<TestVm> {
     stdin.write_all(&std::fs::read(program)?).await?;
     stdin.finish().await?;
     assert_eq!(process.wait().await?, ProcessExit::Code(0));
-    Ok(vm)
+    Ok(())
+}
+
+/// Runs a command in the guest to its end.
+pub(crate) async fn output_of(vm: &UtilityVm, command: &[&str]) -> TestResult<Output> {
+    Ok(vm.create_process(&ProcessSpec::new(command.iter().copied())).await?.output().await?)
 }
 
 /// Runs the program in the guest; gives what it printed.
-async fn run(vm: &UtilityVm, arguments: &[&str]) -> TestResult<String> {
-    let command = ["/tmp/guest"].iter().chain(arguments).copied();
-    let output = vm.create_process(&ProcessSpec::new(command)).await?.output().await?;
+pub(crate) async fn run(vm: &UtilityVm, arguments: &[&str]) -> TestResult<String> {
+    let command: Vec<_> = ["/tmp/guest"].iter().chain(arguments).copied().collect();
+    let output = output_of(vm, &command).await?;
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.exit, ProcessExit::Code(0), "{said}");
     Ok(text(&output.stdout).to_owned())
