@@ -23,7 +23,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     Doctor(DoctorArgs),
     /// Make, list and remove what guests boot from.
     #[command(subcommand)]
