@@ -2,11 +2,23 @@
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Host, about, message, read_all, soon};
+use crate::support::{Host, Over, about, message, over_each_link, read_all, soon};
 
-#[tokio::test]
-async fn a_process_has_its_arguments_environment_directory_and_streams() {
-    let mut host = Host::negotiated().await;
+over_each_link! {
+    a_process_has_its_arguments_environment_directory_and_streams
+    a_command_line_is_split_by_the_rules_of_a_shell
+    a_directory_that_is_not_absolute_is_below_the_root
+    streams_that_are_not_asked_for_are_closed_whatever_their_ports
+    a_console_is_a_terminal_of_the_size_that_was_given
+    a_terminal_that_the_host_reads_no_more_keeps_nobody_from_ending
+    what_cannot_start_fails_with_its_errno
+    what_names_no_program_does_not_decode
+    a_stream_that_the_host_does_not_accept_fails_the_request
+    a_process_of_the_vm_may_be_asked_for_under_a_containers_name
+}
+
+async fn a_process_has_its_arguments_environment_directory_and_streams(over: Over) {
+    let mut host = Host::negotiated(over).await;
     let (stdin, stdout, stderr) = (host.listen(0x4000_0001), host.listen(0x4000_0002), host.listen(0x4000_0003));
     host.send(&message("01 05 10 10 | 08 02 00 00 | 01 00 00 00 00 00 00 00", r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","Settings":{"ProcessParameters":"{\"CommandArgs\":[\"/bin/sh\",\"-c\",\"pwd; echo $0 $A; env | sort; cat; echo wrong >&2; exit 42\",\"zero\"],\"WorkingDirectory\":\"/usr\",\"Environment\":{\"A\":\"b c\",\"PATH\":\"/usr/bin:/bin\"},\"CreateStdInPipe\":true,\"CreateStdOutPipe\":true,\"CreateStdErrPipe\":true}","VsockStdioRelaySettings":{"StdIn":1073741825,"StdOut":1073741826,"StdErr":1073741827}}}"#)).await;
     let mut input = soon(stdin).await.expect("joined");
@@ -24,36 +36,32 @@ async fn a_process_has_its_arguments_environment_directory_and_streams() {
     .await;
 }
 
-#[tokio::test]
-async fn a_command_line_is_split_by_the_rules_of_a_shell() {
-    let mut host = Host::negotiated().await;
+async fn a_command_line_is_split_by_the_rules_of_a_shell(over: Over) {
+    let mut host = Host::negotiated(over).await;
     let stdout = host.listen(0x4000_0001);
     host.send(&message("01 05 10 10 | 18 01 00 00 | 01 00 00 00 00 00 00 00", r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","Settings":{"ProcessParameters":"{\"CommandLine\":\"printf '%s|' 'a b' c\\\\ d\",\"CreateStdOutPipe\":true}","VsockStdioRelaySettings":{"StdOut":1073741825}}}"#)).await;
     host.expect_process(1).await;
     assert_eq!(read_all(stdout).await, "a b|c d|");
 }
 
-#[tokio::test]
-async fn a_directory_that_is_not_absolute_is_below_the_root() {
-    let mut host = Host::negotiated().await;
+async fn a_directory_that_is_not_absolute_is_below_the_root(over: Over) {
+    let mut host = Host::negotiated(over).await;
     let stdout = host.listen(0x4000_0001);
     host.send(&message("01 05 10 10 | 24 01 00 00 | 01 00 00 00 00 00 00 00", r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","Settings":{"ProcessParameters":"{\"CommandArgs\":[\"bin/pwd\"],\"WorkingDirectory\":\"usr\",\"CreateStdOutPipe\":true}","VsockStdioRelaySettings":{"StdOut":1073741825}}}"#)).await;
     host.expect_process(1).await;
     assert_eq!(read_all(stdout).await, "/usr\n");
 }
 
-#[tokio::test]
-async fn streams_that_are_not_asked_for_are_closed_whatever_their_ports() {
-    let mut host = Host::negotiated().await;
+async fn streams_that_are_not_asked_for_are_closed_whatever_their_ports(over: Over) {
+    let mut host = Host::negotiated(over).await;
     let stdout = host.listen(0x4000_0002);
     host.send(&message("01 05 10 10 | 6f 01 00 00 | 01 00 00 00 00 00 00 00", r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","Settings":{"ProcessParameters":"{\"CommandArgs\":[\"sh\",\"-c\",\"for n in 0 1 2; do test -e /proc/$$/fd/$n && echo $n; done\"],\"CreateStdOutPipe\":true}","VsockStdioRelaySettings":{"StdIn":1073741825,"StdOut":1073741826,"StdErr":1073741827}}}"#)).await;
     host.expect_process(1).await;
     assert_eq!(read_all(stdout).await, "1\n");
 }
 
-#[tokio::test]
-async fn a_console_is_a_terminal_of_the_size_that_was_given() {
-    let mut host = Host::negotiated().await;
+async fn a_console_is_a_terminal_of_the_size_that_was_given(over: Over) {
+    let mut host = Host::negotiated(over).await;
     let (stdin, stdout) = (host.listen(0x4000_0001), host.listen(0x4000_0002));
     host.send(&message("01 05 10 10 | ee 01 00 00 | 01 00 00 00 00 00 00 00", r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","Settings":{"ProcessParameters":"{\"CommandArgs\":[\"sh\",\"-c\",\"trap 'stty size; exit 7' WINCH; stty -echo; test -t 0 \\u0026\\u0026 test -t 2 \\u0026\\u0026 stty size; while :; do read line; done\"],\"EmulateConsole\":true,\"CreateStdInPipe\":true,\"CreateStdOutPipe\":true,\"ConsoleSize\":[30,90]}","VsockStdioRelaySettings":{"StdIn":1073741825,"StdOut":1073741826}}}"#)).await;
     let _input = soon(stdin).await.expect("joined");
@@ -79,9 +87,8 @@ async fn a_console_is_a_terminal_of_the_size_that_was_given() {
     .await;
 }
 
-#[tokio::test]
-async fn a_terminal_that_the_host_reads_no_more_keeps_nobody_from_ending() {
-    let mut host = Host::negotiated().await;
+async fn a_terminal_that_the_host_reads_no_more_keeps_nobody_from_ending(over: Over) {
+    let mut host = Host::negotiated(over).await;
     let (stdin, stdout) = (host.listen(0x4000_0001), host.listen(0x4000_0002));
     host.send(&message("01 05 10 10 | 7e 01 00 00 | 01 00 00 00 00 00 00 00", r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","Settings":{"ProcessParameters":"{\"CommandArgs\":[\"sh\",\"-c\",\"read line; head -c 1000000 /dev/zero; exit 5\"],\"EmulateConsole\":true,\"CreateStdInPipe\":true,\"CreateStdOutPipe\":true}","VsockStdioRelaySettings":{"StdIn":1073741825,"StdOut":1073741826}}}"#)).await;
     let mut input = soon(stdin).await.expect("joined");
@@ -96,9 +103,8 @@ async fn a_terminal_that_the_host_reads_no_more_keeps_nobody_from_ending() {
     .await;
 }
 
-#[tokio::test]
-async fn what_cannot_start_fails_with_its_errno() {
-    let mut host = Host::negotiated().await;
+async fn what_cannot_start_fails_with_its_errno(over: Over) {
+    let mut host = Host::negotiated(over).await;
     for (request, errno) in [
         (
             message(
@@ -135,9 +141,8 @@ async fn what_cannot_start_fails_with_its_errno() {
     }
 }
 
-#[tokio::test]
-async fn what_names_no_program_does_not_decode() {
-    let mut host = Host::negotiated().await;
+async fn what_names_no_program_does_not_decode(over: Over) {
+    let mut host = Host::negotiated(over).await;
     for request in [
         message(
             "01 05 10 10 | bd 00 00 00 | 01 00 00 00 00 00 00 00",
@@ -165,9 +170,8 @@ async fn what_names_no_program_does_not_decode() {
     }
 }
 
-#[tokio::test]
-async fn a_stream_that_the_host_does_not_accept_fails_the_request() {
-    let mut host = Host::negotiated().await;
+async fn a_stream_that_the_host_does_not_accept_fails_the_request(over: Over) {
+    let mut host = Host::negotiated(over).await;
     let _stdout = host.listen(0x4000_0001);
     host.send(&message("01 05 10 10 | 37 01 00 00 | 01 00 00 00 00 00 00 00", r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","Settings":{"ProcessParameters":"{\"CommandArgs\":[\"/bin/true\"],\"CreateStdOutPipe\":true,\"CreateStdErrPipe\":true}","VsockStdioRelaySettings":{"StdOut":1073741825,"StdErr":1073741826}}}"#)).await;
     host.expect_failure(0x2010_0501, 1, 0x8000_4005).await;
@@ -176,9 +180,8 @@ async fn a_stream_that_the_host_does_not_accept_fails_the_request() {
     host.expect_failure(0x2010_0501, 2, 0x8000_4005).await;
 }
 
-#[tokio::test]
-async fn a_process_of_the_vm_may_be_asked_for_under_a_containers_name() {
-    let mut host = Host::negotiated().await;
+async fn a_process_of_the_vm_may_be_asked_for_under_a_containers_name(over: Over) {
+    let mut host = Host::negotiated(over).await;
     host.send(&message("01 05 10 10 | d6 00 00 00 | 01 00 00 00 00 00 00 00", r#"{"ContainerId":"c1","ActivityId":"00000000-0000-0000-0000-000000000000","Settings":{"ProcessParameters":"{\"CommandArgs\":[\"/bin/false\"],\"CreateInUtilityVM\":true}","VsockStdioRelaySettings":{}}}"#)).await;
     let process = host.expect_process(1).await;
     // It is waited for with the id of the VM, whatever id started it.

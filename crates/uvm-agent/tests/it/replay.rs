@@ -12,9 +12,14 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
-use uvm_mux::MuxStream;
 
-use crate::support::{Host, Message, soon};
+use crate::support::Stream as HostStream;
+use crate::support::{Host, Message, Over, over_each_link, soon};
+
+over_each_link! {
+    the_host_of_january_2021_gets_what_it_got_then
+    the_host_of_august_2026_gets_what_it_got_then
+}
 
 /// What cannot be replayed yet, and why.
 const NOT_YET: [(&str, &str); 4] = [
@@ -83,8 +88,8 @@ struct Replay {
 }
 
 enum Stream {
-    Listening(JoinHandle<MuxStream>),
-    Open(MuxStream),
+    Listening(JoinHandle<HostStream>),
+    Open(HostStream),
 }
 
 impl Replay {
@@ -157,7 +162,7 @@ impl Replay {
         }
     }
 
-    async fn stream(&mut self, event: &Event) -> &mut MuxStream {
+    async fn stream(&mut self, event: &Event) -> &mut HostStream {
         let port = event.port.expect("a port");
         let stream = match self.streams.remove(&port).expect("asked for") {
             Stream::Listening(accepting) => soon(accepting).await.expect("joined"),
@@ -213,7 +218,7 @@ fn compare_capabilities(recorded: &Value, ours: &Value) {
     }
 }
 
-async fn replay_year(year: &str) {
+async fn replay_year(year: &str, over: Over) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../uvm-wire/tests/transcripts").join(year);
     let entries = std::fs::read_dir(&folder).expect("recordings");
     let conversations: BTreeSet<String> = entries
@@ -231,7 +236,7 @@ async fn replay_year(year: &str) {
         println!("{year}/{conversation}");
         let text = std::fs::read_to_string(folder.join(conversation).with_extension("jsonl")).expect("a recording");
         let mut replay = Replay {
-            host: Host::connected().await,
+            host: Host::connected(over).await,
             streams: HashMap::new(),
             processes: BTreeMap::new(),
             early: HashMap::new(),
@@ -246,12 +251,10 @@ async fn replay_year(year: &str) {
     assert_eq!((replayed, conversations.len()), (11, 15));
 }
 
-#[tokio::test]
-async fn the_host_of_january_2021_gets_what_it_got_then() {
-    replay_year("h21-g21").await;
+async fn the_host_of_january_2021_gets_what_it_got_then(over: Over) {
+    replay_year("h21-g21", over).await;
 }
 
-#[tokio::test]
-async fn the_host_of_august_2026_gets_what_it_got_then() {
-    replay_year("h26-g26").await;
+async fn the_host_of_august_2026_gets_what_it_got_then(over: Over) {
+    replay_year("h26-g26", over).await;
 }
