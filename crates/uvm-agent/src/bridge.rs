@@ -6,17 +6,21 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use uvm_wire::call::{Done, Rpc};
+use uvm_wire::create::Create;
 use uvm_wire::execute::ExecuteProcess;
+use uvm_wire::modify::ModifySettings;
 use uvm_wire::negotiate::{
     Capabilities, GuestDefinedCapabilities, NegotiateProtocol, NegotiateProtocolReply, is_served,
 };
 use uvm_wire::ports::BRIDGE_PORT;
 use uvm_wire::process::{ResizeConsole, SignalProcess, WaitForProcess, WaitForProcessReply};
 use uvm_wire::properties::GetProperties;
-use uvm_wire::system::{DeleteContainerState, DumpStacks, DumpStacksReply, ShutdownForced, ShutdownGraceful, Start};
+use uvm_wire::system::{
+    DeleteContainerState, DumpStacks, DumpStacksReply, ShutdownForced, ShutdownGraceful, Start, UpdateContainer,
+};
 use uvm_wire::{
-    Call, ContainerId, Failure, Frame, FrameDecoder, FrameError, Guid, Hresult, MessageType, Request, SizeLimit,
-    decode_request, encode_failure, encode_response,
+    Call, ContainerId, Failure, Frame, FrameDecoder, FrameError, Guid, Hresult, MessageType, Request, RequestError,
+    SizeLimit, decode_request, encode_failure, encode_response,
 };
 
 use crate::agent::Agent;
@@ -24,14 +28,16 @@ use crate::execute::execute;
 use crate::failure::with_causes;
 use crate::flags::Level;
 use crate::link::{Link, ReadHalf, WriteHalf};
+use crate::not_yet;
+use crate::outbox::{OpenRequest, Outbox};
 use crate::process::{Exit, ProcessError};
 use crate::shutdown::{FAREWELL, Shutdown};
 use crate::stacks;
 
 /// Between a lost connection and the next attempt, as the original has it.
 const REDIAL_AFTER: Duration = Duration::from_millis(100);
-/// Answers that wait for the host to read them; further requests are not read meanwhile.
-const MAX_UNREAD: usize = 4096;
+/// Bytes of answers that wait for the host to read them; further requests are not read meanwhile.
+const MAX_UNREAD: usize = 4 << 20;
 
 /// Serves the bridge over `link` for ever: dials, serves, and dials again.
 pub async fn serve(agent: Arc<Agent>, link: Link) {
@@ -125,7 +131,7 @@ impl Connection<'_> {
         let mut buffer = vec![0; 8 * 1024];
         loop {
             let agent = self.agent;
-            let reads = agent.shutdown().is_none() && agent.outbox.len() < MAX_UNREAD;
+            let reads = agent.shutdown().is_none() && agent.outbox.bytes() < MAX_UNREAD;
             tokio::select! {
                 biased;
                 frame = agent.outbox.next() => {
@@ -158,13 +164,10 @@ impl Connection<'_> {
 
     fn receive(&mut self, frame: &Frame<'_>) {
         let (message_type, id) = (frame.header.message_type, frame.header.id);
-        if !is_served(self.version, message_type) {
-            let request = decode_request(message_type, frame.payload);
-            let activity = match &request {
-                Ok(request) => request.base.activity_id,
-                Err(e) => e.activity_id(),
-            };
-            return self.refuse(message_type, id, activity, Failure::not_implemented(message_type));
+        // The newer agents do not know `UpdateContainer`, and nobody reads the body of what nobody knows.
+        if !is_served(self.version, message_type) || message_type == MessageType::UPDATE_CONTAINER {
+            let refused = RequestError::not_served(message_type, frame.payload);
+            return self.refuse(message_type, id, refused.activity_id(), refused.failure());
         }
         match decode_request(message_type, frame.payload) {
             Ok(request) => self.handle(message_type, id, request),
@@ -187,7 +190,11 @@ impl Connection<'_> {
 
     fn handle(&mut self, message_type: MessageType, id: u64, request: Request) {
         let Request { base, call } = request;
-        let reply = Reply { agent: Arc::clone(self.agent), id, activity: base.activity_id };
+        let Some(open) = self.agent.outbox.open() else {
+            let why = format_args!("{} requests are open already, more are not taken", Outbox::MAX_OPEN);
+            return self.refuse(message_type, id, base.activity_id, Failure::plain(why));
+        };
+        let reply = Reply { agent: Arc::clone(self.agent), id, activity: base.activity_id, _open: open };
         let container = base.container_id;
         match call {
             Call::NegotiateProtocol(call) => self.negotiate(*call, id, base.activity_id),
@@ -223,8 +230,12 @@ impl Connection<'_> {
             Call::ShutdownForced(_) => self.shut_down::<ShutdownForced>(&container, Shutdown::Forced, &reply),
             Call::Start(_) => reply.send::<Start>(Ok(Done {})),
             Call::DeleteContainerState(_) => reply.send::<DeleteContainerState>(Err(no_container())),
-            // Containers, and what is plugged in for them, are not there yet; nor is what later versions add.
-            _ => self.refuse(message_type, id, reply.activity, Failure::not_implemented(message_type)),
+            Call::Create(call) => reply.send::<Create>(Err(not_yet::create(&call))),
+            Call::ModifySettings(call) => {
+                reply.send::<ModifySettings>(Err(not_yet::modify(&container, &call.modification)));
+            }
+            // Refused before it is read, see `receive`.
+            Call::UpdateContainer(_) => reply.send::<UpdateContainer>(Err(Failure::not_implemented(message_type))),
         }
     }
 
@@ -274,6 +285,8 @@ struct Reply {
     agent: Arc<Agent>,
     id: u64,
     activity: Option<Guid>,
+    /// It is owed for as long as this lives.
+    _open: OpenRequest,
 }
 
 impl Reply {

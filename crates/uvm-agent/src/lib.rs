@@ -9,7 +9,7 @@
 //! | `boot`, [`modules`], `port`, `cpus`, `loopback`, `settings` | mounts, modules, the serial port, processors, an interface |
 //! | [`link`], `carrier` | streams to the host, and what carries them |
 //! | [`agent`] | the state that outlives connections |
-//! | [`bridge`], `outbox` | a connection, and what is owed to the host |
+//! | [`bridge`], `outbox`, `not_yet` | a connection, what is owed to the host, and what is refused until it can be done |
 //! | `transports` | the serial ports that carry connections, and those that show up later |
 //! | `execute`, [`process`], `relay`, `relays` | starting processes, their table, their streams |
 //! | `host_link`, [`log`], `log_out`, `kmsg`, `standard_streams` | entropy, clock, log, and where it goes |
@@ -36,6 +36,7 @@ pub mod log;
 mod log_out;
 mod loopback;
 pub mod modules;
+mod not_yet;
 mod other;
 mod outbox;
 mod port;

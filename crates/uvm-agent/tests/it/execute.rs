@@ -2,7 +2,7 @@
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Host, Over, about, message, over_each_link, read_all, soon};
+use crate::support::{Host, Over, ZERO, about, message, over_each_link, read_all, request, soon};
 
 over_each_link! {
     a_process_has_its_arguments_environment_directory_and_streams
@@ -15,6 +15,9 @@ over_each_link! {
     what_names_no_program_does_not_decode
     a_stream_that_the_host_does_not_accept_fails_the_request
     a_process_of_the_vm_may_be_asked_for_under_a_containers_name
+    a_process_has_the_sockets_themselves_or_else_pipes
+    a_process_has_ended_though_another_holds_its_output
+    output_that_the_host_reads_no_more_is_a_broken_pipe
 }
 
 async fn a_process_has_its_arguments_environment_directory_and_streams(over: Over) {
@@ -193,4 +196,74 @@ async fn a_process_of_the_vm_may_be_asked_for_under_a_containers_name(over: Over
         r#"{"Result":0,"ActivityId":"00000000-0000-0000-0000-000000000000","ExitCode":1}"#,
     )
     .await;
+}
+
+async fn a_process_has_the_sockets_themselves_or_else_pipes(over: Over) {
+    let mut host = Host::negotiated(over).await;
+    let (stdin, stdout, stderr) = (host.listen(0x4000_0001), host.listen(0x4000_0002), host.listen(0x4000_0003));
+    let script = "for n in 0 1 2; do readlink /proc/$$/fd/$n; done; grep flags /proc/self/fdinfo/0";
+    let parameters = serde_json::json!({
+        "CommandArgs": ["sh", "-c", script],
+        "CreateStdInPipe": true, "CreateStdOutPipe": true, "CreateStdErrPipe": true,
+    });
+    host.send(&execute(1, &parameters, r#"{"StdIn":1073741825,"StdOut":1073741826,"StdErr":1073741827}"#)).await;
+    host.expect_process(1).await;
+    let _input = soon(stdin).await.expect("joined");
+    let (output, errors) = tokio::join!(read_all(stdout), read_all(stderr));
+    let [first, second, third, flags] = output.lines().collect::<Vec<_>>()[..] else { panic!("{output}") };
+    let what = match over {
+        Over::Mux => "pipe:",
+        Over::Sockets => "socket:",
+    };
+    assert!([first, second, third].iter().all(|link| link.starts_with(what)), "{output}");
+    assert_ne!(second, third, "a stream each");
+    let flags = flags.split_whitespace().nth(1).map(|octal| u32::from_str_radix(octal, 8));
+    assert_eq!(flags.expect("a number").expect("octal") & 0o4000, 0, "programs expect that it blocks: {output}");
+    assert_eq!(errors, "");
+}
+
+async fn a_process_has_ended_though_another_holds_its_output(over: Over) {
+    let mut host = Host::negotiated(over).await;
+    let stdout = host.listen(0x4000_0001);
+    let parameters = serde_json::json!({
+        "CommandArgs": ["sh", "-c", "sleep 1000 & echo $!; exit 4"], "CreateStdOutPipe": true,
+    });
+    host.send(&execute(1, &parameters, r#"{"StdOut":1073741825}"#)).await;
+    let process = host.expect_process(1).await;
+    let mut output = soon(stdout).await.expect("joined");
+    host.send(&about(process, "01 06 10 10 | aa 00 00 00 | 02 00 00 00 00 00 00 00", r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","ProcessId":$PID,"TimeoutInMs":4294967295}"#)).await;
+    host.expect(
+        "01 06 10 20 | 5d 00 00 00 | 02 00 00 00 00 00 00 00",
+        r#"{"Result":0,"ActivityId":"00000000-0000-0000-0000-000000000000","ExitCode":4}"#,
+    )
+    .await;
+    let mut line = [0; 64];
+    let count = soon(output.read(&mut line)).await.expect("read");
+    let holder: i32 = std::str::from_utf8(&line[..count]).expect("text").trim().parse().expect("a number");
+    // Its end is the end of the stream, and was not before.
+    let holder = rustix::process::Pid::from_raw(holder).expect("a process");
+    rustix::process::test_kill_process(holder).expect("it runs");
+    rustix::process::kill_process(holder, rustix::process::Signal::KILL).expect("killed");
+    assert_eq!(soon(output.read(&mut line)).await.expect("end of file"), 0);
+}
+
+async fn output_that_the_host_reads_no_more_is_a_broken_pipe(over: Over) {
+    let mut host = Host::negotiated(over).await;
+    let stdout = host.listen(0x4000_0001);
+    let parameters = serde_json::json!({ "CommandArgs": ["sh", "-c", "exec cat /dev/zero"], "CreateStdOutPipe": true });
+    host.send(&execute(1, &parameters, r#"{"StdOut":1073741825}"#)).await;
+    let process = host.expect_process(1).await;
+    drop(soon(stdout).await.expect("joined"));
+    host.send(&about(process, "01 06 10 10 | aa 00 00 00 | 02 00 00 00 00 00 00 00", r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","ProcessId":$PID,"TimeoutInMs":4294967295}"#)).await;
+    let answer = host.receive().await.json();
+    assert_eq!(answer["Signal"], 13, "{answer}");
+}
+
+/// A request for a process of the VM.
+fn execute(id: u64, parameters: &serde_json::Value, ports: &str) -> Vec<u8> {
+    let parameters = serde_json::Value::String(parameters.to_string());
+    let body = format!(
+        r#"{{"ContainerId":"{ZERO}","ActivityId":"{ZERO}","Settings":{{"ProcessParameters":{parameters},"VsockStdioRelaySettings":{ports}}}}}"#
+    );
+    request(0x1010_0501, id, &body)
 }

@@ -1,14 +1,14 @@
 //! What an agent does not serve, or cannot read.
 
-use crate::support::{Host, Over, message, over_each_link};
+use crate::support::{Host, Over, ZERO, message, over_each_link, request};
 
 over_each_link! {
     unknown_messages_are_answered_never_ignored
-    containers_are_not_there_yet
     a_container_that_is_not_there_is_not_found
     a_body_that_does_not_decode_fails_only_its_request
     an_activity_that_is_no_guid_is_not_repeated
     the_answer_to_a_large_request_that_does_not_decode_is_small
+    the_answer_about_a_long_name_is_small
     a_size_that_cannot_be_ends_the_connection_and_no_more
     messages_may_come_in_any_pieces
 }
@@ -41,43 +41,6 @@ async fn unknown_messages_are_answered_never_ignored(over: Over) {
     // Nobody reads the body of what nobody knows.
     host.send(&message("01 10 10 10 | 13 00 00 00 | 02 00 00 00 00 00 00 00", "\u{1}{\"")).await;
     assert_eq!(host.expect_failure(0x2010_1001, 2, 0x8000_4001).await.json().get("ActivityId"), None);
-}
-
-async fn containers_are_not_there_yet(over: Over) {
-    let mut host = Host::negotiated(over).await;
-    for (request, answer) in [
-        (
-            message(
-                "01 01 10 10 | 56 01 00 00 | 01 00 00 00 00 00 00 00",
-                r#"{"ContainerId":"c1","ActivityId":"00000000-0000-0000-0000-000000000000","ContainerConfig":"{\"SchemaVersion\":{\"Major\":2,\"Minor\":1},\"OciBundlePath\":\"/run/gcs/c/c1\",\"OciSpecification\":{\"ociVersion\":\"1.0.2\",\"process\":{\"args\":[\"sh\"],\"cwd\":\"/\"},\"root\":{\"path\":\"/run/gcs/c/c1/rootfs\"},\"linux\":{}}}"}"#,
-            ),
-            0x2010_0101,
-        ),
-        (
-            message(
-                "01 0a 10 10 | 01 01 00 00 | 01 00 00 00 00 00 00 00",
-                r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","Request":{"ResourceType":"CombinedLayers","RequestType":"Add","Settings":{"ContainerRootPath":"/run/r","Layers":[{"Path":"/run/l"}]}}}"#,
-            ),
-            0x2010_0a01,
-        ),
-        (
-            message(
-                "01 0a 10 10 | cb 00 00 00 | 01 00 00 00 00 00 00 00",
-                r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","Request":{"ResourceType":"MappedVirtualDisk","Settings":{"MountPath":"/run/d"}}}"#,
-            ),
-            0x2010_0a01,
-        ),
-        (
-            message(
-                "01 0e 10 10 | 69 00 00 00 | 01 00 00 00 00 00 00 00",
-                r#"{"ContainerId":"c1","ActivityId":"00000000-0000-0000-0000-000000000000","Resources":"{}"}"#,
-            ),
-            0x2010_0e01,
-        ),
-    ] {
-        host.send(&request).await;
-        host.expect_failure(answer, 1, 0x8000_4001).await;
-    }
 }
 
 async fn a_container_that_is_not_there_is_not_found(over: Over) {
@@ -213,6 +176,20 @@ async fn the_answer_to_a_large_request_that_does_not_decode_is_small(over: Over)
     host.send(&message("01 01 10 10 | 00 00 10 00 | 03 00 00 00 00 00 00 00", &body)).await;
     let failure = host.expect_failure(0x2010_0101, 3, 0xc037_010d).await;
     assert!(failure.bytes.len() < 16_384, "{} bytes", failure.bytes.len());
+}
+
+async fn the_answer_about_a_long_name_is_small(over: Over) {
+    let mut host = Host::negotiated(over).await;
+    for (name, code) in [("x".repeat(200_000), 0x8000_4005), ("\u{1}".repeat(50_000), 0x8000_4005)] {
+        let parameters = serde_json::json!({ "CommandArgs": [name] }).to_string();
+        let body = serde_json::json!({
+            "ContainerId": ZERO, "ActivityId": ZERO,
+            "Settings": { "ProcessParameters": parameters, "VsockStdioRelaySettings": {} },
+        });
+        host.send(&request(0x1010_0501, 3, &body.to_string())).await;
+        let failure = host.expect_failure(0x2010_0501, 3, code).await;
+        assert!(failure.bytes.len() < 40_000, "{} bytes", failure.bytes.len());
+    }
 }
 
 async fn a_size_that_cannot_be_ends_the_connection_and_no_more(over: Over) {

@@ -13,8 +13,7 @@ use serde_json::value::RawValue;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
-use crate::support::Stream as HostStream;
-use crate::support::{Host, Message, Over, over_each_link, soon};
+use crate::support::{Host, Message, Over, Stream as HostStream, over_each_link, request, soon};
 
 over_each_link! {
     the_host_of_january_2021_gets_what_it_got_then
@@ -130,9 +129,7 @@ impl Replay {
             let port = port.try_into().expect("a port");
             self.streams.insert(port, Stream::Listening(self.host.listen(port)));
         }
-        let size = u32::try_from(16 + body.len()).expect("small");
-        let header = [&event.kind.to_le_bytes()[..], &size.to_le_bytes(), &event.id.to_le_bytes()].concat();
-        self.host.send(&[&header, body.as_bytes()].concat()).await;
+        self.host.send(&request(event.kind, event.id, &body)).await;
         self.shutting_down |= event.name.starts_with("Shutdown") && json["ContainerId"] == crate::support::ZERO;
     }
 

@@ -257,7 +257,13 @@ pub(crate) fn message(header: &str, body: &str) -> Vec<u8> {
     bytes
 }
 
-/// The same with a process in the place of `$PID`, which takes ten bytes whatever its number.
+/// A request whose body is a row of a table: its header counts the bytes.
+pub(crate) fn request(kind: u32, id: u64, body: &str) -> Vec<u8> {
+    let size = u32::try_from(16 + body.len()).expect("small");
+    [&kind.to_le_bytes()[..], &size.to_le_bytes(), &id.to_le_bytes(), body.as_bytes()].concat()
+}
+
+/// A [`message`] with a process in the place of `$PID`, which takes ten bytes whatever its number.
 pub(crate) fn about(process: u32, header: &str, body: &str) -> Vec<u8> {
     message(header, &body.replace("$PID", &format!("{process:<10}")))
 }
