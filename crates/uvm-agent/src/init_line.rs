@@ -197,4 +197,11 @@ mod tests {
             assert!(error.contains(word), "{line}: {error}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn arbitrary_words_never_panic(words: Vec<String>) {
+            let _ = (InitLine::parse(&words), ExecLine::parse(&words));
+        }
+    }
 }
