@@ -190,10 +190,14 @@ impl Connection<'_> {
 
     fn handle(&mut self, message_type: MessageType, id: u64, request: Request) {
         let Request { base, call } = request;
-        let Some(open) = self.agent.outbox.open() else {
+        // What is answered at once needs no place, so that a host can always end what it waits for.
+        let takes_time = matches!(call, Call::WaitForProcess(_) | Call::ExecuteProcess(_) | Call::DumpStacks(_));
+        let open = takes_time.then(|| self.agent.outbox.open());
+        if let Some(None) = open {
             let why = format_args!("{} requests are open already, more are not taken", Outbox::MAX_OPEN);
             return self.refuse(message_type, id, base.activity_id, Failure::plain(why));
-        };
+        }
+        let open = open.flatten();
         let reply = Reply { agent: Arc::clone(self.agent), id, activity: base.activity_id, _open: open };
         let container = base.container_id;
         match call {
@@ -285,8 +289,8 @@ struct Reply {
     agent: Arc<Agent>,
     id: u64,
     activity: Option<Guid>,
-    /// It is owed for as long as this lives.
-    _open: OpenRequest,
+    /// Its place among those that take time.
+    _open: Option<OpenRequest>,
 }
 
 impl Reply {

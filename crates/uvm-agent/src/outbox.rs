@@ -19,7 +19,7 @@ struct Shared {
     answers: Mutex<VecDeque<Owed>>,
     /// Bytes of them.
     bytes: AtomicUsize,
-    /// Requests without an answer yet.
+    /// Requests that take time and have no answer yet.
     open: AtomicUsize,
     arrived: Notify,
 }
@@ -31,10 +31,10 @@ struct Owed {
 }
 
 impl Outbox {
-    /// The most requests that are worked on at a time: each may have its answer held until there is a connection again.
+    /// The most requests that take time at a time: each may have its answer held until there is a connection again.
     pub(crate) const MAX_OPEN: usize = 16 * 1024;
 
-    /// Begins to work on a request; `None` if there are too many.
+    /// Begins to work on a request that takes time; `None` if there are too many.
     pub(crate) fn open(&self) -> Option<OpenRequest> {
         let more = |open: usize| (open < Self::MAX_OPEN).then_some(open + 1);
         self.0.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;

@@ -1,6 +1,6 @@
 //! Requests about a process, and about the agent itself.
 
-use crate::support::{Host, Over, about, message, over_each_link, read_all};
+use crate::support::{Host, Over, ZERO, about, message, over_each_link, read_all, request};
 
 over_each_link! {
     a_signal_ends_a_process_and_the_wait_says_which
@@ -9,6 +9,7 @@ over_each_link! {
     processes_that_nobody_knows_are_not_found
     no_time_is_never_enough_but_a_late_wait_gets_the_code
     a_wait_keeps_nothing_else_from_being_answered
+    so_many_waits_are_taken_and_no_more
     stacks_are_dumped_whatever_the_body_and_fit_what_a_host_takes
     the_vm_itself_has_no_properties
 }
@@ -158,6 +159,32 @@ async fn a_wait_keeps_nothing_else_from_being_answered(over: Over) {
         )
         .await;
     }
+}
+
+async fn so_many_waits_are_taken_and_no_more(over: Over) {
+    const MOST: u64 = 16_384;
+    let mut host = Host::negotiated(over).await;
+    let process = sleeper(&mut host).await;
+    let wait =
+        format!(r#"{{"ContainerId":"{ZERO}","ActivityId":"{ZERO}","ProcessId":{process},"TimeoutInMs":4294967295}}"#);
+    for id in 2..MOST + 3 {
+        host.send(&request(0x1010_0601, id, &wait)).await;
+    }
+    // All but the last one wait.
+    let refused = host.expect_failure(0x2010_0601, MOST + 2, 0x8000_4005).await;
+    assert!(refused.body.contains("16384 requests are open"), "{}", refused.body);
+    // What takes no time is answered still, so that the rest can be, too.
+    let kill = format!(r#"{{"ContainerId":"{ZERO}","ActivityId":"{ZERO}","ProcessId":{process}}}"#);
+    host.send(&request(0x1010_0701, 1, &kill)).await;
+    let answer = host.receive().await;
+    assert_eq!((answer.kind, answer.json()["Result"].as_i64()), (0x2010_0701, Some(0)), "{}", answer.body);
+    let mut answered = std::collections::BTreeSet::new();
+    for _ in 0..MOST {
+        let answer = host.receive().await;
+        assert_eq!((answer.kind, answer.json()["Signal"].as_i64()), (0x2010_0601, Some(9)), "{}", answer.body);
+        answered.insert(answer.id);
+    }
+    assert_eq!(answered, (2..MOST + 2).collect());
 }
 
 async fn stacks_are_dumped_whatever_the_body_and_fit_what_a_host_takes(over: Over) {
