@@ -92,36 +92,15 @@ mod tests {
     use std::io::Read;
 
     use tokio::io::AsyncReadExt;
-    use tokio::net::UnixListener;
 
     use super::*;
     use crate::flags::{AgentFlags, Level};
-    use crate::test_link::{HostStream, link, sockets};
-
-    /// Where a host accepts connections of the log.
-    enum Listener {
-        Mux(uvm_mux::MuxListener),
-        Sockets(UnixListener),
-    }
-
-    impl Listener {
-        async fn accept(&mut self) -> HostStream {
-            match self {
-                Self::Mux(listener) => Box::new(listener.accept().await.expect("accepted")),
-                Self::Sockets(listener) => Box::new(listener.accept().await.expect("accepted").0),
-            }
-        }
-    }
+    use crate::test_link::each;
 
     #[tokio::test]
     async fn a_lost_log_connection_is_made_again_and_loses_no_entry() {
-        let (host, guest) = link().await;
-        let (over_sockets, dir) = sockets();
-        let socket = UnixListener::bind(dir.path().join("109")).expect("free");
-        for (link, mut listener) in [
-            (Link::Mux(guest), Listener::Mux(host.listen(109).expect("free"))),
-            (over_sockets, Listener::Sockets(socket)),
-        ] {
+        for (host, link) in each().await {
+            let mut listener = host.listen(109);
             let log = Log::new(&AgentFlags::default());
             tokio::spawn(send(link, 109, log.clone()));
             let mut first = listener.accept().await;

@@ -150,3 +150,56 @@ impl Given {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::flags::AgentFlags;
+    use crate::log::Log;
+    use crate::process::Reap;
+    use crate::test_link;
+
+    fn agent() -> Agent {
+        let (_, ready) = oneshot::channel();
+        let agent = Agent::new(Reap::Known, Log::new(&AgentFlags::default()), ready);
+        agent.processes().reap_on_signals().expect("watched");
+        agent
+    }
+
+    #[tokio::test]
+    async fn its_streams_are_where_the_line_says_and_end_with_it() {
+        let command = ["/bin/sh", "-c", "cat; echo wrong >&2"].map(str::to_owned);
+        for (host, link) in test_link::each().await {
+            let agent = agent();
+            let (mut input, mut both) = (host.listen(7), host.listen(8));
+            let playing_host = async {
+                let (mut input, mut both) = tokio::join!(input.accept(), both.accept());
+                input.write_all(b"typed\n").await.expect("written");
+                input.shutdown().await.expect("half-closed");
+                let mut text = String::new();
+                both.read_to_string(&mut text).await.expect("read");
+                text
+            };
+            let (text, ()) = tokio::join!(playing_host, run(&agent, &link, &command, [Some(7), Some(8), Some(8)]));
+            assert_eq!(text, "typed\nwrong\n");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_run_is_an_entry_of_the_log() {
+        for (host, link) in test_link::each().await {
+            let agent = agent();
+            let mut listener = host.listen(8);
+            let missing = ["/no/such/program".to_owned()];
+            let ((), _output) = tokio::join!(run(&agent, &link, &missing, [None, Some(8), None]), listener.accept());
+            let entry = agent.log.try_next().expect("an entry");
+            assert!(entry.contains("/no/such/program") && entry.contains("No such file"), "{entry}");
+            run(&agent, &link, &["/bin/true".to_owned()], [None, Some(9), None]).await;
+            let entry = agent.log.try_next().expect("an entry");
+            assert!(entry.contains("port 9 of the host"), "{entry}");
+        }
+    }
+}

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
 use uvm_mux::channel::SocketChannel;
-use uvm_mux::{Config, Greeting, GuestState, Mux, Role};
+use uvm_mux::{Config, Greeting, GuestState, Mux, MuxListener, Role};
 
 use crate::link::{Link, Sockets, Stream};
 
@@ -50,6 +50,45 @@ pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
+/// The host's end of either carrier.
+pub(crate) enum HostEnd {
+    Mux(Mux),
+    Sockets(TempDir),
+}
+
+impl HostEnd {
+    pub(crate) fn listen(&self, port: u32) -> Listener {
+        match self {
+            Self::Mux(mux) => Listener::Mux(mux.listen(port).expect("free")),
+            Self::Sockets(dir) => {
+                Listener::Sockets(UnixListener::bind(dir.path().join(port.to_string())).expect("free"))
+            }
+        }
+    }
+}
+
+/// A port of the host.
+pub(crate) enum Listener {
+    Mux(MuxListener),
+    Sockets(UnixListener),
+}
+
+impl Listener {
+    pub(crate) async fn accept(&mut self) -> HostStream {
+        match self {
+            Self::Mux(listener) => Box::new(listener.accept().await.expect("accepted")),
+            Self::Sockets(listener) => Box::new(listener.accept().await.expect("accepted").0),
+        }
+    }
+}
+
+/// Both ends of each carrier.
+pub(crate) async fn each() -> [(HostEnd, Link); 2] {
+    let (host, guest) = link().await;
+    let (over_sockets, dir) = sockets();
+    [(HostEnd::Mux(host), Link::Mux(guest)), (HostEnd::Sockets(dir), over_sockets)]
+}
+
 /// A stream.
 pub(crate) struct Pair {
     pub(crate) host: HostStream,
@@ -58,14 +97,12 @@ pub(crate) struct Pair {
 
 /// A stream to `port` over each carrier.
 pub(crate) async fn pairs(port: u32) -> [Pair; 2] {
-    let (host, mux) = link().await;
-    let mut listener = host.listen(port).expect("free");
-    let guest = Link::Mux(mux);
+    let [first, second] = each().await;
+    [pair(first, port).await, pair(second, port).await]
+}
+
+async fn pair((host, guest): (HostEnd, Link), port: u32) -> Pair {
+    let mut listener = host.listen(port);
     let (guest, host) = tokio::join!(guest.dial(port), listener.accept());
-    let over_mux = Pair { host: Box::new(host.expect("accepted")), guest: guest.expect("dialled") };
-    let (guest, dir) = sockets();
-    let listener = UnixListener::bind(dir.path().join(port.to_string())).expect("free");
-    let (guest, host) = tokio::join!(guest.dial(port), listener.accept());
-    let (host, _) = host.expect("accepted");
-    [over_mux, Pair { host: Box::new(host), guest: guest.expect("dialled") }]
+    Pair { host, guest: guest.expect("dialled") }
 }
