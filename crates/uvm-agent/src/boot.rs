@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rustix::mount::{MountFlags, mount};
 
-use crate::init_line::Level;
+use crate::flags::Level;
 use crate::log::Log;
 
 /// What is mounted, in order: source, target, type, flags, options.
@@ -52,16 +52,6 @@ pub(crate) fn mount_all(log: &Log) -> Result<(), MountError> {
         }
     }
     Ok(())
-}
-
-/// Vendor and device of the PCI function that carries virtual sockets. Virtio 1.2, sections 4.1.2.1 and 5.
-const VIRTUAL_SOCKETS: &str = "1af41053";
-
-/// `true` if the VM has a device for virtual sockets.
-pub(crate) fn has_virtual_sockets() -> bool {
-    // One file with a line for each function; its second word is vendor and device.
-    let functions = fs::read_to_string("/proc/bus/pci/devices").unwrap_or_default();
-    functions.lines().any(|function| function.split_whitespace().nth(1) == Some(VIRTUAL_SOCKETS))
 }
 
 /// Names in /dev that are not devices.

@@ -5,57 +5,97 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use uvm_mux::{Mux, MuxStream, Priority};
 use uvm_wire::call::{Done, Rpc};
+use uvm_wire::create::Create;
 use uvm_wire::execute::ExecuteProcess;
+use uvm_wire::modify::ModifySettings;
 use uvm_wire::negotiate::{
     Capabilities, GuestDefinedCapabilities, NegotiateProtocol, NegotiateProtocolReply, is_served,
 };
 use uvm_wire::ports::BRIDGE_PORT;
 use uvm_wire::process::{ResizeConsole, SignalProcess, WaitForProcess, WaitForProcessReply};
 use uvm_wire::properties::GetProperties;
-use uvm_wire::system::{DeleteContainerState, DumpStacks, DumpStacksReply, ShutdownForced, ShutdownGraceful, Start};
+use uvm_wire::system::{
+    DeleteContainerState, DumpStacks, DumpStacksReply, ShutdownForced, ShutdownGraceful, Start, UpdateContainer,
+};
 use uvm_wire::{
-    Call, ContainerId, Failure, Frame, FrameDecoder, FrameError, Guid, Hresult, MessageType, Request, SizeLimit,
-    decode_request, encode_failure, encode_response,
+    Call, ContainerId, Failure, Frame, FrameDecoder, FrameError, Guid, Hresult, MessageType, Request, RequestError,
+    SizeLimit, decode_request, encode_failure, encode_response,
 };
 
 use crate::agent::Agent;
 use crate::execute::execute;
-use crate::init_line::Level;
+use crate::failure::with_causes;
+use crate::flags::Level;
+use crate::link::{Link, ReadHalf, WriteHalf};
+use crate::not_yet;
+use crate::outbox::{OpenRequest, Outbox};
 use crate::process::{Exit, ProcessError};
-use crate::shutdown::Shutdown;
+use crate::shutdown::{FAREWELL, Shutdown};
 use crate::stacks;
 
 /// Between a lost connection and the next attempt, as the original has it.
 const REDIAL_AFTER: Duration = Duration::from_millis(100);
-/// Answers that wait for the host to read them; further requests are not read meanwhile.
-const MAX_UNREAD: usize = 4096;
+/// Bytes of answers that wait for the host to read them; further requests are not read meanwhile.
+const MAX_UNREAD: usize = 4 << 20;
 
-/// Serves the bridge over `mux` for ever: dials, serves, and dials again.
-pub async fn serve(agent: Arc<Agent>, mux: Mux) {
+/// Serves the bridge over `link` for ever: dials, serves, and dials again.
+pub async fn serve(agent: Arc<Agent>, link: Link) {
+    let mut refused = false;
     loop {
-        if mux.up().await.is_err() {
+        if link.up().await.is_err() {
             // This transport will not come back; another may.
             return;
         }
         // While another transport carries the bridge, this one waits.
-        if let Some(_seat) = agent.take_seat()
-            && let Ok(stream) = mux.dial(BRIDGE_PORT).await
-        {
-            stream.set_priority(Priority::Control);
-            agent.log.add(Level::Info, "bridge connected", &[]);
-            let ended = Connection { agent: &agent, mux: &mux, version: None, negotiated: None }.run(stream).await;
-            agent.outbox.connection_ended();
-            match ended {
-                Ok(()) => agent.log.add(Level::Info, "bridge closed by the host", &[]),
-                Err(e) => agent.log.error("bridge lost", &e),
+        if let Some(_seat) = agent.take_seat() {
+            match link.dial(BRIDGE_PORT).await {
+                Ok(stream) => {
+                    refused = false;
+                    stream.hurry();
+                    serve_connection(&agent, &link, stream.into_split()).await;
+                }
+                // Between two hosts nobody listens, for as long as it takes: it is said once.
+                Err(e) if !refused => {
+                    refused = true;
+                    let cause = with_causes(&e);
+                    agent.log.add(Level::Warning, "the bridge is dialled until it is taken", &[("error", &cause)]);
+                }
+                Err(_) => {}
             }
         }
         if agent.shutdown().is_some() {
             return;
         }
         tokio::time::sleep(REDIAL_AFTER).await;
+    }
+}
+
+/// Serves the bridge on one connection that is there already; streams of processes are dialled over `link`.
+pub async fn serve_once(agent: Arc<Agent>, link: Link, connection: (ReadHalf, WriteHalf)) {
+    if let Some(_seat) = agent.take_seat() {
+        serve_connection(&agent, &link, connection).await;
+    }
+}
+
+async fn serve_connection(agent: &Arc<Agent>, link: &Link, (mut read, write): (ReadHalf, WriteHalf)) {
+    agent.log.add(Level::Info, "bridge connected", &[]);
+    let mut connection = Connection { agent, link, version: None, negotiated: None };
+    let ended = connection.run(&mut read, write).await;
+    agent.outbox.connection_ended();
+    match ended {
+        Ok(Ended::ByHost) => agent.log.add(Level::Info, "bridge closed by the host", &[]),
+        Ok(Ended::Here) => {
+            // Once the host has closed its end too, it has read what was sent, here and before it elsewhere: all virtual
+            // sockets go through one queue. The multiplexer has its own way to know.
+            if matches!(link, Link::Sockets(_)) {
+                let mut nowhere = tokio::io::sink();
+                let closed = tokio::io::copy(&mut read, &mut nowhere);
+                // Whether it closed, cut the connection or did nothing in time, the VM ends.
+                let _ = tokio::time::timeout(FAREWELL, closed).await;
+            }
+        }
+        Err(e) => agent.log.error("bridge lost", &with_causes(&e)),
     }
 }
 
@@ -68,9 +108,15 @@ enum ConnectionError {
     Frame(#[from] FrameError),
 }
 
+/// Who ended a connection that came to a good end.
+enum Ended {
+    ByHost,
+    Here,
+}
+
 struct Connection<'a> {
     agent: &'a Arc<Agent>,
-    mux: &'a Mux,
+    link: &'a Link,
     /// The negotiated version of the protocol: each connection begins without one.
     version: Option<u32>,
     /// The answer that says so, while the guest is not complete.
@@ -80,17 +126,17 @@ struct Connection<'a> {
 impl Connection<'_> {
     /// Reads and writes until the host closes the connection. When the VM is to end, nothing more is read; what is owed,
     /// such as how processes ended, is still written, and the end of the connection is the answer to the wish.
-    async fn run(&mut self, stream: MuxStream) -> Result<(), ConnectionError> {
-        let (mut read, mut write) = stream.into_split();
+    async fn run(&mut self, read: &mut ReadHalf, mut write: WriteHalf) -> Result<Ended, ConnectionError> {
         let mut decoder = FrameDecoder::new(SizeLimit::FROM_HOST);
         let mut buffer = vec![0; 8 * 1024];
         loop {
             let agent = self.agent;
-            let reads = agent.shutdown().is_none() && agent.outbox.len() < MAX_UNREAD;
+            let reads = agent.shutdown().is_none() && agent.outbox.bytes() < MAX_UNREAD;
             tokio::select! {
                 biased;
                 frame = agent.outbox.next() => {
                     write.write_all(&frame).await?;
+                    write.flush().await?;
                     agent.outbox.sent();
                 }
                 () = agent.ready.wait(), if self.negotiated.is_some() => {
@@ -98,12 +144,12 @@ impl Connection<'_> {
                 }
                 () = agent.is_last_call() => {
                     write.shutdown().await?;
-                    return Ok(());
+                    return Ok(Ended::Here);
                 }
                 count = read.read(&mut buffer), if reads => {
                     let mut bytes = &buffer[..count?];
                     if bytes.is_empty() {
-                        return Ok(());
+                        return Ok(Ended::ByHost);
                     }
                     // What comes behind the wish to end is not looked at.
                     while agent.shutdown().is_none()
@@ -118,13 +164,10 @@ impl Connection<'_> {
 
     fn receive(&mut self, frame: &Frame<'_>) {
         let (message_type, id) = (frame.header.message_type, frame.header.id);
-        if !is_served(self.version, message_type) {
-            let request = decode_request(message_type, frame.payload);
-            let activity = match &request {
-                Ok(request) => request.base.activity_id,
-                Err(e) => e.activity_id(),
-            };
-            return self.refuse(message_type, id, activity, Failure::not_implemented(message_type));
+        // The newer agents do not know `UpdateContainer`, and nobody reads the body of what nobody knows.
+        if !is_served(self.version, message_type) || message_type == MessageType::UPDATE_CONTAINER {
+            let refused = RequestError::not_served(message_type, frame.payload);
+            return self.refuse(message_type, id, refused.activity_id(), refused.failure());
         }
         match decode_request(message_type, frame.payload) {
             Ok(request) => self.handle(message_type, id, request),
@@ -147,7 +190,15 @@ impl Connection<'_> {
 
     fn handle(&mut self, message_type: MessageType, id: u64, request: Request) {
         let Request { base, call } = request;
-        let reply = Reply { agent: Arc::clone(self.agent), id, activity: base.activity_id };
+        // What is answered at once needs no place, so that a host can always end what it waits for.
+        let takes_time = matches!(call, Call::WaitForProcess(_) | Call::ExecuteProcess(_) | Call::DumpStacks(_));
+        let open = takes_time.then(|| self.agent.outbox.open());
+        if let Some(None) = open {
+            let why = format_args!("{} requests are open already, more are not taken", Outbox::MAX_OPEN);
+            return self.refuse(message_type, id, base.activity_id, Failure::plain(why));
+        }
+        let open = open.flatten();
+        let reply = Reply { agent: Arc::clone(self.agent), id, activity: base.activity_id, _open: open };
         let container = base.container_id;
         match call {
             Call::NegotiateProtocol(call) => self.negotiate(*call, id, base.activity_id),
@@ -155,8 +206,8 @@ impl Connection<'_> {
                 if !container.is_uvm() && !call.settings.parameters.create_in_utility_vm {
                     return reply.send::<ExecuteProcess>(Err(no_container()));
                 }
-                let (agent, mux) = (Arc::clone(self.agent), self.mux.clone());
-                tokio::spawn(async move { reply.send::<ExecuteProcess>(execute(&agent, &mux, &call).await) });
+                let (agent, link) = (Arc::clone(self.agent), self.link.clone());
+                tokio::spawn(async move { reply.send::<ExecuteProcess>(execute(&agent, &link, &call).await) });
             }
             Call::WaitForProcess(call) => {
                 if let Err(failure) = the_vm(&container) {
@@ -183,8 +234,12 @@ impl Connection<'_> {
             Call::ShutdownForced(_) => self.shut_down::<ShutdownForced>(&container, Shutdown::Forced, &reply),
             Call::Start(_) => reply.send::<Start>(Ok(Done {})),
             Call::DeleteContainerState(_) => reply.send::<DeleteContainerState>(Err(no_container())),
-            // Containers, and what is plugged in for them, are not there yet; nor is what later versions add.
-            _ => self.refuse(message_type, id, reply.activity, Failure::not_implemented(message_type)),
+            Call::Create(call) => reply.send::<Create>(Err(not_yet::create(&call))),
+            Call::ModifySettings(call) => {
+                reply.send::<ModifySettings>(Err(not_yet::modify(&container, &call.modification)));
+            }
+            // Refused before it is read, see `receive`.
+            Call::UpdateContainer(_) => reply.send::<UpdateContainer>(Err(Failure::not_implemented(message_type))),
         }
     }
 
@@ -234,6 +289,8 @@ struct Reply {
     agent: Arc<Agent>,
     id: u64,
     activity: Option<Guid>,
+    /// Its place among those that take time.
+    _open: Option<OpenRequest>,
 }
 
 impl Reply {

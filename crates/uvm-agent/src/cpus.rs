@@ -10,7 +10,7 @@ use std::thread;
 
 use tokio::sync::oneshot;
 
-use crate::init_line::Level;
+use crate::flags::Level;
 use crate::log::Log;
 
 const CPUS: &str = "/sys/devices/system/cpu";

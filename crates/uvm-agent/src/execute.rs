@@ -3,42 +3,42 @@
 use std::collections::BTreeMap;
 use std::ffi::{CString, NulError};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::num::NonZeroU32;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::termios::Winsize;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::sync::watch;
-use uvm_mux::{Mux, MuxReadHalf, MuxStream, MuxWriteHalf};
+use uvm_mux::MuxStream;
 use uvm_wire::execute::{ConsoleSize, ExecuteProcess, ExecuteProcessReply, ProcessParameters, VsockStdio};
 use uvm_wire::{Failure, Hresult};
 
 use crate::agent::Agent;
+use crate::failure::with_causes;
+use crate::link::{self, Link, ReadHalf, Stream, WriteHalf};
 use crate::relay;
 use crate::sys::{self, Spawn, Stdio};
 use crate::words;
 
 /// Where programs are looked for when the environment does not say, and after it.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// How long the host may take to accept a standard stream.
-const DIAL_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Dials the streams that are asked for, then starts the process.
-pub(crate) async fn execute(agent: &Agent, mux: &Mux, call: &ExecuteProcess) -> Result<ExecuteProcessReply, Failure> {
+pub(crate) async fn execute(agent: &Agent, link: &Link, call: &ExecuteProcess) -> Result<ExecuteProcessReply, Failure> {
     let parameters = &call.settings.parameters;
     let command = Command::new(parameters)?;
-    let stdio = call.settings.vsock_stdio.unwrap_or_default();
-    let streams = dial(mux, parameters, &stdio).await?;
+    let ports = call.settings.vsock_stdio.unwrap_or_default();
+    let streams = dial(link, parameters, &ports).await?;
     let started = if parameters.emulate_console {
         in_terminal(agent, &command, parameters.console_size, streams)
     } else {
-        with_pipes(agent, &command, streams)
+        with_streams(agent, &command, streams)
     };
     let process_id = started.map_err(|e| command.failure(&e))?;
     Ok(ExecuteProcessReply { process_id })
@@ -142,56 +142,75 @@ fn check(path: &Path) -> io::Result<PathBuf> {
 }
 
 /// Input, output, error.
-type Streams = [Option<MuxStream>; 3];
+type Streams = [Option<Stream>; 3];
 
-/// Dials the streams that are asked for and have a port, all at once, and waits until the host has accepted them.
-async fn dial(mux: &Mux, parameters: &ProcessParameters, stdio: &VsockStdio) -> Result<Streams, Failure> {
-    let wanted = [
-        ("stdin", parameters.create_stdin_pipe, stdio.stdin),
-        ("stdout", parameters.create_stdout_pipe, stdio.stdout),
-        ("stderr", parameters.create_stderr_pipe, stdio.stderr),
-    ];
-    let mut streams = [None, None, None];
-    for (slot, (name, _, port)) in streams.iter_mut().zip(wanted).filter(|(_, (_, wanted, _))| *wanted) {
-        let port = port.ok_or_else(|| Failure::plain(format_args!("{name} is asked for, but without a port")))?.get();
-        let dialled = mux.dial_now(port).map_err(|e| Failure::plain(format_args!("{name}: port {port}: {e}")))?;
-        *slot = Some(dialled);
-    }
-    let accepted = async {
-        for (stream, (name, _, _)) in streams.iter_mut().zip(wanted) {
-            if let Some(stream) = stream {
-                stream.accepted().await.map_err(|e| Failure::plain(format_args!("{name}: {e}")))?;
-            }
+/// Dials the streams that are asked for, in this order and without one waiting for the other, until the host has accepted
+/// them.
+async fn dial(link: &Link, parameters: &ProcessParameters, ports: &VsockStdio) -> Result<Streams, Failure> {
+    let dial = async |name: &str, wanted: bool, port: Option<NonZeroU32>| {
+        if !wanted {
+            return Ok(None);
         }
-        Ok(())
+        let port = port.ok_or_else(|| Failure::plain(format_args!("{name} is asked for, but without a port")))?;
+        let dialled = link.dial(port.get()).await;
+        dialled.map(Some).map_err(|e| Failure::plain(format_args!("{name}: {}", with_causes(&e))))
     };
-    match tokio::time::timeout(DIAL_DEADLINE, accepted).await {
-        Ok(result) => result.map(|()| streams),
-        Err(_) => Err(Failure::plain(format_args!("the host did not accept a stream within {DIAL_DEADLINE:?}"))),
-    }
+    let (stdin, stdout, stderr) = tokio::try_join!(
+        dial("stdin", parameters.create_stdin_pipe, ports.stdin),
+        dial("stdout", parameters.create_stdout_pipe, ports.stdout),
+        dial("stderr", parameters.create_stderr_pipe, ports.stderr),
+    )?;
+    Ok([stdin, stdout, stderr])
 }
 
-fn with_pipes(agent: &Agent, command: &Command, streams: Streams) -> io::Result<u32> {
+/// Starts the process with the streams as its descriptors. Those that were not asked for are closed in it, over either
+/// carrier, as the originals do it.
+fn with_streams(agent: &Agent, command: &Command, streams: Streams) -> io::Result<u32> {
     let [stdin, stdout, stderr] = streams;
-    let joined = [
-        stdin.map(|stream| Joined::new(stream, End::Write)).transpose()?,
-        stdout.map(|stream| Joined::new(stream, End::Read)).transpose()?,
-        stderr.map(|stream| Joined::new(stream, End::Read)).transpose()?,
+    let given = [
+        stdin.map(|stream| Given::new(stream, End::Write)).transpose()?,
+        stdout.map(|stream| Given::new(stream, End::Read)).transpose()?,
+        stderr.map(|stream| Given::new(stream, End::Read)).transpose()?,
     ];
-    let descriptors = joined.each_ref().map(|joined| joined.as_ref().map(|joined| joined.theirs.as_fd()));
+    let descriptors = given.each_ref().map(|given| given.as_ref().map(Given::descriptor));
     // Nothing has to be drained before the end is told: the streams go on by themselves.
     let (_, drained) = watch::channel(true);
     let id = agent.processes.start(None, drained, || command.spawn(Stdio::Descriptors(descriptors)))?;
-    let [stdin, stdout, stderr] = joined;
-    if let Some(Joined { stream, ours, .. }) = stdin {
+    let [stdin, stdout, stderr] = given;
+    if let Some(Given::Pipe(Joined { stream, ours, .. })) = stdin {
         agent.relays.spawn("stdin", relay_in(stream, ours));
     }
     for (name, output) in [("stdout", stdout), ("stderr", stderr)] {
-        if let Some(Joined { stream, ours, .. }) = output {
+        if let Some(Given::Pipe(Joined { stream, ours, .. })) = output {
             agent.relays.spawn(name, relay_out(stream, ours));
         }
     }
     Ok(id)
+}
+
+/// What a process is given for a stream.
+enum Given {
+    /// A pipe, and a relay joins it with the stream.
+    Pipe(Joined),
+    /// The stream itself: a socket, whose both ends the process and the host hold, and nobody in between.
+    Socket(OwnedFd),
+}
+
+impl Given {
+    /// `end` is the end of the pipe that is ours, if it takes one.
+    fn new(stream: Stream, end: End) -> io::Result<Self> {
+        match stream {
+            Stream::Mux(stream) => Joined::new(stream, end).map(Self::Pipe),
+            Stream::Socket(socket) => link::into_descriptor(socket).map(Self::Socket),
+        }
+    }
+
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Pipe(joined) => joined.theirs.as_fd(),
+            Self::Socket(socket) => socket.as_fd(),
+        }
+    }
 }
 
 /// A stream and the pipe that joins it with a process: our end, which never blocks, and the process's.
@@ -287,12 +306,12 @@ fn in_terminal(agent: &Agent, command: &Command, size: Option<ConsoleSize>, stre
 }
 
 /// What the user types. The end of it is not the end of the terminal, so this never returns but by an error.
-async fn typed(read: MuxReadHalf, terminal: &AsyncFd<Arc<OwnedFd>>) -> io::Result<()> {
+async fn typed(read: ReadHalf, terminal: &AsyncFd<Arc<OwnedFd>>) -> io::Result<()> {
     relay::inwards_to_terminal(read, terminal).await?;
     std::future::pending().await
 }
 
-async fn end_input(mut write: MuxWriteHalf) -> io::Result<()> {
+async fn end_input(mut write: WriteHalf) -> io::Result<()> {
     write.shutdown().await
 }
 

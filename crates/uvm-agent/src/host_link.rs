@@ -1,15 +1,17 @@
-//! What happens over the transport besides the bridge: entropy, clock, log.
+//! What comes over the transport besides the bridge: entropy and the time.
 
 use std::fs::OpenOptions;
 use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, Timespec};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use uvm_mux::{HelloInfo, Link, Mux};
+use tokio::io::AsyncReadExt;
+use uvm_mux::{HelloInfo, Mux};
 
-use crate::init_line::Level;
-use crate::log::{self, Log};
+use crate::failure::with_causes;
+use crate::flags::Level;
+use crate::link::{Link, Stream};
+use crate::log::Log;
 use crate::sys;
 
 /// How long the host may take to give boot entropy.
@@ -18,19 +20,27 @@ const ENTROPY_DEADLINE: Duration = Duration::from_secs(10);
 const ENTROPY_MAX: u64 = 512;
 
 /// Reads boot entropy from `port` and gives it to the kernel.
-pub(crate) async fn read_entropy(mux: Mux, port: u32, log: Log) {
-    let read = async {
-        mux.up().await.map_err(io::Error::other)?;
-        let stream = mux.dial(port).await.map_err(io::Error::other)?;
-        let mut bytes = Vec::new();
-        stream.take(ENTROPY_MAX).read_to_end(&mut bytes).await?;
-        credit(&bytes)
+pub(crate) async fn read_entropy(link: Link, port: u32, log: Log) {
+    let attempt = async {
+        link.up().await.map_err(io::Error::other)?;
+        let stream = link.dial(port).await.map_err(io::Error::other)?;
+        credit(&read(stream).await?)
     };
     let result =
-        tokio::time::timeout(ENTROPY_DEADLINE, read).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-    if let Err(e) = result {
-        log.add(Level::Warning, "no boot entropy from the host", &[("port", &port), ("error", &e)]);
+        tokio::time::timeout(ENTROPY_DEADLINE, attempt).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    match result {
+        Ok(()) => log.add(Level::Debug, "boot entropy credited", &[("port", &port)]),
+        Err(e) => {
+            let cause = e.get_ref().map_or_else(|| e.to_string(), |e| with_causes(e));
+            log.add(Level::Warning, "no boot entropy from the host", &[("port", &port), ("error", &cause)]);
+        }
     }
+}
+
+async fn read(stream: Stream) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    stream.take(ENTROPY_MAX).read_to_end(&mut bytes).await?;
+    Ok(bytes)
 }
 
 fn credit(bytes: &[u8]) -> io::Result<()> {
@@ -42,7 +52,7 @@ fn credit(bytes: &[u8]) -> io::Result<()> {
 pub(crate) async fn follow_owner(mux: Mux, log: Log) {
     let mut link = mux.link();
     loop {
-        if matches!(*link.borrow_and_update(), Link::Up { .. })
+        if matches!(*link.borrow_and_update(), uvm_mux::Link::Up { .. })
             && let Some(hello) = mux.hello()
         {
             heed(&hello, &log);
@@ -78,46 +88,27 @@ fn correction(now: SystemTime, owner_ns: u64) -> Option<Timespec> {
     })
 }
 
-/// Between attempts to hand the log on.
-const PAUSE: Duration = Duration::from_millis(100);
-/// When nobody listens, the pause grows up to this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-
-/// Sends the log to `port`, for ever: a connection that is lost is made again, and no entry is lost with it that was not
-/// handed on.
-pub(crate) async fn send_log(mux: Mux, port: u32, log: Log) {
-    let mut pause = PAUSE;
-    loop {
-        if mux.up().await.is_err() {
-            return;
-        }
-        if let Ok(mut stream) = mux.dial(port).await {
-            pause = PAUSE;
-            loop {
-                let line = log.next().await;
-                if stream.write_all(line.as_bytes()).await.is_err() || stream.flush().await.is_err() {
-                    log.put_back(line);
-                    break;
-                }
-            }
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+/// Keeps a stream to `port` open for as long as the agent lives: a standard stream that it was given and has no use for.
+pub(crate) async fn hold(link: Link, port: u32, log: Log) {
+    if link.up().await.is_err() {
+        return;
     }
-}
-
-/// Prints the log on the console: the host wants none of it.
-pub(crate) async fn print_log(log: Log) {
-    loop {
-        log::console(log.next().await.trim_end());
+    match link.dial(port).await {
+        Ok(stream) => {
+            let _stream = stream;
+            std::future::pending::<()>().await;
+        }
+        Err(e) => log.add(Level::Warning, "a standard stream is not connected", &[("error", &with_causes(&e))]),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt;
+
     use super::*;
-    use crate::init_line::AgentFlags;
-    use crate::test_link::link;
+    use crate::flags::AgentFlags;
+    use crate::test_link;
 
     #[test]
     fn only_a_clock_that_was_stopped_is_set() {
@@ -130,28 +121,36 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lost_log_connection_is_made_again_and_loses_no_entry() {
-        let (host, guest) = link().await;
-        let log = Log::new(&AgentFlags::default());
-        let mut listener = host.listen(109).expect("free");
-        tokio::spawn(send_log(guest, 109, log.clone()));
-        let mut first = listener.accept().await.expect("accepted");
-        log.add(Level::Info, "one", &[]);
-        let mut buffer = [0; 4096];
-        let count = first.read(&mut buffer).await.expect("read");
-        assert!(String::from_utf8_lossy(&buffer[..count]).contains("one"));
-        drop(first);
-        // The entry that finds the connection cut comes on the next one.
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        log.add(Level::Info, "two", &[]);
-        log.add(Level::Info, "three", &[]);
-        let mut second = listener.accept().await.expect("accepted again");
-        let mut text = String::new();
-        while !text.contains("three") {
-            let count = second.read(&mut buffer).await.expect("read");
-            assert_ne!(count, 0);
-            text += &String::from_utf8_lossy(&buffer[..count]);
+    async fn entropy_is_read_to_its_end_over_either_carrier_and_no_further() {
+        for mut pair in test_link::pairs(1).await {
+            let host = tokio::spawn(async move {
+                // More than the protocol says, and an end that is not a close.
+                pair.host.write_all(&[7; 600]).await.expect("written");
+                pair.host
+            });
+            assert_eq!(read(pair.guest).await.expect("read"), [7; 512]);
+            drop(host.await.expect("joined"));
         }
-        assert!(text.contains("two"), "{text}");
+        for mut pair in test_link::pairs(1).await {
+            pair.host.write_all(b"short").await.expect("written");
+            pair.host.shutdown().await.expect("closed");
+            assert_eq!(read(pair.guest).await.expect("read"), b"short");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_does_not_close_or_listen_is_a_warning_and_not_the_end() {
+        let (link, dir) = test_link::sockets();
+        for (listens, cause) in [(true, "timed out"), (false, "No such file")] {
+            let log = Log::new(&AgentFlags::default());
+            let path = dir.path().join("1");
+            let listener = listens.then(|| tokio::net::UnixListener::bind(&path).expect("free"));
+            read_entropy(link.clone(), 1, log.clone()).await;
+            let entry = log.try_next().expect("a warning");
+            assert!(entry.contains("no boot entropy") && entry.contains(cause), "{entry}");
+            assert_eq!(listener.is_some(), listens);
+            // As the host's listener goes, so does its name.
+            let _ = std::fs::remove_file(&path);
+        }
     }
 }

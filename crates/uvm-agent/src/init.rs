@@ -1,25 +1,28 @@
 //! PID 1 of a VM, from its first instruction to power-off.
 
-use std::fmt::{self, Write as _};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
-use uvm_mux::Mux;
-
 use crate::agent::Agent;
 use crate::boot;
+use crate::bridge;
+use crate::carrier::{self, Carrier};
 use crate::cpus;
+use crate::failure::{Fatal, with_causes};
+use crate::flags::{AgentFlags, Level};
 use crate::host_link;
-use crate::init_line::{AgentFlags, InitLine, Level, Program};
+use crate::init_line::{InitLine, Program};
 use crate::kmsg;
+use crate::link::Link;
 use crate::log::{self, Log};
+use crate::log_out;
 use crate::modules::{self, Modules};
-use crate::port;
 use crate::process::Reap;
+use crate::settings;
 use crate::shutdown;
+use crate::standard_streams::StandardStreams;
 use crate::transports::Transports;
 
 /// Runs the VM; returns only by ending it.
@@ -40,30 +43,9 @@ pub fn run(arguments: &[String]) -> ! {
     }
 }
 
-/// The VM cannot go on. The text names the step and its cause.
-struct Fatal(String);
-
-impl Fatal {
-    fn new(step: impl fmt::Display, cause: impl std::error::Error) -> Self {
-        let mut text = format!("{step}: {cause}");
-        let mut source = cause.source();
-        while let Some(cause) = source {
-            let _ = write!(text, ": {cause}");
-            source = cause.source();
-        }
-        Self(text)
-    }
-}
-
-impl fmt::Display for Fatal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 async fn live(arguments: &[String]) -> Result<(), Fatal> {
-    let line = InitLine::parse(arguments).map_err(|e| Fatal::new("kernel command line", e))?;
-    let flags = match &line.program {
+    let orders = InitLine::parse(arguments).map_err(|e| Fatal::new("kernel command line", e))?;
+    let flags = match &orders.program {
         Program::Agent(flags) => flags.clone(),
         Program::Other(_) => AgentFlags::default(),
     };
@@ -72,68 +54,80 @@ async fn live(arguments: &[String]) -> Result<(), Fatal> {
     close_on_exec();
     let modules = Modules::read(Path::new(modules::INDEX)).map_err(|e| Fatal::new("boot", e))?;
     modules.load("boot").map_err(|e| Fatal::new("boot", e))?;
-    if boot::has_virtual_sockets()
-        && let Err(e) = modules.load("vsock")
-    {
-        log.error("virtual sockets cannot be used", &e);
-    }
     boot::furnish(&log);
     let ready = cpus::bring_online(log.clone());
     let agent = Arc::new(Agent::new(Reap::All, log.clone(), ready));
-    let mut children = signal(SignalKind::child()).map_err(|e| Fatal::new("cannot watch children", e))?;
-    tokio::spawn({
-        let processes = agent.processes().clone();
-        async move {
-            while children.recv().await.is_some() {
-                processes.reap();
-            }
-        }
-    });
+    agent.processes().reap_on_signals().map_err(|e| Fatal::new("cannot watch children", e))?;
 
-    let port = port::open().await.map_err(|e| Fatal::new("the serial port to the host", e))?;
+    let carrier = carrier::find(&modules, &log).await.map_err(|e| Fatal::new("the way to the host", e))?;
     let transports = Transports::new(log.clone());
-    let mux = transports.add(port).map_err(|e| Fatal::new("the serial port to the host", e))?;
-    if let Some(port) = line.entropy_port {
-        tokio::spawn(host_link::read_entropy(mux.clone(), port, log.clone()));
-    }
-    // A program in the agent's place has these ports to itself.
-    let is_agent = matches!(line.program, Program::Agent(_));
-    let log_port = line.streams[1].or(line.streams[2]).filter(|_| is_agent);
-    if log_port.is_none() {
-        tokio::spawn(host_link::print_log(log.clone()));
-    }
-    tokio::spawn({
-        let log = log.clone();
-        async move {
-            if let Err(e) = kmsg::forward(log.clone(), flags.kmsg_level).await {
-                log.error("kernel messages are not forwarded", &e);
-            }
+    let (link, mux) = match carrier {
+        Carrier::Serial(port) => {
+            let mux = transports.add(port).map_err(|e| Fatal::new("the serial port to the host", e))?;
+            (Link::Mux(mux.clone()), Some(mux))
         }
-    });
+        Carrier::VirtualSockets => (Link::virtual_sockets(), None),
+    };
+    if let Some(port) = orders.entropy_port {
+        tokio::spawn(host_link::read_entropy(link.clone(), port, log.clone()));
+    }
+    tokio::spawn(kmsg::forward(log.clone(), flags.kmsg_level));
     load_later(modules, log.clone());
-    match line.program {
-        Program::Agent(_) => serve(agent, &transports, mux, log_port).await,
-        Program::Other(command) => crate::other::run(&agent, &mux, &command, line.streams).await,
+    match orders.program {
+        Program::Agent(_) => {
+            settings::apply(&flags, &log);
+            let streams = StandardStreams::new(orders.streams, &flags);
+            let log_port = begin_log(&flags, &streams, &link, &log)?;
+            let bridge = if flags.bridge_on_stdio {
+                link.up().await.map_err(|e| Fatal::new("the bridge", e))?;
+                send_log(log_port, &link, &log);
+                let bridge = streams.bridge(&link).await.map_err(|e| Fatal::new("the bridge", e))?;
+                tokio::spawn(bridge::serve_once(Arc::clone(&agent), link, bridge))
+            } else if let Some(mux) = mux {
+                tokio::spawn(transports.clone().serve(Arc::clone(&agent), mux, log_port))
+            } else {
+                send_log(log_port, &link, &log);
+                tokio::spawn(bridge::serve(Arc::clone(&agent), link))
+            };
+            shutdown::when_wanted(&agent, bridge).await;
+        }
+        Program::Other(command) => {
+            // It has its ports to itself.
+            tokio::spawn(log_out::print(log.clone()));
+            crate::other::run(&agent, &link, &command, orders.streams).await;
+        }
     }
     // Streams that carried something are closed now; this waits until the host's end has taken what is on its way.
-    if tokio::time::timeout(FAREWELL, transports.quiesce()).await.is_err() {
+    if tokio::time::timeout(shutdown::FAREWELL, transports.quiesce()).await.is_err() {
         log::console("the host did not take all that was sent");
     }
     Ok(())
 }
 
-async fn serve(agent: Arc<Agent>, transports: &Transports, first: Mux, log_port: Option<u32>) {
-    let bridge = tokio::spawn(transports.clone().serve(Arc::clone(&agent), first, log_port));
-    let how = agent.shutdown_wanted().await;
-    shutdown::end_processes(&agent, how).await;
-    agent.last_call();
-    if tokio::time::timeout(FAREWELL, bridge).await.is_err() {
-        log::console("the host did not take the last answers");
+fn send_log(port: Option<u32>, link: &Link, log: &Log) {
+    if let Some(port) = port {
+        tokio::spawn(log_out::send(link.clone(), port, log.clone()));
     }
 }
 
-/// How long the host may take to read what is left, at each of the last steps.
-const FAREWELL: Duration = Duration::from_secs(2);
+/// Lets the log go where the flags say. Gives the port that it is to be sent to, if it is to be sent.
+fn begin_log(flags: &AgentFlags, streams: &StandardStreams, link: &Link, log: &Log) -> Result<Option<u32>, Fatal> {
+    let hold = |port: u32| drop(tokio::spawn(host_link::hold(link.clone(), port, log.clone())));
+    streams.unused().into_iter().for_each(hold);
+    match (&flags.log_file, streams.log()) {
+        (Some(path), port) => {
+            let file = log_out::open(path).map_err(|e| Fatal::new(format_args!("log file {}", path.display()), e))?;
+            tokio::spawn(log_out::write(file, log.clone()));
+            port.into_iter().for_each(hold);
+            Ok(None)
+        }
+        (None, Some(port)) => Ok(Some(port)),
+        (None, None) => {
+            tokio::spawn(log_out::print(log.clone()));
+            Ok(None)
+        }
+    }
+}
 
 /// What the kernel gave PID 1 as standard streams is not for its children.
 fn close_on_exec() {
@@ -156,8 +150,7 @@ fn load_later(modules: Modules, log: Log) {
         let load = move || {
             for group in LATER {
                 if let Err(e) = modules.load(group) {
-                    let cause = std::error::Error::source(&e).map(ToString::to_string).unwrap_or_default();
-                    log.add(Level::Warning, &e, &[("group", &group), ("error", &cause)]);
+                    log.add(Level::Warning, "a feature is missing", &[("group", &group), ("error", &with_causes(&e))]);
                 }
             }
         };

@@ -4,7 +4,11 @@
 //! `-o`, `-e PORT` (where the program's standard streams go) and a program; its agent takes flags. Here one process is all
 //! three, so the line is read in one go.
 
+use std::fmt;
+use std::iter::Peekable;
 use std::path::Path;
+
+use crate::flags::AgentFlags;
 
 /// The whole line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,62 +30,16 @@ pub enum Program {
     Other(Vec<String>),
 }
 
-/// The agent's flags that mean something here; the others of the original are taken and ignored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AgentFlags {
-    /// The most verbose level that is logged. Default: debug.
-    pub log_level: Level,
-    /// One JSON object an entry, or text. Default: text.
-    pub log_json: bool,
-    /// Kernel messages of this level or a graver one are forwarded. Default: 4, warnings.
-    pub kmsg_level: u8,
-}
-
-impl Default for AgentFlags {
-    fn default() -> Self {
-        Self { log_level: Level::Debug, log_json: false, kmsg_level: 4 }
-    }
-}
-
-/// How grave a log entry is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum Level {
-    Error,
-    Warning,
-    Info,
-    Debug,
-    Trace,
-}
-
-impl Level {
-    /// As the log's readers know it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Warning => "warning",
-            Self::Info => "info",
-            Self::Debug => "debug",
-            Self::Trace => "trace",
-        }
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        match text.to_ascii_lowercase().as_str() {
-            "panic" | "fatal" | "error" => Some(Self::Error),
-            "warn" | "warning" => Some(Self::Warning),
-            "info" => Some(Self::Info),
-            "debug" => Some(Self::Debug),
-            "trace" => Some(Self::Trace),
-            _ => None,
-        }
-    }
-}
-
 /// A line that makes no sense.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("init: {0}")]
+#[error("{0}")]
 pub struct BadLine(String);
+
+impl BadLine {
+    pub(crate) fn new(text: impl fmt::Display) -> Self {
+        Self(text.to_string())
+    }
+}
 
 impl InitLine {
     /// Reads the arguments of init, without its own name. None at all means the agent with its defaults.
@@ -97,23 +55,13 @@ impl InitLine {
         while let Some(word) = words.next_if(|word| word.starts_with('-')) {
             match word.trim_start_matches('-') {
                 "e" => line.entropy_port = Some(port(word, words.next())?),
-                _ => return Err(BadLine(format!("unknown flag {word}; -e PORT is allowed"))),
+                _ => return Err(BadLine(format!("init: unknown flag {word}; -e PORT is allowed"))),
             }
         }
-        let mut program = words.next();
-        if program.is_some_and(|program| named(program, "vsockexec")) {
-            while let Some(word) = words.next_if(|word| word.starts_with('-')) {
-                let stream = match word.trim_start_matches('-') {
-                    "i" => 0,
-                    "o" => 1,
-                    "e" => 2,
-                    _ => return Err(BadLine(format!("vsockexec: unknown flag {word}; -i, -o, -e PORT are allowed"))),
-                };
-                line.streams[stream] = Some(port(word, words.next())?);
-            }
-            program = words.next();
+        if words.next_if(|program| named(program, "vsockexec")).is_some() {
+            line.streams = streams(&mut words)?;
         }
-        let program = program.ok_or_else(|| BadLine("no program is named".into()))?;
+        let program = words.next().ok_or_else(|| BadLine("init: no program is named".into()))?;
         line.program = if named(program, "gcs") {
             Program::Agent(AgentFlags::parse(words)?)
         } else {
@@ -121,6 +69,46 @@ impl InitLine {
         };
         Ok(line)
     }
+}
+
+/// What vsockexec is told: where the standard streams go, and a program with its arguments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecLine {
+    /// The ports of input, output and error.
+    pub streams: [Option<u32>; 3],
+    /// The program and its arguments; never empty.
+    pub command: Vec<String>,
+}
+
+impl ExecLine {
+    /// Reads the arguments of vsockexec, without its own name.
+    ///
+    /// # Errors
+    /// A flag without its port, a port that is no number, no program.
+    pub fn parse<S: AsRef<str>>(arguments: &[S]) -> Result<Self, BadLine> {
+        let mut words = arguments.iter().map(AsRef::as_ref).peekable();
+        let streams = streams(&mut words)?;
+        let command: Vec<String> = words.map(str::to_owned).collect();
+        if command.is_empty() {
+            return Err(BadLine("vsockexec: no program is named".into()));
+        }
+        Ok(Self { streams, command })
+    }
+}
+
+/// The flags of vsockexec.
+fn streams<'a>(words: &mut Peekable<impl Iterator<Item = &'a str>>) -> Result<[Option<u32>; 3], BadLine> {
+    let mut streams = [None; 3];
+    while let Some(word) = words.next_if(|word| word.starts_with('-')) {
+        let stream = match word.trim_start_matches('-') {
+            "i" => 0,
+            "o" => 1,
+            "e" => 2,
+            _ => return Err(BadLine(format!("vsockexec: unknown flag {word}; -i, -o, -e PORT are allowed"))),
+        };
+        streams[stream] = Some(port(word, words.next())?);
+    }
+    Ok(streams)
 }
 
 fn named(program: &str, name: &str) -> bool {
@@ -132,42 +120,10 @@ fn port(flag: &str, value: Option<&str>) -> Result<u32, BadLine> {
     value.parse().map_err(|_| BadLine(format!("flag {flag}: {value:?} is no port")))
 }
 
-/// Flags that stand alone; every other flag has a value.
-const SWITCHES: [&str; 4] = ["v4", "use-inouterr", "disable-time-sync", "scrub-logs"];
-
-impl AgentFlags {
-    fn parse<'a>(mut words: impl Iterator<Item = &'a str>) -> Result<Self, BadLine> {
-        let mut flags = Self::default();
-        while let Some(word) = words.next() {
-            let Some(flag) = word.strip_prefix('-') else { break };
-            let flag = flag.strip_prefix('-').unwrap_or(flag);
-            let (name, value) = match flag.split_once('=') {
-                Some((name, value)) => (name, Some(value)),
-                None if SWITCHES.contains(&flag) => (flag, None),
-                None => (flag, words.next()),
-            };
-            let bad = || BadLine(format!("gcs: flag {word}: {:?} cannot be used", value.unwrap_or_default()));
-            match name {
-                "loglevel" => flags.log_level = value.and_then(Level::parse).ok_or_else(bad)?,
-                "log-format" => {
-                    flags.log_json = match value {
-                        Some("json") => true,
-                        Some("text") => false,
-                        _ => return Err(bad()),
-                    }
-                }
-                "kmsgLogLevel" => flags.kmsg_level = value.and_then(|v| v.parse().ok()).ok_or_else(bad)?,
-                // The original's agents of other years know more than we do: a flag we do not know must not end the VM.
-                _ => {}
-            }
-        }
-        Ok(flags)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flags::Level;
 
     fn parse(line: &str) -> Result<InitLine, BadLine> {
         InitLine::parse(&line.split_whitespace().collect::<Vec<_>>())
@@ -176,7 +132,7 @@ mod tests {
     #[test]
     fn the_originals_default_line_is_understood() {
         let line = parse("-e 1 /bin/vsockexec -e 109 /bin/gcs -v4 -log-format json -loglevel info").expect("valid");
-        let flags = AgentFlags { log_level: Level::Info, log_json: true, kmsg_level: 4 };
+        let flags = AgentFlags { log_level: Level::Info, log_json: true, ..Default::default() };
         let expected =
             InitLine { entropy_port: Some(1), streams: [None, None, Some(109)], program: Program::Agent(flags) };
         assert_eq!(line, expected);
@@ -185,12 +141,12 @@ mod tests {
     #[test]
     fn both_streams_and_todays_flags() {
         let line = parse(
-            "-e 1 /bin/vsockexec -o 109 -e 110 /bin/gcs -v4 --loglevel=trace -kmsgLogLevel 6 -disable-time-sync \
-             -core-dump-location /x -log-format text",
+            "-e 1 /bin/vsockexec -i 108 -o 109 -e 110 /bin/gcs -v4 --loglevel=trace -kmsgLogLevel 6 \
+             -disable-time-sync -log-format text",
         )
         .expect("valid");
-        assert_eq!(line.streams, [None, Some(109), Some(110)]);
-        let flags = AgentFlags { log_level: Level::Trace, log_json: false, kmsg_level: 6 };
+        assert_eq!(line.streams, [Some(108), Some(109), Some(110)]);
+        let flags = AgentFlags { log_level: Level::Trace, kmsg_level: 6, ..Default::default() };
         assert_eq!(line.program, Program::Agent(flags));
     }
 
@@ -219,9 +175,33 @@ mod tests {
             ("/bin/gcs -loglevel loud", "\"loud\""),
             ("/bin/gcs -log-format xml", "\"xml\""),
             ("/bin/gcs -kmsgLogLevel", "-kmsgLogLevel"),
+            ("/bin/gcs -v4 -new", "-new"),
         ] {
             let error = parse(line).expect_err(line).to_string();
             assert!(error.contains(word), "{line}: {error}");
+        }
+    }
+    #[test]
+    fn vsockexec_by_itself_takes_the_same_flags() {
+        let parse = |line: &str| ExecLine::parse(&line.split_whitespace().collect::<Vec<_>>());
+        let line = parse("-e 109 -i 4294967295 /bin/gcs -v4").expect("valid");
+        let command = vec!["/bin/gcs".into(), "-v4".into()];
+        assert_eq!(line, ExecLine { streams: [Some(u32::MAX), None, Some(109)], command });
+        for (line, word) in [
+            ("", "no program"),
+            ("-e", "needs a port"),
+            ("-o 4294967296 x", "4294967296"),
+            ("-r -e 1 x", "unknown flag -r"),
+        ] {
+            let error = parse(line).expect_err(line).to_string();
+            assert!(error.contains(word), "{line}: {error}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn arbitrary_words_never_panic(words: Vec<String>) {
+            let _ = (InitLine::parse(&words), ExecLine::parse(&words));
         }
     }
 }

@@ -6,18 +6,21 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use tokio::io::Interest;
 
-use crate::init_line::Level;
+use crate::flags::Level;
 use crate::log::Log;
 use crate::sys;
 
 /// The kernel gives one message a read; this is its own longest (`CONSOLE_EXT_LOG_MAX`).
 const MAX_MESSAGE: usize = 8192;
 
-/// Forwards messages of `level` and graver ones, for ever.
-///
-/// # Errors
-/// /dev/kmsg cannot be read.
-pub(crate) async fn forward(log: Log, level: u8) -> io::Result<()> {
+/// Forwards messages of `level` and graver ones, for ever. That they cannot be read is an entry of the log.
+pub(crate) async fn forward(log: Log, level: u8) {
+    if let Err(e) = read_all(log.clone(), level).await {
+        log.error("kernel messages are not forwarded", &e);
+    }
+}
+
+async fn read_all(log: Log, level: u8) -> io::Result<()> {
     let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(flags).open("/dev/kmsg")?;
     let kmsg = sys::watch(file, Interest::READABLE)?;

@@ -4,13 +4,15 @@
 //!
 //! | module | concept |
 //! | --- | --- |
-//! | [`init`], [`init_line`] | PID 1 from boot to power-off, and what the kernel's command line tells it |
-//! | `boot`, [`modules`], `port`, `cpus`, `loopback` | mounts, modules, the serial port, processors, an interface |
+//! | [`init`], [`init_line`], [`flags`] | PID 1 from boot to power-off, and what the kernel's command line tells it |
+//! | [`gcs`], [`vsockexec`] | the same program under the init of others, and what connects standard streams there |
+//! | `boot`, [`modules`], `port`, `cpus`, `loopback`, `settings` | mounts, modules, the serial port, processors, an interface |
+//! | [`link`], `carrier` | streams to the host, and what carries them |
 //! | [`agent`] | the state that outlives connections |
-//! | [`bridge`], `outbox` | a connection, and what is owed to the host |
-//! | `transports` | the ports that carry connections, and those that show up later |
+//! | [`bridge`], `outbox`, `not_yet` | a connection, what is owed to the host, and what is refused until it can be done |
+//! | `transports` | the serial ports that carry connections, and those that show up later |
 //! | `execute`, [`process`], `relay`, `relays` | starting processes, their table, their streams |
-//! | `host_link`, [`log`], `kmsg` | entropy, clock and log |
+//! | `host_link`, [`log`], `log_out`, `kmsg`, `standard_streams` | entropy, clock, log, and where it goes |
 //! | [`shutdown`], `stacks`, `other` | the end, a look inside, a program in the agent's place |
 //! | `sys` | the system calls that need unsafe code |
 
@@ -19,25 +21,35 @@
 pub mod agent;
 mod boot;
 pub mod bridge;
+mod carrier;
 mod cpus;
 mod execute;
+mod failure;
+pub mod flags;
+pub mod gcs;
 mod host_link;
 pub mod init;
 pub mod init_line;
 mod kmsg;
+pub mod link;
 pub mod log;
+mod log_out;
 mod loopback;
 pub mod modules;
+mod not_yet;
 mod other;
 mod outbox;
 mod port;
 pub mod process;
 mod relay;
 mod relays;
+mod settings;
 pub mod shutdown;
 mod stacks;
+mod standard_streams;
 mod sys;
 #[cfg(test)]
 mod test_link;
 mod transports;
+pub mod vsockexec;
 mod words;

@@ -13,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Map, Value};
 use tokio::sync::Notify;
 
-use crate::init_line::{AgentFlags, Level};
+use crate::flags::{AgentFlags, Level};
 
 /// Bytes of entries that wait for a reader.
 const CAPACITY: usize = 256 * 1024;
@@ -27,6 +27,7 @@ struct Shared {
     json: bool,
     queue: Mutex<Queue>,
     arrived: Notify,
+    written: Notify,
 }
 
 #[derive(Default)]
@@ -34,6 +35,8 @@ struct Queue {
     lines: VecDeque<String>,
     bytes: usize,
     dropped: u64,
+    /// An entry was taken that is not written yet.
+    in_hand: bool,
 }
 
 impl Log {
@@ -44,6 +47,7 @@ impl Log {
             json: flags.log_json,
             queue: Mutex::default(),
             arrived: Notify::new(),
+            written: Notify::new(),
         }))
     }
 
@@ -92,6 +96,7 @@ impl Log {
         let mut queue = self.lock();
         if let Some(line) = queue.lines.pop_front() {
             queue.bytes -= line.len();
+            queue.in_hand = true;
             return Some(line);
         }
         let dropped = std::mem::take(&mut queue.dropped);
@@ -101,6 +106,30 @@ impl Log {
             return self.try_next();
         }
         None
+    }
+
+    /// All entries that were taken have been written.
+    pub(crate) fn written(&self) {
+        self.lock().in_hand = false;
+        self.0.written.notify_waiters();
+    }
+
+    /// Waits until nothing is left to write, for a reader that says [`written`](Self::written). The deadline is the caller's.
+    pub(crate) async fn all_written(&self) {
+        loop {
+            let written = self.0.written.notified();
+            tokio::pin!(written);
+            written.as_mut().enable();
+            if self.is_written() {
+                return;
+            }
+            written.await;
+        }
+    }
+
+    fn is_written(&self) -> bool {
+        let queue = self.lock();
+        queue.lines.is_empty() && !queue.in_hand
     }
 
     /// Puts back an entry that was taken and could not be handed on.
@@ -161,7 +190,7 @@ mod tests {
     use super::*;
 
     fn log(json: bool) -> Log {
-        Log::new(&AgentFlags { log_level: Level::Info, log_json: json, kmsg_level: 4 })
+        Log::new(&AgentFlags { log_level: Level::Info, log_json: json, ..Default::default() })
     }
 
     #[tokio::test]

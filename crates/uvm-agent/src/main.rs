@@ -1,4 +1,4 @@
-//! The guest agent as a program: /init of the initramfs.
+//! The guest agent as a program: /init of the initramfs, and /bin/gcs and /bin/vsockexec where another init starts them.
 
 /// Who looks into the file finds the version here.
 #[cfg(target_os = "linux")]
@@ -7,12 +7,24 @@ static VERSION: &str = concat!("uvm-agent-version:", env!("CARGO_PKG_VERSION"), 
 
 #[cfg(target_os = "linux")]
 fn main() {
-    let arguments: Vec<String> = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
+    let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    let (name, arguments) = words.split_first().map_or(("", &[][..]), |(name, arguments)| (name.as_str(), arguments));
     if std::process::id() == 1 {
-        uvm_agent::init::run(&arguments);
+        uvm_agent::init::run(arguments);
     }
-    eprintln!("uvm-agent {} is PID 1 of a utility VM; it does nothing elsewhere", env!("CARGO_PKG_VERSION"));
-    std::process::exit(2);
+    match (name.rsplit('/').next(), arguments) {
+        (_, [only]) if only.trim_start_matches('-') == "version" => println!("uvm-agent {}", env!("CARGO_PKG_VERSION")),
+        (Some("vsockexec"), _) => uvm_agent::vsockexec::run(arguments),
+        (_, []) => {
+            eprintln!(
+                "uvm-agent {} is /init of a utility VM; under another init it is /bin/gcs, with the flags of that, and \
+                 /bin/vsockexec",
+                env!("CARGO_PKG_VERSION")
+            );
+            std::process::exit(2);
+        }
+        _ => uvm_agent::gcs::run(arguments),
+    }
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -5,6 +5,7 @@
 //! connection or not at all: the next host begins with the same ids.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -16,6 +17,10 @@ pub(crate) struct Outbox(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     answers: Mutex<VecDeque<Owed>>,
+    /// Bytes of them.
+    bytes: AtomicUsize,
+    /// Requests that take time and have no answer yet.
+    open: AtomicUsize,
     arrived: Notify,
 }
 
@@ -26,6 +31,16 @@ struct Owed {
 }
 
 impl Outbox {
+    /// The most requests that take time at a time: each may have its answer held until there is a connection again.
+    pub(crate) const MAX_OPEN: usize = 16 * 1024;
+
+    /// Begins to work on a request that takes time; `None` if there are too many.
+    pub(crate) fn open(&self) -> Option<OpenRequest> {
+        let more = |open: usize| (open < Self::MAX_OPEN).then_some(open + 1);
+        self.0.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(OpenRequest(Arc::clone(&self.0)))
+    }
+
     /// Adds an answer.
     pub(crate) fn push(&self, frame: Vec<u8>) {
         self.add(Owed { frame: frame.into(), to_this_connection: false });
@@ -37,13 +52,19 @@ impl Outbox {
     }
 
     fn add(&self, owed: Owed) {
+        self.0.bytes.fetch_add(owed.frame.len(), Ordering::Relaxed);
         self.lock().push_back(owed);
         self.0.arrived.notify_one();
     }
 
     /// The present connection has ended.
     pub(crate) fn connection_ended(&self) {
-        self.lock().retain(|owed| !owed.to_this_connection);
+        self.lock().retain(|owed| {
+            if owed.to_this_connection {
+                self.0.bytes.fetch_sub(owed.frame.len(), Ordering::Relaxed);
+            }
+            !owed.to_this_connection
+        });
     }
 
     /// Waits for the frame to send next. It stays here until [`sent`](Self::sent). Cancel-safe. For one reader.
@@ -59,7 +80,14 @@ impl Outbox {
 
     /// The frame that [`next`](Self::next) gave has been sent whole.
     pub(crate) fn sent(&self) {
-        self.lock().pop_front();
+        if let Some(owed) = self.lock().pop_front() {
+            self.0.bytes.fetch_sub(owed.frame.len(), Ordering::Relaxed);
+        }
+    }
+
+    /// How many bytes wait.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.bytes.load(Ordering::Relaxed)
     }
 
     /// How many frames wait.
@@ -72,9 +100,28 @@ impl Outbox {
     }
 }
 
+/// A request that is worked on. Dropping it says that it is answered.
+pub(crate) struct OpenRequest(Arc<Shared>);
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn so_many_requests_are_open_at_a_time_and_no_more() {
+        let outbox = Outbox::default();
+        let mut open: Vec<OpenRequest> = std::iter::from_fn(|| outbox.open()).collect();
+        assert_eq!(open.len(), Outbox::MAX_OPEN);
+        open.pop();
+        let again = outbox.open();
+        assert!(again.is_some() && outbox.open().is_none());
+    }
 
     #[tokio::test]
     async fn a_frame_stays_until_it_was_sent() {
@@ -90,7 +137,7 @@ mod tests {
         assert_eq!(outbox.next().await[..], [1], "it was not sent");
         outbox.sent();
         assert_eq!(outbox.next().await[..], [2]);
-        assert_eq!(outbox.len(), 1);
+        assert_eq!((outbox.len(), outbox.bytes()), (1, 1));
     }
 
     #[tokio::test]
@@ -105,6 +152,6 @@ mod tests {
             assert_eq!(outbox.next().await[..], [byte]);
             outbox.sent();
         }
-        assert_eq!(outbox.len(), 0);
+        assert_eq!((outbox.len(), outbox.bytes()), (0, 0));
     }
 }

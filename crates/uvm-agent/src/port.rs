@@ -16,21 +16,19 @@ use crate::sys;
 
 /// The name of the port.
 pub(crate) const NAME: &str = "uvm.mux";
-/// How long the device may take to show up once its driver is loaded.
-const APPEARS_WITHIN: Duration = Duration::from_secs(30);
 /// The kernel announces a port and its name in two steps; there is no event after the second.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
-/// Waits for the port and opens it.
+/// Waits for the port to show up, once its driver is loaded, and opens it.
 ///
 /// # Errors
-/// It does not show up, or cannot be opened.
-pub(crate) async fn open() -> io::Result<Port> {
+/// It does not show up within `patience`, or cannot be opened.
+pub(crate) async fn open(patience: Duration) -> io::Result<Port> {
     let never = |_| {
-        let message = format!("no virtio serial port named {NAME} within {APPEARS_WITHIN:?}");
+        let message = format!("no virtio serial port named {NAME} within {patience:?}");
         io::Error::new(io::ErrorKind::NotFound, message)
     };
-    let name = tokio::time::timeout(APPEARS_WITHIN, appear()).await.map_err(never)??;
+    let name = tokio::time::timeout(patience, appear()).await.map_err(never)??;
     Ok(Port { file: open_device(&name)?, name })
 }
 

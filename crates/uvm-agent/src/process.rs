@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::process::{Pid, WaitOptions, WaitStatus};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 use rustix::termios::Winsize;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::sys;
@@ -160,6 +161,22 @@ impl Processes {
         }
     }
 
+    /// Signals everything there is to end: as PID 1 every process of the VM, else the group of each that runs.
+    pub(crate) fn signal_all(&self, signal: Signal) {
+        match self.reap {
+            // The "group" of PID 1 is -1 to the system call: all but this process and the kernel's. There may be none.
+            Reap::All => drop(rustix::process::kill_process_group(Pid::INIT, signal)),
+            Reap::Known => {
+                let table = self.lock();
+                // Each leads a session of its own, and its number is its own while it is not reaped, under this lock.
+                for entry in table.values().filter(|entry| entry.exit.borrow().is_none()) {
+                    // It may end just now.
+                    let _ = rustix::process::kill_process_group(entry.pid, signal);
+                }
+            }
+        }
+    }
+
     /// Tells a process the size of its terminal. Success if it has ended and nobody has asked about it yet.
     pub(crate) fn resize(&self, id: u32, rows: u16, columns: u16) -> Result<(), ProcessError> {
         let table = self.lock();
@@ -172,8 +189,23 @@ impl Processes {
         rustix::termios::tcsetwinsize(terminal, size).map_err(ProcessError::Os)
     }
 
-    /// Takes note of every child that has ended. To be called on each SIGCHLD.
-    pub fn reap(&self) {
+    /// Reaps whenever a child ends, from now on. To be called on the runtime.
+    ///
+    /// # Errors
+    /// Signals cannot be watched.
+    pub fn reap_on_signals(&self) -> io::Result<()> {
+        let mut children = signal(SignalKind::child())?;
+        let processes = self.clone();
+        tokio::spawn(async move {
+            while children.recv().await.is_some() {
+                processes.reap();
+            }
+        });
+        Ok(())
+    }
+
+    /// Takes note of every child that has ended.
+    fn reap(&self) {
         let table = self.lock();
         match self.reap {
             Reap::All => {
@@ -272,6 +304,21 @@ mod tests {
         assert_eq!(processes.running(), [id]);
         processes.signal(id, 9).expect("sent");
         assert_eq!(processes.wait(id, None).await, Ok(Some(Exit::Signal(9))));
+    }
+
+    #[tokio::test]
+    async fn the_guest_of_another_init_ends_its_own_processes_and_no_other() {
+        let processes = Processes::new(Reap::Known);
+        reap_soon(&processes);
+        let mut stranger = std::process::Command::new("sleep").arg("1000").spawn().expect("started");
+        let both = [start(&processes, "exec sleep 1000"), start(&processes, "sleep 1000; exit 1")];
+        processes.signal_all(Signal::TERM);
+        for (id, _drained) in &both {
+            assert_eq!(processes.wait(*id, None).await, Ok(Some(Exit::Signal(15))));
+        }
+        assert!(stranger.try_wait().expect("asked").is_none(), "it is not ours");
+        stranger.kill().expect("killed");
+        stranger.wait().expect("waited");
     }
 
     #[tokio::test]

@@ -1,7 +1,8 @@
 //! Carrying bytes between a stream of the transport and a descriptor of a process.
 //!
-//! A stream is not a descriptor, so a process gets pipes or a terminal, and these relays join them. Bytes go from the
+//! A stream of the multiplexer is not a descriptor, so a process gets pipes, and these relays join them: bytes go from the
 //! descriptor straight into the frame that is sent, and from the frame that was received straight into the descriptor.
+//! A terminal is joined with streams of any carrier, through a buffer.
 
 use std::future::poll_fn;
 use std::io;
@@ -10,10 +11,11 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncWriteExt, Interest};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::sync::Semaphore;
 use uvm_mux::{MuxReadHalf, MuxWriteHalf};
 
+use crate::link::{ReadHalf, WriteHalf};
 use crate::sys;
 
 /// Makes a descriptor non-blocking. It must share its open file description with no process.
@@ -82,18 +84,24 @@ const BULK_READ: usize = 256 * 1024;
 /// A read of this many bytes is a sign of bulk: nearly a full frame.
 const BULK_SIGN: usize = 32 * 1024 - 64;
 
-/// As [`outwards`], from a terminal: it ends with an error when the last process has closed it, and it is shared.
-pub(crate) async fn outwards_from_terminal(from: &AsyncFd<Arc<OwnedFd>>, mut to: MuxWriteHalf) -> io::Result<()> {
+/// Sends what processes write to a terminal, then half-closes the stream. The terminal is shared, and it ends with an error
+/// when the last process has closed it.
+pub(crate) async fn outwards_from_terminal(from: &AsyncFd<Arc<OwnedFd>>, mut to: WriteHalf) -> io::Result<()> {
+    let mut buffer = vec![0; TERMINAL_READ];
     loop {
-        match fill(from, &mut to).await {
+        match from.async_io(Interest::READABLE, |from| Ok(rustix::io::read(from, &mut buffer)?)).await {
             Ok(0) => break,
             Err(e) if e.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => break,
-            Ok(_) => {}
+            Ok(count) => to.write_all(&buffer[..count]).await?,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e),
         }
     }
     to.shutdown().await
 }
+
+/// A terminal gives up to this at a time.
+const TERMINAL_READ: usize = 4096;
 
 /// Reads a terminal whose output nobody wants, so that its processes do not block.
 pub(crate) async fn swallow(from: &AsyncFd<Arc<OwnedFd>>) -> io::Result<()> {
@@ -137,9 +145,23 @@ pub(crate) async fn inwards(mut from: MuxReadHalf, to: OwnedFd) -> io::Result<()
     }
 }
 
-/// As [`inwards`], to a terminal. The end of what the host sends is not the end of the terminal.
-pub(crate) async fn inwards_to_terminal(mut from: MuxReadHalf, to: &AsyncFd<Arc<OwnedFd>>) -> io::Result<()> {
-    copy_in(&mut from, to).await
+/// Writes what the host sends to a terminal, until it half-closes: that is not the end of the terminal.
+pub(crate) async fn inwards_to_terminal(mut from: ReadHalf, to: &AsyncFd<Arc<OwnedFd>>) -> io::Result<()> {
+    let mut buffer = vec![0; TERMINAL_READ];
+    loop {
+        let count = from.read(&mut buffer).await?;
+        let mut bytes = &buffer[..count];
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        while !bytes.is_empty() {
+            match to.async_io(Interest::WRITABLE, |to| Ok(rustix::io::write(to, bytes)?)).await {
+                Ok(written) => bytes = &bytes[written..],
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
 }
 
 async fn copy_in<T: AsRawFd + AsFd>(from: &mut MuxReadHalf, to: &AsyncFd<T>) -> io::Result<()> {
@@ -167,7 +189,7 @@ mod tests {
     use uvm_mux::MuxStream;
 
     use super::*;
-    use crate::test_link::link;
+    use crate::test_link::{link, pairs};
 
     async fn stream() -> (MuxStream, MuxStream) {
         let (host, guest) = link().await;
@@ -271,9 +293,8 @@ mod tests {
         assert_eq!(writer.join().expect("joined"), io::ErrorKind::BrokenPipe);
     }
 
-    #[tokio::test]
-    async fn the_end_of_a_terminal_is_end_of_file() {
-        let (guest, mut host) = stream().await;
+    /// Both ends of a terminal.
+    fn terminal() -> (OwnedFd, OwnedFd) {
         let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY;
         let master = rustix::pty::openpt(flags).expect("a pty");
         rustix::pty::grantpt(&master).expect("granted");
@@ -283,12 +304,34 @@ mod tests {
             rustix::fs::open(&name, rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY, rustix::fs::Mode::empty())
                 .expect("opened");
         non_blocking(&master).expect("set");
-        rustix::io::write(slave.as_fd(), b"hello").expect("written");
-        let terminal = sys::watch(Arc::new(master), Interest::READABLE).expect("registered");
-        drop(slave);
-        outwards_from_terminal(&terminal, guest.into_split().1).await.expect("relayed");
-        let mut got = Vec::new();
-        host.read_to_end(&mut got).await.expect("read");
-        assert_eq!(got, b"hello");
+        (master, slave)
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_terminal_is_end_of_file() {
+        for mut pair in pairs(1).await {
+            let (master, slave) = terminal();
+            rustix::io::write(slave.as_fd(), b"hello").expect("written");
+            let terminal = sys::watch(Arc::new(master), Interest::READABLE).expect("registered");
+            drop(slave);
+            outwards_from_terminal(&terminal, pair.guest.into_split().1).await.expect("relayed");
+            let mut got = Vec::new();
+            pair.host.read_to_end(&mut got).await.expect("read");
+            assert_eq!(got, b"hello");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_typed_arrives_and_the_end_of_it_does_not_end_the_terminal() {
+        for mut pair in pairs(1).await {
+            let (master, slave) = terminal();
+            let terminal = sys::watch(Arc::new(master), Interest::WRITABLE).expect("registered");
+            pair.host.write_all(b"typed\n").await.expect("written");
+            pair.host.shutdown().await.expect("half-closed");
+            inwards_to_terminal(pair.guest.into_split().0, &terminal).await.expect("relayed");
+            let mut line = [0; 16];
+            let count = rustix::io::read(&slave, &mut line).expect("read");
+            assert_eq!(&line[..count], b"typed\n");
+        }
     }
 }

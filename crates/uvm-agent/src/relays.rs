@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::init_line::Level;
+use crate::flags::Level;
 use crate::log::Log;
 
 /// Counts the relays that run. Clones share it.

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use rustix::system::RebootCommand;
+use tokio::task::JoinHandle;
 
 use crate::agent::Agent;
-use crate::init_line::Level;
+use crate::flags::Level;
 use crate::log;
 
 /// How the VM is to end.
@@ -23,10 +24,31 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How long output that is on its way may take to be read by the host.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// Ends every process and delivers what they wrote. Only PID 1 of a VM may call it.
-pub async fn end_processes(agent: &Agent, how: Shutdown) {
+/// How long the host may take to read what is left, at each of the last steps.
+pub(crate) const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Waits until the host wants the VM to end; then ends what runs, and lets the `bridge` deliver what is owed. `false`: the
+/// bridge ended by itself, and nobody can want anything any more.
+pub(crate) async fn when_wanted(agent: &Agent, mut bridge: JoinHandle<()>) -> bool {
+    let how = tokio::select! {
+        biased;
+        how = agent.shutdown_wanted() => how,
+        _ = &mut bridge => return false,
+    };
+    end_processes(agent, how).await;
+    agent.last_call();
+    // It waits by itself for the host to close its end.
+    if tokio::time::timeout(FAREWELL + Duration::from_secs(1), bridge).await.is_err() {
+        log::console("the host did not take the last answers");
+    }
+    true
+}
+
+/// Ends every process and delivers what they wrote: all of the VM if this is its PID 1, else those started through the
+/// bridge, with their sessions.
+async fn end_processes(agent: &Agent, how: Shutdown) {
     if how == Shutdown::Graceful && !agent.processes.running().is_empty() {
-        signal_all(Signal::TERM);
+        agent.processes.signal_all(Signal::TERM);
         let ended = async {
             while !agent.processes.running().is_empty() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -36,7 +58,7 @@ pub async fn end_processes(agent: &Agent, how: Shutdown) {
             agent.log.add(Level::Warning, "processes did not end when asked", &[("waited", &format!("{GRACE:?}"))]);
         }
     }
-    signal_all(Signal::KILL);
+    agent.processes.signal_all(Signal::KILL);
     // With their writers gone the relays come to their end by themselves, if the host reads.
     if tokio::time::timeout(DRAIN, agent.relays.idle()).await.is_err() {
         log::console(format_args!("{} streams were not read to their end", agent.relays.count()));
@@ -50,11 +72,6 @@ pub async fn end_processes(agent: &Agent, how: Shutdown) {
     if tokio::time::timeout(DRAIN, noticed).await.is_err() {
         log::console("processes outlived SIGKILL");
     }
-}
-
-fn signal_all(signal: Signal) {
-    // The "group" of PID 1 is -1 to the system call: all but this process and the kernel's. There may be none.
-    let _ = rustix::process::kill_process_group(rustix::process::Pid::INIT, signal);
 }
 
 /// Syncs and powers the VM off.

@@ -55,7 +55,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::init_line::AgentFlags;
+    use crate::flags::AgentFlags;
     use crate::log::Log;
     use crate::process::Reap;
 

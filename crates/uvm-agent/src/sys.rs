@@ -1,17 +1,18 @@
 //! System calls that no safe library has: starting a process, signals without names, crediting entropy, watching a
-//! descriptor.
+//! descriptor, connecting a virtual socket.
 
 #![expect(unsafe_code, reason = "C interfaces; each block says why it is sound")]
 
 use std::ffi::{CStr, CString, c_char, c_int, c_short};
 use std::fs::File;
 use std::io;
-use std::mem::MaybeUninit;
+use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 use std::sync::Arc;
 
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::Pid;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -202,6 +203,27 @@ impl Owns for File {}
 pub(crate) fn watch<T: Owns>(owner: T, interest: Interest) -> io::Result<AsyncFd<T>> {
     // SAFETY: the owner keeps its descriptor open and the same until it is dropped, and `AsyncFd` owns the owner.
     unsafe { AsyncFd::register_with_interest(owner, interest) }.map_err(io::Error::from)
+}
+
+/// Makes a virtual socket that is on its way to `port` of the host, and does not block.
+pub(crate) fn begin_vsock_to_host(port: u32) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::VSOCK, SocketType::STREAM, flags, None)?;
+    // SAFETY: the structure is made of numbers, for all of which zero is a value.
+    let mut address: libc::sockaddr_vm = unsafe { mem::zeroed() };
+    address.svm_family = libc::AF_VSOCK as libc::sa_family_t;
+    address.svm_cid = libc::VMADDR_CID_HOST;
+    address.svm_port = port;
+    let length = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: the address is initialised, outlives the call, and has the length that is given.
+    if unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), length) } == 0 {
+        return Ok(socket);
+    }
+    match Errno::from_io_error(&io::Error::last_os_error()) {
+        Some(Errno::INPROGRESS) => Ok(socket),
+        Some(errno) => Err(errno.into()),
+        None => Err(io::ErrorKind::Other.into()),
+    }
 }
 
 #[cfg(test)]

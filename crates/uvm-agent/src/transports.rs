@@ -13,7 +13,9 @@ use uvm_mux::{Config, Mux, Role};
 use crate::agent::Agent;
 use crate::bridge;
 use crate::host_link;
+use crate::link::Link;
 use crate::log::{self, Log};
+use crate::log_out;
 use crate::port::{LaterPorts, Port};
 
 /// When a port that was lost is tried again, in case it is still there.
@@ -107,10 +109,10 @@ impl Transports {
             let (mux, log, turn) = (mux.clone(), self.shared.log.clone(), Arc::clone(&self.shared.log_turn));
             tokio::spawn(async move {
                 let _turn = turn.lock().await;
-                host_link::send_log(mux, port, log).await;
+                log_out::send(Link::Mux(mux), port, log).await;
             });
         }
-        bridges.spawn(bridge::serve(Arc::clone(agent), mux));
+        bridges.spawn(bridge::serve(Arc::clone(agent), Link::Mux(mux)));
     }
 
     /// Waits until the host has taken what is on its way.
@@ -167,7 +169,7 @@ mod tests {
     use uvm_wire::ports::BRIDGE_PORT;
 
     use super::*;
-    use crate::init_line::AgentFlags;
+    use crate::flags::AgentFlags;
     use crate::process::Reap;
     use crate::shutdown::Shutdown;
     use crate::test_link::host_end;

@@ -1,6 +1,16 @@
 //! Agreeing on the protocol: once a connection, before anything else.
 
-use crate::support::{Host, NEGOTIATE, ZERO, message};
+use crate::support::{Host, NEGOTIATE, Over, ZERO, message, over_each_link};
+
+over_each_link! {
+    the_example_of_the_protocol_is_answered_with_version_4
+    without_version_4_it_fails_and_may_be_tried_again
+    a_range_around_version_4_is_agreed_on
+    nothing_else_is_served_before_and_this_not_again_after
+    each_connection_begins_without_a_version
+    the_answer_waits_until_the_guest_is_complete
+    an_answer_that_a_host_did_not_wait_for_does_not_reach_the_next_one
+}
 
 /// What this agent can do. The last three keys are extensions; hosts that do not know them read past them.
 fn capabilities() -> String {
@@ -15,9 +25,8 @@ fn capabilities() -> String {
     )
 }
 
-#[tokio::test]
-async fn the_example_of_the_protocol_is_answered_with_version_4() {
-    let mut host = Host::connected().await;
+async fn the_example_of_the_protocol_is_answered_with_version_4(over: Over) {
+    let mut host = Host::connected(over).await;
     host.send(&message("01 0b 10 10 | 7d 00 00 00 | 00 00 00 00 00 00 00 00", NEGOTIATE)).await;
     let answer = host.receive().await;
     let capabilities = capabilities();
@@ -27,9 +36,8 @@ async fn the_example_of_the_protocol_is_answered_with_version_4() {
     assert_eq!(answer.bytes[8..16], [0; 8]);
 }
 
-#[tokio::test]
-async fn without_version_4_it_fails_and_may_be_tried_again() {
-    let mut host = Host::connected().await;
+async fn without_version_4_it_fails_and_may_be_tried_again(over: Over) {
+    let mut host = Host::connected(over).await;
     let too_low = "{\"ContainerId\":\"\",\"ActivityId\":\"00000000-0000-0000-0000-000000000000\",\"MinimumVersion\":1,\"MaximumVersion\":3}\n";
     host.send(&message("01 0b 10 10 | 7d 00 00 00 | 05 00 00 00 00 00 00 00", too_low)).await;
     let failure = host.expect_failure(0x2010_0b01, 5, 0xc037_010c).await;
@@ -44,18 +52,16 @@ async fn without_version_4_it_fails_and_may_be_tried_again() {
     host.negotiate().await;
 }
 
-#[tokio::test]
-async fn a_range_around_version_4_is_agreed_on() {
-    let mut host = Host::connected().await;
+async fn a_range_around_version_4_is_agreed_on(over: Over) {
+    let mut host = Host::connected(over).await;
     let wide = r#"{"minimumversion":1,"MAXIMUMVERSION":9,"Unknown":[{}]}"#;
     host.send(&message("01 0b 10 10 | 46 00 00 00 | 01 00 00 00 00 00 00 00", wide)).await;
     let answer = host.receive().await;
     assert_eq!(answer.body, format!(r#"{{"Result":0,"Version":4,"Capabilities":{}}}"#, capabilities()));
 }
 
-#[tokio::test]
-async fn nothing_else_is_served_before_and_this_not_again_after() {
-    let mut host = Host::connected().await;
+async fn nothing_else_is_served_before_and_this_not_again_after(over: Over) {
+    let mut host = Host::connected(over).await;
     let of_the_vm = "{\"ContainerId\":\"00000000-0000-0000-0000-000000000000\",\"ActivityId\":\"00000000-0000-0000-0000-000000000000\"}\n";
     for (number, id) in (1..=15).filter(|number| *number != 0x0b).zip(0x20..) {
         let header = format!("01 {number:02x} 10 10 | 7b 00 00 00 | {id:02x} 00 00 00 00 00 00 00");
@@ -69,9 +75,8 @@ async fn nothing_else_is_served_before_and_this_not_again_after() {
     host.expect_failure(0x2010_0b01, 9, 0x8000_4001).await;
 }
 
-#[tokio::test]
-async fn each_connection_begins_without_a_version() {
-    let mut host = Host::negotiated().await;
+async fn each_connection_begins_without_a_version(over: Over) {
+    let mut host = Host::negotiated(over).await;
     host.hang_up();
     host.pick_up().await;
     let start = "{\"ContainerId\":\"00000000-0000-0000-0000-000000000000\",\"ActivityId\":\"00000000-0000-0000-0000-000000000000\"}\n";
@@ -80,18 +85,16 @@ async fn each_connection_begins_without_a_version() {
     host.negotiate().await;
 }
 
-#[tokio::test]
-async fn the_answer_waits_until_the_guest_is_complete() {
-    let (mut host, ready) = Host::before_ready().await;
+async fn the_answer_waits_until_the_guest_is_complete(over: Over) {
+    let (mut host, ready) = Host::before_ready(over).await;
     host.send(&message("01 0b 10 10 | 7d 00 00 00 | 00 00 00 00 00 00 00 00", NEGOTIATE)).await;
     host.expect_silence().await;
     ready.send(()).expect("the agent waits");
     assert_eq!(host.receive().await.json()["Version"], 4);
 }
 
-#[tokio::test]
-async fn an_answer_that_a_host_did_not_wait_for_does_not_reach_the_next_one() {
-    let (mut host, ready) = Host::before_ready().await;
+async fn an_answer_that_a_host_did_not_wait_for_does_not_reach_the_next_one(over: Over) {
+    let (mut host, ready) = Host::before_ready(over).await;
     host.send(&message("01 0b 10 10 | 7d 00 00 00 | 00 00 00 00 00 00 00 00", NEGOTIATE)).await;
     host.expect_silence().await;
     host.hang_up();

@@ -1,6 +1,18 @@
 //! Requests about a process, and about the agent itself.
 
-use crate::support::{Host, about, message, read_all};
+use crate::support::{Host, Over, ZERO, about, message, over_each_link, read_all, request};
+
+over_each_link! {
+    a_signal_ends_a_process_and_the_wait_says_which
+    no_signal_is_a_kill
+    signals_and_sizes_that_make_no_sense_fail_and_do_nothing
+    processes_that_nobody_knows_are_not_found
+    no_time_is_never_enough_but_a_late_wait_gets_the_code
+    a_wait_keeps_nothing_else_from_being_answered
+    so_many_waits_are_taken_and_no_more
+    stacks_are_dumped_whatever_the_body_and_fit_what_a_host_takes
+    the_vm_itself_has_no_properties
+}
 
 /// `sleep 1000`, without streams, by request 1.
 async fn sleeper(host: &mut Host) -> u32 {
@@ -8,9 +20,8 @@ async fn sleeper(host: &mut Host) -> u32 {
     host.expect_process(1).await
 }
 
-#[tokio::test]
-async fn a_signal_ends_a_process_and_the_wait_says_which() {
-    let mut host = Host::negotiated().await;
+async fn a_signal_ends_a_process_and_the_wait_says_which(over: Over) {
+    let mut host = Host::negotiated(over).await;
     let process = sleeper(&mut host).await;
     host.send(&about(process, "01 06 10 10 | aa 00 00 00 | 02 00 00 00 00 00 00 00", r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","ProcessId":$PID,"TimeoutInMs":4294967295}"#)).await;
     host.send(&about(process, "01 07 10 10 | a9 00 00 00 | 03 00 00 00 00 00 00 00", r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","ProcessId":$PID,"Options":{"Signal":15}}"#)).await;
@@ -32,9 +43,8 @@ async fn a_signal_ends_a_process_and_the_wait_says_which() {
     host.expect_failure(0x2010_0701, 5, 0x8007_0490).await;
 }
 
-#[tokio::test]
-async fn no_signal_is_a_kill() {
-    let mut host = Host::negotiated().await;
+async fn no_signal_is_a_kill(over: Over) {
+    let mut host = Host::negotiated(over).await;
     for request in [
         r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","ProcessId":$PID}"#,
         r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","ProcessId":$PID,"Options":{}}"#,
@@ -58,9 +68,8 @@ async fn no_signal_is_a_kill() {
     }
 }
 
-#[tokio::test]
-async fn signals_and_sizes_that_make_no_sense_fail_and_do_nothing() {
-    let mut host = Host::negotiated().await;
+async fn signals_and_sizes_that_make_no_sense_fail_and_do_nothing(over: Over) {
+    let mut host = Host::negotiated(over).await;
     let process = sleeper(&mut host).await;
     host.send(&about(process, "01 07 10 10 | aa 00 00 00 | 02 00 00 00 00 00 00 00", r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","ProcessId":$PID,"Options":{"Signal":999}}"#)).await;
     host.expect_failure(0x2010_0701, 2, 0x8000_4005).await;
@@ -86,9 +95,8 @@ async fn signals_and_sizes_that_make_no_sense_fail_and_do_nothing() {
     .await;
 }
 
-#[tokio::test]
-async fn processes_that_nobody_knows_are_not_found() {
-    let mut host = Host::negotiated().await;
+async fn processes_that_nobody_knows_are_not_found(over: Over) {
+    let mut host = Host::negotiated(over).await;
     // This one lives, but was not started through the bridge.
     let process = std::process::id();
     host.send(&about(process, "01 06 10 10 | aa 00 00 00 | 01 00 00 00 00 00 00 00", r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","ProcessId":$PID,"TimeoutInMs":4294967295}"#)).await;
@@ -99,9 +107,8 @@ async fn processes_that_nobody_knows_are_not_found() {
     host.expect_failure(0x2010_0801, 3, 0x8007_0490).await;
 }
 
-#[tokio::test]
-async fn no_time_is_never_enough_but_a_late_wait_gets_the_code() {
-    let mut host = Host::negotiated().await;
+async fn no_time_is_never_enough_but_a_late_wait_gets_the_code(over: Over) {
+    let mut host = Host::negotiated(over).await;
     let stdout = host.listen(0x4000_0001);
     host.send(&message("01 05 10 10 | 09 01 00 00 | 01 00 00 00 00 00 00 00", r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","Settings":{"ProcessParameters":"{\"CommandArgs\":[\"/bin/true\"],\"CreateStdOutPipe\":true}","VsockStdioRelaySettings":{"StdOut":1073741825}}}"#)).await;
     let process = host.expect_process(1).await;
@@ -119,9 +126,8 @@ async fn no_time_is_never_enough_but_a_late_wait_gets_the_code() {
     .await;
 }
 
-#[tokio::test]
-async fn a_wait_keeps_nothing_else_from_being_answered() {
-    let mut host = Host::negotiated().await;
+async fn a_wait_keeps_nothing_else_from_being_answered(over: Over) {
+    let mut host = Host::negotiated(over).await;
     let process = sleeper(&mut host).await;
     let wait = about(
         process,
@@ -155,9 +161,34 @@ async fn a_wait_keeps_nothing_else_from_being_answered() {
     }
 }
 
-#[tokio::test]
-async fn stacks_are_dumped_whatever_the_body_and_fit_what_a_host_takes() {
-    let mut host = Host::negotiated().await;
+async fn so_many_waits_are_taken_and_no_more(over: Over) {
+    const MOST: u64 = 16_384;
+    let mut host = Host::negotiated(over).await;
+    let process = sleeper(&mut host).await;
+    let wait =
+        format!(r#"{{"ContainerId":"{ZERO}","ActivityId":"{ZERO}","ProcessId":{process},"TimeoutInMs":4294967295}}"#);
+    for id in 2..MOST + 3 {
+        host.send(&request(0x1010_0601, id, &wait)).await;
+    }
+    // All but the last one wait.
+    let refused = host.expect_failure(0x2010_0601, MOST + 2, 0x8000_4005).await;
+    assert!(refused.body.contains("16384 requests are open"), "{}", refused.body);
+    // What takes no time is answered still, so that the rest can be, too.
+    let kill = format!(r#"{{"ContainerId":"{ZERO}","ActivityId":"{ZERO}","ProcessId":{process}}}"#);
+    host.send(&request(0x1010_0701, 1, &kill)).await;
+    let answer = host.receive().await;
+    assert_eq!((answer.kind, answer.json()["Result"].as_i64()), (0x2010_0701, Some(0)), "{}", answer.body);
+    let mut answered = std::collections::BTreeSet::new();
+    for _ in 0..MOST {
+        let answer = host.receive().await;
+        assert_eq!((answer.kind, answer.json()["Signal"].as_i64()), (0x2010_0601, Some(9)), "{}", answer.body);
+        answered.insert(answer.id);
+    }
+    assert_eq!(answered, (2..MOST + 2).collect());
+}
+
+async fn stacks_are_dumped_whatever_the_body_and_fit_what_a_host_takes(over: Over) {
+    let mut host = Host::negotiated(over).await;
     for (request, activity) in [
         (
             message(
@@ -178,9 +209,8 @@ async fn stacks_are_dumped_whatever_the_body_and_fit_what_a_host_takes() {
     }
 }
 
-#[tokio::test]
-async fn the_vm_itself_has_no_properties() {
-    let mut host = Host::negotiated().await;
+async fn the_vm_itself_has_no_properties(over: Over) {
+    let mut host = Host::negotiated(over).await;
     host.send(&message("01 09 10 10 | a9 00 00 00 | 01 00 00 00 00 00 00 00", r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","Query":"{\"PropertyTypes\":[\"Statistics\"]}"}"#)).await;
     host.expect_failure(0x2010_0901, 1, 0x8000_4005).await;
     // The query is read before anything is looked up; an empty one is none.

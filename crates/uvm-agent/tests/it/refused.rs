@@ -1,10 +1,20 @@
 //! What an agent does not serve, or cannot read.
 
-use crate::support::{Host, message};
+use crate::support::{Host, Over, ZERO, message, over_each_link, request};
 
-#[tokio::test]
-async fn unknown_messages_are_answered_never_ignored() {
-    let mut host = Host::negotiated().await;
+over_each_link! {
+    unknown_messages_are_answered_never_ignored
+    a_container_that_is_not_there_is_not_found
+    a_body_that_does_not_decode_fails_only_its_request
+    an_activity_that_is_no_guid_is_not_repeated
+    the_answer_to_a_large_request_that_does_not_decode_is_small
+    the_answer_about_a_long_name_is_small
+    a_size_that_cannot_be_ends_the_connection_and_no_more
+    messages_may_come_in_any_pieces
+}
+
+async fn unknown_messages_are_answered_never_ignored(over: Over) {
+    let mut host = Host::negotiated(over).await;
     let body =
         r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000"}"#;
     for (header, answer) in [
@@ -33,47 +43,8 @@ async fn unknown_messages_are_answered_never_ignored() {
     assert_eq!(host.expect_failure(0x2010_1001, 2, 0x8000_4001).await.json().get("ActivityId"), None);
 }
 
-#[tokio::test]
-async fn containers_are_not_there_yet() {
-    let mut host = Host::negotiated().await;
-    for (request, answer) in [
-        (
-            message(
-                "01 01 10 10 | 56 01 00 00 | 01 00 00 00 00 00 00 00",
-                r#"{"ContainerId":"c1","ActivityId":"00000000-0000-0000-0000-000000000000","ContainerConfig":"{\"SchemaVersion\":{\"Major\":2,\"Minor\":1},\"OciBundlePath\":\"/run/gcs/c/c1\",\"OciSpecification\":{\"ociVersion\":\"1.0.2\",\"process\":{\"args\":[\"sh\"],\"cwd\":\"/\"},\"root\":{\"path\":\"/run/gcs/c/c1/rootfs\"},\"linux\":{}}}"}"#,
-            ),
-            0x2010_0101,
-        ),
-        (
-            message(
-                "01 0a 10 10 | 01 01 00 00 | 01 00 00 00 00 00 00 00",
-                r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","Request":{"ResourceType":"CombinedLayers","RequestType":"Add","Settings":{"ContainerRootPath":"/run/r","Layers":[{"Path":"/run/l"}]}}}"#,
-            ),
-            0x2010_0a01,
-        ),
-        (
-            message(
-                "01 0a 10 10 | cb 00 00 00 | 01 00 00 00 00 00 00 00",
-                r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","Request":{"ResourceType":"MappedVirtualDisk","Settings":{"MountPath":"/run/d"}}}"#,
-            ),
-            0x2010_0a01,
-        ),
-        (
-            message(
-                "01 0e 10 10 | 69 00 00 00 | 01 00 00 00 00 00 00 00",
-                r#"{"ContainerId":"c1","ActivityId":"00000000-0000-0000-0000-000000000000","Resources":"{}"}"#,
-            ),
-            0x2010_0e01,
-        ),
-    ] {
-        host.send(&request).await;
-        host.expect_failure(answer, 1, 0x8000_4001).await;
-    }
-}
-
-#[tokio::test]
-async fn a_container_that_is_not_there_is_not_found() {
-    let mut host = Host::negotiated().await;
+async fn a_container_that_is_not_there_is_not_found(over: Over) {
+    let mut host = Host::negotiated(over).await;
     for (request, number) in [
         (
             message(
@@ -153,9 +124,8 @@ async fn a_container_that_is_not_there_is_not_found() {
     .await;
 }
 
-#[tokio::test]
-async fn a_body_that_does_not_decode_fails_only_its_request() {
-    let mut host = Host::negotiated().await;
+async fn a_body_that_does_not_decode_fails_only_its_request(over: Over) {
+    let mut host = Host::negotiated(over).await;
     for request in [
         message("01 02 10 10 | 10 00 00 00 | 03 00 00 00 00 00 00 00", ""),
         message("01 02 10 10 | 11 00 00 00 | 03 00 00 00 00 00 00 00", "{"),
@@ -178,9 +148,8 @@ async fn a_body_that_does_not_decode_fails_only_its_request() {
     host.expect("01 02 10 20 | 1c 00 00 00 | 03 00 00 00 00 00 00 00", r#"{"Result":0}"#).await;
 }
 
-#[tokio::test]
-async fn an_activity_that_is_no_guid_is_not_repeated() {
-    let mut host = Host::negotiated().await;
+async fn an_activity_that_is_no_guid_is_not_repeated(over: Over) {
+    let mut host = Host::negotiated(over).await;
     for request in [
         message("01 02 10 10 | 34 00 00 00 | 03 00 00 00 00 00 00 00", r#"{"ContainerId":"c1","ActivityId":""}"#),
         message("01 02 10 10 | 35 00 00 00 | 03 00 00 00 00 00 00 00", r#"{"ContainerId":"c1","ActivityId":"x"}"#),
@@ -201,18 +170,30 @@ async fn an_activity_that_is_no_guid_is_not_repeated() {
 }
 
 /// The original quotes the request whole, twice: its answer would be over the host's limit and end the bridge.
-#[tokio::test]
-async fn the_answer_to_a_large_request_that_does_not_decode_is_small() {
-    let mut host = Host::negotiated().await;
+async fn the_answer_to_a_large_request_that_does_not_decode_is_small(over: Over) {
+    let mut host = Host::negotiated(over).await;
     let body = format!("{{\"ContainerConfig\":\"{}\"}}", "x".repeat(0x10_0000 - 16 - 22));
     host.send(&message("01 01 10 10 | 00 00 10 00 | 03 00 00 00 00 00 00 00", &body)).await;
     let failure = host.expect_failure(0x2010_0101, 3, 0xc037_010d).await;
     assert!(failure.bytes.len() < 16_384, "{} bytes", failure.bytes.len());
 }
 
-#[tokio::test]
-async fn a_size_that_cannot_be_ends_the_connection_and_no_more() {
-    let mut host = Host::negotiated().await;
+async fn the_answer_about_a_long_name_is_small(over: Over) {
+    let mut host = Host::negotiated(over).await;
+    for (name, code) in [("x".repeat(200_000), 0x8000_4005), ("\u{1}".repeat(50_000), 0x8000_4005)] {
+        let parameters = serde_json::json!({ "CommandArgs": [name] }).to_string();
+        let body = serde_json::json!({
+            "ContainerId": ZERO, "ActivityId": ZERO,
+            "Settings": { "ProcessParameters": parameters, "VsockStdioRelaySettings": {} },
+        });
+        host.send(&request(0x1010_0501, 3, &body.to_string())).await;
+        let failure = host.expect_failure(0x2010_0501, 3, code).await;
+        assert!(failure.bytes.len() < 40_000, "{} bytes", failure.bytes.len());
+    }
+}
+
+async fn a_size_that_cannot_be_ends_the_connection_and_no_more(over: Over) {
+    let mut host = Host::negotiated(over).await;
     for header in [
         // Less than the header itself: the original takes 8 for 4 GiB and is dumb from then on.
         [0x01, 0x02, 0x10, 0x10, 0x08, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0],
@@ -228,9 +209,8 @@ async fn a_size_that_cannot_be_ends_the_connection_and_no_more() {
     }
 }
 
-#[tokio::test]
-async fn messages_may_come_in_any_pieces() {
-    let mut host = Host::negotiated().await;
+async fn messages_may_come_in_any_pieces(over: Over) {
+    let mut host = Host::negotiated(over).await;
     let start = message(
         "01 02 10 10 | 7a 00 00 00 | 03 00 00 00 00 00 00 00",
         r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000"}"#,

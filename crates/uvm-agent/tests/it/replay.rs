@@ -12,9 +12,13 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
-use uvm_mux::MuxStream;
 
-use crate::support::{Host, Message, soon};
+use crate::support::{Host, Message, Over, Stream as HostStream, over_each_link, request, soon};
+
+over_each_link! {
+    the_host_of_january_2021_gets_what_it_got_then
+    the_host_of_august_2026_gets_what_it_got_then
+}
 
 /// What cannot be replayed yet, and why.
 const NOT_YET: [(&str, &str); 4] = [
@@ -83,8 +87,8 @@ struct Replay {
 }
 
 enum Stream {
-    Listening(JoinHandle<MuxStream>),
-    Open(MuxStream),
+    Listening(JoinHandle<HostStream>),
+    Open(HostStream),
 }
 
 impl Replay {
@@ -125,9 +129,7 @@ impl Replay {
             let port = port.try_into().expect("a port");
             self.streams.insert(port, Stream::Listening(self.host.listen(port)));
         }
-        let size = u32::try_from(16 + body.len()).expect("small");
-        let header = [&event.kind.to_le_bytes()[..], &size.to_le_bytes(), &event.id.to_le_bytes()].concat();
-        self.host.send(&[&header, body.as_bytes()].concat()).await;
+        self.host.send(&request(event.kind, event.id, &body)).await;
         self.shutting_down |= event.name.starts_with("Shutdown") && json["ContainerId"] == crate::support::ZERO;
     }
 
@@ -157,7 +159,7 @@ impl Replay {
         }
     }
 
-    async fn stream(&mut self, event: &Event) -> &mut MuxStream {
+    async fn stream(&mut self, event: &Event) -> &mut HostStream {
         let port = event.port.expect("a port");
         let stream = match self.streams.remove(&port).expect("asked for") {
             Stream::Listening(accepting) => soon(accepting).await.expect("joined"),
@@ -213,7 +215,7 @@ fn compare_capabilities(recorded: &Value, ours: &Value) {
     }
 }
 
-async fn replay_year(year: &str) {
+async fn replay_year(year: &str, over: Over) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../uvm-wire/tests/transcripts").join(year);
     let entries = std::fs::read_dir(&folder).expect("recordings");
     let conversations: BTreeSet<String> = entries
@@ -231,7 +233,7 @@ async fn replay_year(year: &str) {
         println!("{year}/{conversation}");
         let text = std::fs::read_to_string(folder.join(conversation).with_extension("jsonl")).expect("a recording");
         let mut replay = Replay {
-            host: Host::connected().await,
+            host: Host::connected(over).await,
             streams: HashMap::new(),
             processes: BTreeMap::new(),
             early: HashMap::new(),
@@ -246,12 +248,10 @@ async fn replay_year(year: &str) {
     assert_eq!((replayed, conversations.len()), (11, 15));
 }
 
-#[tokio::test]
-async fn the_host_of_january_2021_gets_what_it_got_then() {
-    replay_year("h21-g21").await;
+async fn the_host_of_january_2021_gets_what_it_got_then(over: Over) {
+    replay_year("h21-g21", over).await;
 }
 
-#[tokio::test]
-async fn the_host_of_august_2026_gets_what_it_got_then() {
-    replay_year("h26-g26").await;
+async fn the_host_of_august_2026_gets_what_it_got_then(over: Over) {
+    replay_year("h26-g26", over).await;
 }

@@ -1,21 +1,114 @@
-//! A host that writes bytes: the other end of an agent's bridge.
+//! A host that writes bytes: the other end of an agent's bridge, over the multiplexer or over sockets.
 
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::signal::unix::{SignalKind, signal};
+use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use uvm_agent::agent::Agent;
 use uvm_agent::bridge;
-use uvm_agent::init_line::AgentFlags;
+use uvm_agent::flags::AgentFlags;
+use uvm_agent::link::{Link, Sockets};
 use uvm_agent::log::Log;
 use uvm_agent::process::Reap;
 use uvm_mux::channel::SocketChannel;
-use uvm_mux::{Config, Greeting, GuestState, Mux, MuxListener, MuxStream, Role};
+use uvm_mux::{Config, Greeting, GuestState, Mux, MuxListener, Role};
+
+/// Runs each test over each carrier.
+macro_rules! over_each_link {
+    ($($test:ident)*) => {
+        mod over_the_mux {
+            $(#[tokio::test] async fn $test() { super::$test($crate::support::Over::Mux).await; })*
+        }
+        mod over_sockets {
+            $(#[tokio::test] async fn $test() { super::$test($crate::support::Over::Sockets).await; })*
+        }
+    };
+}
+pub(crate) use over_each_link;
+
+/// What carries the streams between host and agent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Over {
+    Mux,
+    Sockets,
+}
+
+/// A stream at the host's end.
+pub(crate) type Stream = Box<dyn Duplex>;
+
+/// Both directions.
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// The host's end of the carrier.
+enum Carrier {
+    Mux(Mux),
+    /// Each port is a socket of its name.
+    Sockets(TempDir),
+}
+
+impl Carrier {
+    /// Both ends.
+    fn pair(over: Over) -> (Self, Link) {
+        match over {
+            Over::Mux => {
+                let (ours, theirs) = UnixStream::pair().expect("a pair");
+                let greeting = Greeting::new(GuestState::Fresh).expect("random bytes");
+                let end = |socket, role| {
+                    let channel = SocketChannel::new(socket).expect("a channel");
+                    let (mux, driver) = Mux::new(channel, role, Config::default());
+                    tokio::spawn(driver);
+                    mux
+                };
+                (Self::Mux(end(ours, Role::Owner(greeting))), Link::Mux(end(theirs, Role::Guest)))
+            }
+            Over::Sockets => {
+                let dir = tempfile::tempdir().expect("a directory");
+                let path = dir.path().to_owned();
+                let begin = move |port: u32| {
+                    let socket = UnixStream::connect(socket(&path, port))?;
+                    socket.set_nonblocking(true)?;
+                    Ok(socket.into())
+                };
+                (Self::Sockets(dir), Link::Sockets(Sockets::new(begin)))
+            }
+        }
+    }
+
+    fn listen(&self, port: u32) -> Listener {
+        match self {
+            Self::Mux(mux) => Listener::Mux(mux.listen(port).expect("free")),
+            Self::Sockets(dir) => Listener::Sockets(UnixListener::bind(socket(dir.path(), port)).expect("free")),
+        }
+    }
+}
+
+fn socket(dir: &Path, port: u32) -> std::path::PathBuf {
+    dir.join(port.to_string())
+}
+
+/// A port of the host that the agent may dial.
+enum Listener {
+    Mux(MuxListener),
+    Sockets(UnixListener),
+}
+
+impl Listener {
+    async fn accept(&mut self) -> Stream {
+        match self {
+            Self::Mux(listener) => Box::new(listener.accept().await.expect("dialled")),
+            Self::Sockets(listener) => Box::new(listener.accept().await.expect("dialled").0),
+        }
+    }
+}
 
 /// Nothing here takes longer, on the slowest machine.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -24,50 +117,37 @@ const QUIET: Duration = Duration::from_millis(300);
 
 /// A host with an agent at the other end.
 pub(crate) struct Host {
-    pub(crate) mux: Mux,
     pub(crate) agent: Arc<Agent>,
-    listener: MuxListener,
-    bridge: Option<MuxStream>,
+    carrier: Carrier,
+    listener: Listener,
+    bridge: Option<Stream>,
 }
 
 impl Host {
     /// An agent that is ready, connected, and not asked for the protocol yet.
-    pub(crate) async fn connected() -> Self {
-        let (host, ready) = Self::before_ready().await;
+    pub(crate) async fn connected(over: Over) -> Self {
+        let (host, ready) = Self::before_ready(over).await;
         ready.send(()).expect("the agent waits");
         host
     }
 
     /// An agent that has agreed on version 4, by request 0.
-    pub(crate) async fn negotiated() -> Self {
-        let mut host = Self::connected().await;
+    pub(crate) async fn negotiated(over: Over) -> Self {
+        let mut host = Self::connected(over).await;
         host.negotiate().await;
         host
     }
 
     /// An agent whose guest is not complete yet.
-    pub(crate) async fn before_ready() -> (Self, oneshot::Sender<()>) {
-        let (ours, theirs) = UnixStream::pair().expect("a pair");
-        let greeting = Greeting::new(GuestState::Fresh).expect("random bytes");
-        let end = |socket, role| {
-            let (mux, driver) = Mux::new(SocketChannel::new(socket).expect("a channel"), role, Config::default());
-            tokio::spawn(driver);
-            mux
-        };
-        let (mux, guest) = (end(ours, Role::Owner(greeting)), end(theirs, Role::Guest));
-        let mut listener = mux.listen(0x4000_0000).expect("free");
+    pub(crate) async fn before_ready(over: Over) -> (Self, oneshot::Sender<()>) {
+        let (carrier, link) = Carrier::pair(over);
+        let mut listener = carrier.listen(0x4000_0000);
         let (ready, receiver) = oneshot::channel();
         let agent = Arc::new(Agent::new(Reap::Known, Log::new(&AgentFlags::default()), receiver));
-        let mut children = signal(SignalKind::child()).expect("watched");
-        let processes = agent.processes().clone();
-        tokio::spawn(async move {
-            while children.recv().await.is_some() {
-                processes.reap();
-            }
-        });
-        tokio::spawn(bridge::serve(Arc::clone(&agent), guest));
-        let bridge = Some(soon(listener.accept()).await.expect("the agent dials"));
-        (Self { mux, agent, listener, bridge }, ready)
+        agent.processes().reap_on_signals().expect("watched");
+        tokio::spawn(bridge::serve(Arc::clone(&agent), link));
+        let bridge = Some(soon(listener.accept()).await);
+        (Self { agent, carrier, listener, bridge }, ready)
     }
 
     /// Agrees on the protocol, by the example of its description.
@@ -78,9 +158,9 @@ impl Host {
     }
 
     /// Listens where the agent is to dial a stream, and accepts one in the background.
-    pub(crate) fn listen(&self, port: u32) -> JoinHandle<MuxStream> {
-        let mut listener = self.mux.listen(port).expect("free");
-        tokio::spawn(async move { listener.accept().await.expect("dialled") })
+    pub(crate) fn listen(&self, port: u32) -> JoinHandle<Stream> {
+        let mut listener = self.carrier.listen(port);
+        tokio::spawn(async move { listener.accept().await })
     }
 
     /// Ends the connection of the bridge.
@@ -90,7 +170,7 @@ impl Host {
 
     /// Takes the agent's next connection.
     pub(crate) async fn pick_up(&mut self) {
-        self.bridge = Some(soon(self.listener.accept()).await.expect("the agent dials again"));
+        self.bridge = Some(soon(self.listener.accept()).await);
     }
 
     /// Writes bytes as they are.
@@ -149,7 +229,7 @@ impl Host {
         process
     }
 
-    fn bridge(&mut self) -> &mut MuxStream {
+    fn bridge(&mut self) -> &mut Stream {
         self.bridge.as_mut().expect("connected")
     }
 }
@@ -177,7 +257,13 @@ pub(crate) fn message(header: &str, body: &str) -> Vec<u8> {
     bytes
 }
 
-/// The same with a process in the place of `$PID`, which takes ten bytes whatever its number.
+/// A request whose body is a row of a table: its header counts the bytes.
+pub(crate) fn request(kind: u32, id: u64, body: &str) -> Vec<u8> {
+    let size = u32::try_from(16 + body.len()).expect("small");
+    [&kind.to_le_bytes()[..], &size.to_le_bytes(), &id.to_le_bytes(), body.as_bytes()].concat()
+}
+
+/// A [`message`] with a process in the place of `$PID`, which takes ten bytes whatever its number.
 pub(crate) fn about(process: u32, header: &str, body: &str) -> Vec<u8> {
     message(header, &body.replace("$PID", &format!("{process:<10}")))
 }
@@ -197,7 +283,7 @@ impl Message {
 }
 
 /// Reads a message; `None` at the end.
-async fn read(stream: &mut MuxStream) -> Option<Message> {
+async fn read(stream: &mut Stream) -> Option<Message> {
     let mut bytes = vec![0; 16];
     stream.read_exact(&mut bytes[..1]).await.ok()?;
     stream.read_exact(&mut bytes[1..]).await.expect("a whole header");
@@ -212,7 +298,7 @@ async fn read(stream: &mut MuxStream) -> Option<Message> {
 }
 
 /// All that comes on a stream until its end.
-pub(crate) async fn read_all(stream: JoinHandle<MuxStream>) -> String {
+pub(crate) async fn read_all(stream: JoinHandle<Stream>) -> String {
     let mut stream = soon(stream).await.expect("joined");
     let mut text = String::new();
     soon(stream.read_to_string(&mut text)).await.expect("read");
