@@ -16,8 +16,8 @@ use crate::sealed::{self, Damage, Depth, FileRecords};
 /// {"format": 1, "agent": {"kind": "original"}}
 /// ```
 ///
-/// Besides, it may tell `agent.version`, `kernel.hz` (timer ticks a second), and `files`: size and SHA-256 of each file by
-/// name, which are compared then.
+/// Besides, it may tell `kernel.hz` (timer ticks a second), and `files`: size and SHA-256 of each file by name, which are
+/// compared then; and whatever else a [`Manifest`] has, which is not looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GivenBootFiles {
     /// Timer ticks a second of the kernel, where it is told.
@@ -25,30 +25,15 @@ pub struct GivenBootFiles {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Description {
     format: u32,
-    #[serde(rename = "agent")]
-    _agent: Agent,
     #[serde(default)]
     kernel: Kernel,
     #[serde(default)]
     files: FileRecords,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Agent {
-    /// Read before.
-    #[serde(rename = "kind")]
-    _kind: AgentKind,
-    /// For whoever reads it.
-    #[serde(default, rename = "version")]
-    _version: String,
-}
-
 #[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Kernel {
     #[serde(default)]
     hz: Option<u32>,
@@ -116,7 +101,7 @@ mod tests {
     fn a_line_is_enough_and_what_more_is_told_is_used() {
         let given = |hz| Ok(Some(GivenBootFiles { kernel_hz: hz }));
         assert_eq!(open(r#"{"format":1,"agent":{"kind":"original"}}"#), given(None));
-        let more = r#"{"format":1,"agent":{"kind":"original","version":"2021"},"kernel":{"hz":250}}"#;
+        let more = r#"{"format":1,"agent":{"kind":"original","version":"2021"},"kernel":{"hz":250},"busybox":null}"#;
         assert_eq!(open(more), given(Some(250)));
         assert_eq!(open(r#"{"format":1,"agent":{"kind":"ours","version":"1"},"rest":0}"#), Ok(None));
     }
@@ -127,7 +112,7 @@ mod tests {
             ("{}", "missing field `agent`"),
             (r#"{"format":1,"agent":{"kind":"theirs"}}"#, "unknown variant `theirs`"),
             (r#"{"format":2,"agent":{"kind":"original"}}"#, "format 2 is not known"),
-            (r#"{"format":1,"agent":{"kind":"original"},"kernl":{}}"#, "unknown field `kernl`"),
+            (r#"{"format":1,"agent":{"kind":"original"},"kernel":{"hz":"fast"}}"#, "invalid type: string"),
             ("", "EOF"),
             (
                 r#"{"format":1,"agent":{"kind":"original"},"files":{"kernel":{"size":7,"sha256":
