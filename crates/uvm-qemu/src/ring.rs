@@ -54,19 +54,28 @@ impl Ring {
         lines
     }
 
-    /// As [`last_lines`](Self::last_lines), but beginning with the last line that tells of the end, if there is one: a
-    /// kernel's trace of it may be longer than what is quoted.
+    /// As [`last_lines`](Self::last_lines), but beginning with the lines that tell of the end, if there are some: a kernel's
+    /// trace of it may be longer than what is quoted. What was said right before a kernel panicked is among them: when its
+    /// init ended, that is the reason.
     pub(crate) fn telling_lines(&self, count: usize) -> Vec<String> {
         let all = self.last_lines(usize::MAX);
-        let tail = all.len().saturating_sub(count);
-        match all.iter().rposition(|line| TELLING.iter().any(|word| line.contains(word))) {
-            Some(cause) if cause < tail => {
-                let mut lines = vec![all[cause].clone()];
-                lines.extend(all.into_iter().skip(tail + 1));
-                lines
-            }
-            _ => all.into_iter().skip(tail).collect(),
-        }
+        let tells = |line: &String| TELLING.iter().any(|word| line.contains(word));
+        let panic = all.iter().rposition(|line| line.contains(PANIC));
+        let before = panic.map_or(0..0, |at| at.saturating_sub(BEFORE_PANIC)..at);
+        let telling: Vec<usize> =
+            (0..all.len()).filter(|at| before.contains(at) || all.get(*at).is_some_and(tells)).collect();
+        // The last of them, and no more than half of what is quoted.
+        let telling = telling.split_at(telling.len().saturating_sub(count.div_ceil(2))).1;
+        let tail = all.len().saturating_sub(count - telling.len().min(count));
+        let quoted = |at: &usize| *at >= tail || telling.contains(at);
+        // A telling line that is within the tail leaves room for one more before it.
+        let room = count.saturating_sub((0..all.len()).filter(quoted).count());
+        let tail = (0..tail).rev().filter(|at| !telling.contains(at)).take(room).last().unwrap_or(tail);
+        all.into_iter()
+            .enumerate()
+            .filter(|(at, _)| *at >= tail || telling.contains(at))
+            .map(|(_, line)| line)
+            .collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -75,7 +84,10 @@ impl Ring {
 }
 
 /// What a dying guest says: its kernel, its agent.
-const TELLING: [&str; 3] = ["Kernel panic", "uvm-agent: ", "Out of memory: "];
+const TELLING: [&str; 3] = [PANIC, "uvm-agent: ", "Out of memory: "];
+const PANIC: &str = "Kernel panic";
+/// Lines right before a panic that may give its reason.
+const BEFORE_PANIC: usize = 3;
 /// The longest line quoted, in characters.
 const MAX_LINE: usize = 240;
 
@@ -93,16 +105,29 @@ mod tests {
     }
 
     #[test]
-    fn the_line_that_tells_of_the_end_is_quoted_first() {
+    fn the_lines_that_tell_of_the_end_are_quoted_first() {
         let ring = Ring::default();
         ring.push(b"boot\nKernel panic - not syncing: oh\nCall Trace:\n a\n b\n c\n");
-        assert_eq!(ring.telling_lines(3), ["Kernel panic - not syncing: oh", " b", " c"]);
-        assert_eq!(ring.telling_lines(5), ring.last_lines(5), "it is in there by itself");
+        assert_eq!(ring.telling_lines(4), ["boot", "Kernel panic - not syncing: oh", " b", " c"]);
+        assert_eq!(ring.telling_lines(1), ["Kernel panic - not syncing: oh"]);
+        assert_eq!(ring.telling_lines(6), ring.last_lines(6), "they are in there by themselves");
+        assert_eq!(ring.telling_lines(5).len(), 5);
         ring.push(b"d\n");
         assert_eq!(ring.telling_lines(100).len(), 7);
         let quiet = Ring::default();
         quiet.push(b"one\ntwo\n");
         assert_eq!(quiet.telling_lines(1), ["two"]);
+    }
+
+    #[test]
+    fn what_init_said_before_it_ended_is_quoted() {
+        let ring = Ring::default();
+        ring.push(b"boot\n".repeat(50).as_slice());
+        ring.push(b"init: no such flag\nKernel panic - not syncing: Attempted to kill init!\n");
+        ring.push(b" trace\n".repeat(50).as_slice());
+        let lines = ring.telling_lines(12);
+        assert!(lines.len() == 12 && lines.contains(&"init: no such flag".to_owned()), "{lines:?}");
+        assert_eq!(lines.last().map(String::as_str), Some(" trace"));
     }
 
     #[test]

@@ -26,7 +26,7 @@ fn program() -> TestResult<PathBuf> {
 }
 
 /// A run of `uvm run` with a state directory of its own.
-struct Run {
+pub(crate) struct Run {
     command: Command,
     leaks: LeakCheck,
     id: String,
@@ -36,18 +36,25 @@ struct Run {
 
 impl Run {
     fn new(flags: &[&str], guest_command: &[&str]) -> TestResult<Self> {
+        let files = boot_files()?;
+        let files = ["--boot-files", files.to_str().ok_or("boot files with a name that is no text")?];
+        Self::with_boot_files(&[&files, flags].concat(), guest_command)
+    }
+
+    /// The flags say what to boot.
+    pub(crate) fn with_boot_files(flags: &[&str], guest_command: &[&str]) -> TestResult<Self> {
         let slot = Slot::take(1)?;
         let state = tempfile::Builder::new().prefix("uvm-test-").tempdir()?;
         let id = unique("cli")?;
         let leaks = LeakCheck::begin(id.as_str(), state.path());
         let mut command = Command::new(program()?);
         command.args(["run", "--memory", "512", "--cpus", "1", "--name", id.as_str()]);
-        command.arg("--boot-files").arg(boot_files()?).args(flags).arg("--").args(guest_command);
+        command.args(flags).arg("--").args(guest_command);
         command.env("UVM_STATE_DIR", state.path()).stdin(Stdio::null());
         Ok(Self { command, leaks, id: id.to_string(), _state: state, _slot: slot })
     }
 
-    fn output(mut self, input: &[u8]) -> TestResult<Output> {
+    pub(crate) fn output(mut self, input: &[u8]) -> TestResult<Output> {
         let mut child = self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         child.stdin.take().ok_or("no input")?.write_all(input)?;
         let output = child.wait_with_output()?;
@@ -60,7 +67,7 @@ impl Run {
     }
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 

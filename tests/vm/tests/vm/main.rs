@@ -7,6 +7,7 @@ mod cli;
 mod console;
 mod faults;
 mod lifecycle;
+mod original;
 mod owner;
 mod process;
 mod readme;
