@@ -52,7 +52,8 @@ async fn processes_run_over_virtual_sockets_and_the_device_stays() -> TestResult
         TestResult::Ok(())
     };
     let (written, read) = tokio::join!(write, stdout.read_to_end(&mut echoed));
-    (written?, read?);
+    written?;
+    read?;
     assert!(echoed == sent, "{} of {} bytes", echoed.len(), sent.len());
     drop(stdout);
     assert_eq!(process.wait().await?, ProcessExit::Code(0));
