@@ -3,7 +3,17 @@
 //! | module | concept |
 //! | --- | --- |
 //! | [`win_path`] | paths of a Windows host, on every system |
+//! | [`windows_build`] | what a build of Windows knows |
+//! | [`document`] | from typed values to the service's documents, and back from its answers |
 
+pub mod document;
+#[cfg(test)]
+mod test_spec;
 pub mod win_path;
+pub mod windows_build;
 
 pub use win_path::WinPath;
+pub use windows_build::WindowsBuild;
+
+/// The host's name in messages.
+const PLATFORM: &str = "hcs";
