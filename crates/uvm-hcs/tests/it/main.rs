@@ -1,0 +1,4 @@
+//! What this crate sends, compared with what was recorded from the original, and the platform over a recording host.
+
+mod cases;
+mod create;
