@@ -6,7 +6,8 @@
 //! | --- | --- |
 //! | [`create_lcow`], [`create_wcow`], [`create_container`] | what a system is created from |
 //! | [`devices`] | what a creation document plugs in, also by what was merged into it |
-//! | [`modify`] | changes of a running VM |
+//! | [`modify`](mod@modify) | changes of a running VM: the host's half |
+//! | [`guest`] | and the guest's |
 //! | [`path`] | what a change names |
 //! | [`query`] | properties of a system, of the host |
 //! | [`result`](mod@result) | how a call to the service fails |
@@ -21,6 +22,7 @@ mod shared;
 mod wcow;
 
 pub mod devices;
+pub mod guest;
 pub mod modify;
 pub mod path;
 pub mod query;
