@@ -40,7 +40,7 @@ pub enum DocumentError {
 }
 
 impl DocumentError {
-    pub(crate) fn bad(what: &'static str, value: impl ToString, why: &'static str) -> Self {
+    pub(crate) fn bad(what: &'static str, value: &dyn std::fmt::Display, why: &'static str) -> Self {
         Self::BadValue { what, value: value.to_string(), why }
     }
 

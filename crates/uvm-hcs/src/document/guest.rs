@@ -161,7 +161,7 @@ impl Endpoint {
     /// # Errors
     /// It is none, or there is no id in it.
     pub fn read(description: &RawJson) -> Result<Self, DocumentError> {
-        let bad = |why| DocumentError::bad("network endpoint", description.get(), why);
+        let bad = |why| DocumentError::bad("network endpoint", &description.get(), why);
         let endpoint: Self =
             serde_json::from_str(description.get()).map_err(|_| bad("it is no description of an endpoint"))?;
         if endpoint.id.is_empty() { Err(bad("it has no id")) } else { Ok(endpoint) }

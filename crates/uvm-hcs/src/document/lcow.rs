@@ -63,7 +63,7 @@ impl BootFiles {
     /// The name of a file as the firmware finds it: it sees the boot files' directory only.
     fn name_of(&self, what: &'static str, file: &WinPath) -> Result<String, DocumentError> {
         file.beneath(&self.directory).ok_or_else(|| {
-            DocumentError::bad(what, file, "to be booted by UEFI it must be in the boot files' directory")
+            DocumentError::bad(what, &file, "to be booted by UEFI it must be in the boot files' directory")
         })
     }
 }
@@ -77,20 +77,20 @@ fn check(spec: &VmSpec, build: WindowsBuild) -> Result<(), DocumentError> {
     }
     let vpmem = spec.vpmem;
     if spec.scsi_controllers > MAX_SCSI_CONTROLLERS {
-        return Err(DocumentError::bad("SCSI controllers", spec.scsi_controllers, "0 or 1 are allowed"));
+        return Err(DocumentError::bad("SCSI controllers", &spec.scsi_controllers, "0 or 1 are allowed"));
     }
     if vpmem.count > MAX_VPMEM_DEVICES {
-        return Err(DocumentError::bad("VPMem devices", vpmem.count, "0 to 128 are allowed"));
+        return Err(DocumentError::bad("VPMem devices", &vpmem.count, "0 to 128 are allowed"));
     }
     if vpmem.count > 0 && (vpmem.size_bytes == 0 || !vpmem.size_bytes.is_multiple_of(4096)) {
         let allowed = "a multiple of 4096, from 4096 on, is allowed";
-        return Err(DocumentError::bad("VPMem devices of bytes", vpmem.size_bytes, allowed));
+        return Err(DocumentError::bad("VPMem devices of bytes", &vpmem.size_bytes, allowed));
     }
     if vpmem.count == 0 && matches!(spec.boot.root, RootFs::Disk(_)) {
-        return Err(DocumentError::bad("VPMem devices", 0, "a root file system on a disk needs at least one"));
+        return Err(DocumentError::bad("VPMem devices", &0, "a root file system on a disk needs at least one"));
     }
     if spec.processors.count == 0 {
-        return Err(DocumentError::bad("processors", 0, "at least one is needed"));
+        return Err(DocumentError::bad("processors", &0, "at least one is needed"));
     }
     Ok(())
 }
@@ -159,14 +159,14 @@ fn console(console: &Console) -> Result<Option<schema::ComPort>, DocumentError> 
             if !pipe.is_local_pipe() {
                 return Err(DocumentError::bad(
                     "console",
-                    pipe,
+                    &pipe,
                     r"a named pipe of this host is needed, as \\.\pipe\NAME",
                 ));
             }
             Ok(Some(schema::ComPort { named_pipe: pipe.as_str().to_owned() }))
         }
         Console::File(path) => {
-            Err(DocumentError::bad("console", path.display(), "the service writes to a named pipe only"))
+            Err(DocumentError::bad("console", &path.display(), "the service writes to a named pipe only"))
         }
     }
 }

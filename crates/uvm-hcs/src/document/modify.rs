@@ -32,7 +32,7 @@ pub fn modify(change: &Change, guest: Option<&RawJson>, build: WindowsBuild) -> 
         },
         Change::Update(setting) => update(setting)?,
     };
-    Ok(to_text(&Request {
+    Ok(to_text(&Message {
         resource_path: Some(&host.path),
         request_type: host.request_type,
         settings: host.settings.as_ref(),
@@ -42,13 +42,13 @@ pub fn modify(change: &Change, guest: Option<&RawJson>, build: WindowsBuild) -> 
 
 /// The request that only passes something on to the guest.
 pub fn guest_only(guest: &RawJson) -> String {
-    to_text(&Request { resource_path: None, request_type: None, settings: None, guest_request: Some(guest) })
+    to_text(&Message { resource_path: None, request_type: None, settings: None, guest_request: Some(guest) })
 }
 
 /// The wire's shape. Settings of 0 are written: only what is absent is left out.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Request<'a> {
+struct Message<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     resource_path: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -115,7 +115,7 @@ fn update(setting: &Setting) -> Result<Host, DocumentError> {
     Ok(match setting {
         Setting::Memory(size) => {
             if size.mib == 0 || !size.mib.is_multiple_of(2) {
-                return Err(DocumentError::bad("memory of MiB", size.mib, "an even number from 2 on is allowed"));
+                return Err(DocumentError::bad("memory of MiB", &size.mib, "an even number from 2 on is allowed"));
             }
             untyped(path::MEMORY).with(&size.mib)
         }
@@ -123,7 +123,7 @@ fn update(setting: &Setting) -> Result<Host, DocumentError> {
         Setting::CpuGroup(CpuGroup { id }) => {
             let id = id.as_deref().unwrap_or(NO_CPU_GROUP);
             if id.is_empty() {
-                return Err(DocumentError::bad("CPU group", id, "the id of a group is needed"));
+                return Err(DocumentError::bad("CPU group", &id, "the id of a group is needed"));
             }
             untyped(path::CPU_GROUP).with(&schema::CpuGroup { id: id.to_owned() })
         }
@@ -169,7 +169,7 @@ fn plan9_settings(share: &Plan9Export, build: WindowsBuild) -> Result<schema::Pl
 fn vsmb_settings(share: &VsmbExport) -> Result<schema::VsmbShare, DocumentError> {
     if share.options.restrict_file_access && share.allowed_files.is_empty() {
         let why = "a share of single files must name them; a directory cannot be restricted";
-        return Err(DocumentError::bad("share", share.path.display(), why));
+        return Err(DocumentError::bad("share", &share.path.display(), why));
     }
     let file = |file: &std::path::PathBuf| Ok(win_path("shared file", file)?.as_str().to_owned());
     Ok(schema::VsmbShare {

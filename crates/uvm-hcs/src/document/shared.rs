@@ -42,7 +42,7 @@ pub(super) fn hv_socket() -> HvSocket {
 
 /// A path of the host that was carried through `std` types.
 pub(super) fn win_path(what: &'static str, path: &Path) -> Result<WinPath, DocumentError> {
-    WinPath::from_std(path).ok_or_else(|| DocumentError::bad(what, path.display(), "the path is not Unicode"))
+    WinPath::from_std(path).ok_or_else(|| DocumentError::bad(what, &path.display(), "the path is not Unicode"))
 }
 
 /// The service's name of what a disk image is.

@@ -47,7 +47,7 @@ pub fn create_wcow(
     build: WindowsBuild,
 ) -> Result<SystemDocument, DocumentError> {
     if spec.processors.count == 0 {
-        return Err(DocumentError::bad("processors", 0, "at least one is needed"));
+        return Err(DocumentError::bad("processors", &0, "at least one is needed"));
     }
     let memory = memory(spec.memory);
     let memory = schema::Memory { enable_hot_hint: memory.allow_overcommit, ..memory };
