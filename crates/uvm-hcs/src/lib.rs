@@ -5,8 +5,13 @@
 //! | [`win_path`] | paths of a Windows host, on every system |
 //! | [`windows_build`] | what a build of Windows knows |
 //! | [`document`] | from typed values to the service's documents, and back from its answers |
+//! | [`host`] | what is needed of a Windows host, as traits |
+//! | `recording` | such a host in memory, which keeps every call (feature `recording`) |
 
 pub mod document;
+pub mod host;
+#[cfg(any(test, feature = "recording"))]
+pub mod recording;
 #[cfg(test)]
 mod test_spec;
 pub mod win_path;
