@@ -6,17 +6,27 @@
 //! | [`windows_build`] | what a build of Windows knows |
 //! | [`document`] | from typed values to the service's documents, and back from its answers |
 //! | [`host`] | what is needed of a Windows host, as traits |
+//! | [`HcsPlatform`], [`HcsVm`] | the service as a host of utility VMs |
 //! | `recording` | such a host in memory, which keeps every call (feature `recording`) |
 
+mod create;
 pub mod document;
+mod home;
 pub mod host;
+mod life;
+mod platform;
+mod ports;
 #[cfg(any(test, feature = "recording"))]
 pub mod recording;
+mod scratch;
 #[cfg(test)]
 mod test_spec;
+mod vm;
 pub mod win_path;
 pub mod windows_build;
 
+pub use platform::HcsPlatform;
+pub use vm::{Access, HcsVm};
 pub use win_path::WinPath;
 pub use windows_build::WindowsBuild;
 

@@ -14,7 +14,7 @@ pub trait HostFiles {
     /// Makes a directory whose parent is there.
     fn create_directory<'a>(&'a self, path: &'a WinPath) -> BoxFuture<'a, io::Result<()>>;
 
-    /// Copies a file to where there is none.
+    /// Copies a file to where there is none. A copy that fails leaves nothing there.
     fn copy_new<'a>(&'a self, from: &'a WinPath, to: &'a WinPath) -> BoxFuture<'a, io::Result<()>>;
 
     /// Removes a file.

@@ -3,3 +3,6 @@
 mod cases;
 mod create;
 mod modify;
+mod platform;
+mod scratch;
+mod specs;
