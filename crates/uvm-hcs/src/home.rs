@@ -74,7 +74,7 @@ mod tests {
         });
         // No timer here: the thread's own is used.
         let bare = Builder::new_current_thread().build().expect("a runtime");
-        let slept = bare.block_on(home.run(tokio::time::sleep(std::time::Duration::from_millis(1))));
+        let slept = bare.block_on(home.run(async { tokio::time::sleep(std::time::Duration::from_millis(1)).await }));
         assert_eq!(slept, Some(()));
         drop(home);
         let dropped = ended.recv_timeout(std::time::Duration::from_secs(30));
