@@ -7,8 +7,13 @@
 //! | [`document`] | from typed values to the service's documents, and back from its answers |
 //! | [`host`] | what is needed of a Windows host, as traits |
 //! | [`HcsPlatform`], [`HcsVm`] | the service as a host of utility VMs |
+//! | `ComputeCore` | the service of this machine (Windows only) |
 //! | `recording` | such a host in memory, which keeps every call (feature `recording`) |
 
+#[cfg(any(windows, test))]
+mod blocking_stream;
+#[cfg(windows)]
+mod compute_core;
 mod create;
 pub mod document;
 mod home;
@@ -25,6 +30,8 @@ mod vm;
 pub mod win_path;
 pub mod windows_build;
 
+#[cfg(windows)]
+pub use compute_core::ComputeCore;
 pub use platform::HcsPlatform;
 pub use vm::{Access, HcsVm};
 pub use win_path::WinPath;

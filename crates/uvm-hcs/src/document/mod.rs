@@ -10,6 +10,7 @@
 //! | [`guest`] | and the guest's |
 //! | [`path`] | what a change names |
 //! | [`query`] | properties of a system, of the host |
+//! | [`network`] | replies of the network service |
 //! | [`result`](mod@result) | how a call to the service fails |
 
 mod container;
@@ -24,6 +25,7 @@ mod wcow;
 pub mod devices;
 pub mod guest;
 pub mod modify;
+pub mod network;
 pub mod path;
 pub mod query;
 pub mod result;

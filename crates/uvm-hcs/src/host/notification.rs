@@ -1,5 +1,6 @@
 //! What the service tells of a system by itself.
 
+use serde::Deserialize;
 use uvm_wire::Hresult;
 
 /// Something the service tells of a system or a process.
@@ -17,6 +18,29 @@ impl Notification {
     /// A notification without data.
     pub fn new(kind: NotificationKind, status: Hresult) -> Self {
         Self { kind, status, data: String::new() }
+    }
+
+    /// An event of the compute core library, which numbers them differently and tells the result in the data.
+    pub fn from_event(event: u32, data: String) -> Self {
+        #[derive(Default, Deserialize)]
+        #[serde(rename_all = "PascalCase", default)]
+        struct Told {
+            status: i32,
+        }
+        let kind = match event {
+            1 => NotificationKind::SystemExited,
+            2 => NotificationKind::CrashInitiated,
+            3 => NotificationKind::CrashReport,
+            4 => NotificationKind::RdpEnhancedModeStateChanged,
+            5 => NotificationKind::SiloJobCreated,
+            6 => NotificationKind::GuestConnectionClosed,
+            0x1_0000 => NotificationKind::ProcessExited,
+            0x200_0000 => NotificationKind::ServiceDisconnect,
+            other => NotificationKind::Other(other),
+        };
+        // Data of another shape has no result in it.
+        let told: Told = serde_json::from_str(&data).unwrap_or_default();
+        Self { kind, status: Hresult::from_bits(told.status.cast_unsigned()), data }
     }
 }
 
@@ -89,6 +113,22 @@ kinds! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn events_are_told_in_the_terms_of_notifications() {
+        let exit = Notification::from_event(1, r#"{"Status":-1070137082,"ExitType":"UnexpectedExit"}"#.into());
+        assert_eq!((exit.kind, exit.status.bits()), (NotificationKind::SystemExited, 0xc037_0106));
+        for (event, data, kind) in [
+            (2, "", NotificationKind::CrashInitiated),
+            (6, "{}", NotificationKind::GuestConnectionClosed),
+            (0x1_0000, "[]", NotificationKind::ProcessExited),
+            (0x200_0000, "nonsense", NotificationKind::ServiceDisconnect),
+            (0x100_0000, "", NotificationKind::Other(0x100_0000)),
+        ] {
+            let notification = Notification::from_event(event, data.into());
+            assert_eq!((notification.kind, notification.status), (kind, Hresult::OK));
+        }
+    }
 
     #[test]
     fn every_number_is_of_one_kind() {
