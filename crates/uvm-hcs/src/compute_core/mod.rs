@@ -72,6 +72,12 @@ impl ComputeCore {
         Self { sockets, ..self }
     }
 
+    /// The same, taken for this build.
+    #[must_use]
+    pub fn with_build(self, build: WindowsBuild) -> Self {
+        Self { build, ..self }
+    }
+
     fn core(&self) -> &'static ComputeCoreLibrary {
         self.libraries.core
     }
