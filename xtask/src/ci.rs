@@ -63,7 +63,7 @@ fn checks() -> anyhow::Result<()> {
     // What is for every system is kept so.
     Cmd::cargo()
         .args(["clippy", "--target", "x86_64-pc-windows-gnu", "-p", "uvm", "-p", "uvm-platform", "-p", "uvm-wire"])
-        .args(["-p", "uvm-cli", "--quiet", "--", "-D", "warnings"])
+        .args(["-p", "uvm-hcs", "-p", "uvm-cli", "--quiet", "--", "-D", "warnings"])
         .run()?;
     Cmd::cargo().args(["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings").run()?;
     setup::build_agent()?;

@@ -33,6 +33,10 @@ pub enum Feature {
     RootFromDisk,
     /// Boot by UEFI firmware.
     UefiBoot,
+    /// Boot of a kernel without firmware.
+    DirectKernelBoot,
+    /// Shares of single files of a directory.
+    SingleFileShares,
     /// Cold discard hints for guest memory.
     ColdDiscardHint,
     /// Control of the address space holes for devices.
@@ -64,6 +68,8 @@ impl fmt::Display for Feature {
             Self::GraphicsConsole => "a graphics console",
             Self::RootFromDisk => "a root file system on a disk",
             Self::UefiBoot => "boot by UEFI firmware",
+            Self::DirectKernelBoot => "direct boot of a kernel",
+            Self::SingleFileShares => "shares of single files",
             Self::ColdDiscardHint => "cold discard hints",
             Self::MmioGaps => "MMIO gaps",
             Self::AdditionalDocument => "an additional creation document",

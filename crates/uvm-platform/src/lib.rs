@@ -7,7 +7,8 @@
 //! | module | concept |
 //! | --- | --- |
 //! | [`id`] | the checked identifier of a VM |
-//! | [`spec`] | the VM to create: memory, processors, boot, console |
+//! | [`spec`], [`windows`] | the VM to create: memory, processors, boot, console |
+//! | [`requests`] | what is plugged into a running VM, changed, unplugged |
 //! | [`capabilities`] | what a host can do, asked before it is tried |
 //! | [`deadlines`] | the longest waits, one per kind of operation |
 //! | [`vm`] | the traits a host implements, life-cycle events |
@@ -23,10 +24,12 @@ pub mod error;
 pub mod fake;
 pub mod hvsocket;
 pub mod id;
+pub mod requests;
 pub mod spec;
 pub mod stream;
 pub mod transport;
 pub mod vm;
+pub mod windows;
 
 pub use capabilities::{Capabilities, CgroupSupport, Feature};
 pub use deadlines::Deadlines;
@@ -37,6 +40,7 @@ pub use spec::VmSpec;
 pub use stream::{GuestListener, GuestStream, Port};
 pub use transport::{GuestTransport, Link};
 pub use vm::{Accelerator, CreatedVm, ExitStatus, Platform, PlatformVm, VmEvent, VmEvents, VmProperties};
+pub use windows::WcowSpec;
 
 /// A boxed future that may borrow from its caller: what makes the host traits dyn-compatible.
 pub type BoxFuture<'a, T> = futures_core::future::BoxFuture<'a, T>;

@@ -20,6 +20,10 @@ pub struct VmSpec {
     pub processors: ProcessorSpec,
     /// Kernel, root and init.
     pub boot: LinuxBoot,
+    /// The directory of the boot files, spelt as it was given, where a host shows it to the firmware. `None`: the kernel's.
+    pub boot_files: Option<PathBuf>,
+    /// Who holds the connection to the guest's agent.
+    pub guest_connection: GuestConnection,
     /// Where the serial console goes, besides the bounded ring that error messages quote.
     pub console: Console,
     /// A graphics console with keyboard.
@@ -51,6 +55,8 @@ impl VmSpec {
             memory,
             processors,
             boot,
+            boot_files: None,
+            guest_connection: GuestConnection::default(),
             console: Console::Ring,
             graphics_console: false,
             scsi_controllers: 1,
@@ -63,6 +69,16 @@ impl VmSpec {
             deadlines: Deadlines::default(),
         }
     }
+}
+
+/// Who holds the connection to the guest's agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GuestConnection {
+    /// The VM's owner, or nobody: the host has nothing to do with it.
+    #[default]
+    Owner,
+    /// The host's service.
+    HostService,
 }
 
 /// Guest memory.

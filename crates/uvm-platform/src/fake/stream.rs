@@ -28,8 +28,18 @@ pub struct FakeStream {
 pub(super) struct Wire([Weak<Mutex<Option<DuplexStream>>>; 2]);
 
 impl FakeStream {
+    /// Both ends of a stream that belongs to no VM of this host: for other hosts in memory.
+    pub fn unowned_pair() -> (Self, Self) {
+        let (host, guest, _) = Self::connect(None);
+        (host, guest)
+    }
+
     /// The host's end, which is counted, and the guest's.
     pub(super) fn pair(counted: Counted) -> (Self, Self, Wire) {
+        Self::connect(Some(counted))
+    }
+
+    fn connect(counted: Option<Counted>) -> (Self, Self, Wire) {
         let (near, far) = tokio::io::duplex(WINDOW);
         let end = |pipe| Arc::new(Mutex::new(Some(pipe)));
         let (near, far) = (end(near), end(far));
@@ -39,7 +49,7 @@ impl FakeStream {
             pipe: near,
             we_finished: Arc::clone(&host_finished),
             they_finished: Arc::clone(&guest_finished),
-            _counted: Some(counted),
+            _counted: counted,
         };
         let guest = Self { pipe: far, we_finished: guest_finished, they_finished: host_finished, _counted: None };
         (host, guest, wire)

@@ -1,0 +1,213 @@
+//! Processes that the service starts.
+
+use std::os::windows::io::{IntoRawHandle, OwnedHandle};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::net::windows::named_pipe::NamedPipeClient;
+use tokio::sync::{mpsc, watch};
+use uvm_platform::BoxFuture;
+use uvm_wire::Hresult;
+use windows_sys::Win32::System::HostComputeSystem::{HCS_OPERATION, HCS_PROCESS, HcsEventOptionNone};
+use windows_sys::core::{HRESULT, PCWSTR};
+
+use super::blocking::blocking;
+use super::libraries::ComputeCoreLibrary;
+use super::operation::{self, Answer, StartedProcess};
+use super::owned::wide;
+use super::registry::Number;
+use super::system::{INVALID_HANDLE, LISTENERS, SystemHandle, told};
+use super::{check, system_error};
+use crate::host::{ComputeProcess, HcsError, Notification, NotificationKind, ProcessStdio};
+
+/// The handle of a process, and the number under which it is listened to.
+struct ProcessHandle {
+    core: &'static ComputeCoreLibrary,
+    handle: HCS_PROCESS,
+    number: Number,
+    /// Its system stays open as long.
+    _system: Arc<SystemHandle>,
+}
+
+// SAFETY: the library takes a process's handle on any thread, on several at once.
+unsafe impl Send for ProcessHandle {}
+// SAFETY: as above.
+unsafe impl Sync for ProcessHandle {}
+
+impl Drop for ProcessHandle {
+    fn drop(&mut self) {
+        // SAFETY: it was created and is closed once, when no call uses it any more.
+        unsafe { (self.core.HcsCloseProcess)(self.handle) };
+        drop(LISTENERS.remove(self.number));
+    }
+}
+
+/// A process that is open, or was closed.
+pub(super) struct CoreProcess {
+    core: &'static ComputeCoreLibrary,
+    /// The system's id and the process's number, for messages.
+    name: String,
+    id: u32,
+    stdio: Mutex<ProcessStdio>,
+    handle: Mutex<Option<Arc<ProcessHandle>>>,
+    /// What is told of it, until it is known how it ended.
+    told: tokio::sync::Mutex<mpsc::UnboundedReceiver<Notification>>,
+    exit: watch::Sender<Option<Notification>>,
+}
+
+/// A function that does something with a process, with options.
+type WithOptions = unsafe extern "system" fn(HCS_PROCESS, HCS_OPERATION, PCWSTR) -> HRESULT;
+
+impl CoreProcess {
+    pub(super) async fn start(
+        core: &'static ComputeCoreLibrary,
+        system_id: &str,
+        system: Arc<SystemHandle>,
+        parameters: &str,
+    ) -> Result<Self, HcsError> {
+        let intent = "start a process in compute system";
+        let (sender, told_of_it) = mpsc::unbounded_channel();
+        let created = Arc::new(Mutex::new(None));
+        let begin = {
+            let (parameters, created) = (wide(parameters), Arc::clone(&created));
+            move |operation| {
+                let mut handle = std::ptr::null_mut();
+                // SAFETY: the system is open as long as it is held here; the text is terminated; the handle is valid for a
+                // write.
+                let status = unsafe {
+                    (core.HcsCreateProcess)(
+                        system.raw(),
+                        parameters.as_ptr(),
+                        operation,
+                        std::ptr::null(),
+                        &raw mut handle,
+                    )
+                };
+                if status < 0 {
+                    return status;
+                }
+                let number = LISTENERS.reserve();
+                LISTENERS.put(number, sender);
+                let process = ProcessHandle { core, handle, number, _system: system };
+                // SAFETY: the handle is open, and the callback takes the context for a number.
+                let listening = unsafe {
+                    (core.HcsSetProcessCallback)(handle, HcsEventOptionNone, number.to_context(), Some(told))
+                };
+                *created.lock().unwrap_or_else(PoisonError::into_inner) = Some((Arc::new(process), listening));
+                status
+            }
+        };
+        let outcome = operation::run(core, (intent, system_id), Answer::Process, begin).await?;
+        let created = created.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (Some((handle, listening)), Some(started)) = (created, outcome.process) else {
+            return Err(HcsError::new(intent, system_id, Hresult::FAIL, "it was lost"));
+        };
+        let name = format!("{system_id}:{}", started.id);
+        check("listen to process", &name, listening, "")?;
+        let id = started.id;
+        let stdio = stdio(started).map_err(|error| system_error("read the streams of process", &name, &error))?;
+        Ok(Self {
+            core,
+            name,
+            id,
+            stdio: Mutex::new(stdio),
+            handle: Mutex::new(Some(handle)),
+            told: tokio::sync::Mutex::new(told_of_it),
+            exit: watch::Sender::new(None),
+        })
+    }
+
+    fn run<'a>(
+        &'a self,
+        intent: &'static str,
+        function: WithOptions,
+        text: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<String, HcsError>> {
+        Box::pin(async move {
+            let handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let closed = || HcsError::new(intent, &self.name, INVALID_HANDLE, "it was closed");
+            let process = handle.ok_or_else(closed)?;
+            let text = text.map(wide);
+            let begin = move |operation| {
+                let text = text.as_ref().map_or(std::ptr::null(), Vec::as_ptr);
+                // SAFETY: the process is open as long as it is held here; the text is terminated, or null for none.
+                unsafe { function(process.handle, operation, text) }
+            };
+            let outcome = operation::run(self.core, (intent, &self.name), Answer::Document, begin).await?;
+            Ok(outcome.document)
+        })
+    }
+}
+
+/// The streams, each read and written as the system's own asynchronous pipes.
+fn stdio(started: StartedProcess) -> std::io::Result<ProcessStdio> {
+    let pipe = |handle: Option<OwnedHandle>| -> std::io::Result<Option<NamedPipeClient>> {
+        let Some(handle) = handle else { return Ok(None) };
+        // SAFETY: the service makes these pipes for asynchronous use, and nobody else has the handle.
+        unsafe { NamedPipeClient::from_raw_handle(handle.into_raw_handle()) }.map(Some)
+    };
+    Ok(ProcessStdio {
+        stdin: pipe(started.stdin)?.map(|pipe| Box::new(pipe) as Box<_>),
+        stdout: pipe(started.stdout)?.map(|pipe| Box::new(pipe) as Box<_>),
+        stderr: pipe(started.stderr)?.map(|pipe| Box::new(pipe) as Box<_>),
+    })
+}
+
+impl ComputeProcess for CoreProcess {
+    fn id(&self) -> u32 {
+        self.id
+    }
+
+    fn take_stdio(&self) -> ProcessStdio {
+        std::mem::take(&mut *self.stdio.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn signal<'a>(&'a self, options: &'a str) -> BoxFuture<'a, Result<(), HcsError>> {
+        Box::pin(async move { self.run("signal process", self.core.HcsSignalProcess, Some(options)).await.map(drop) })
+    }
+
+    fn terminate(&self) -> BoxFuture<'_, Result<(), HcsError>> {
+        Box::pin(async { self.run("terminate process", self.core.HcsTerminateProcess, None).await.map(drop) })
+    }
+
+    fn modify<'a>(&'a self, settings: &'a str) -> BoxFuture<'a, Result<(), HcsError>> {
+        Box::pin(async move { self.run("change process", self.core.HcsModifyProcess, Some(settings)).await.map(drop) })
+    }
+
+    fn properties(&self) -> BoxFuture<'_, Result<String, HcsError>> {
+        self.run("read properties of process", self.core.HcsGetProcessProperties, None)
+    }
+
+    fn wait(&self) -> BoxFuture<'_, Result<Notification, HcsError>> {
+        Box::pin(async {
+            // Whoever waits first listens for all.
+            let mut told = self.told.lock().await;
+            loop {
+                if let Some(exit) = &*self.exit.borrow() {
+                    return Ok(exit.clone());
+                }
+                match told.recv().await {
+                    Some(notification) if notification.kind == NotificationKind::ProcessExited => {
+                        self.exit.send_replace(Some(notification));
+                    }
+                    Some(notification) if notification.kind == NotificationKind::ServiceDisconnect => {
+                        let why = "lost communication with the compute service";
+                        return Err(HcsError::new("wait for process", &self.name, Hresult::FAIL, why));
+                    }
+                    Some(_) => {}
+                    None => return Err(HcsError::new("wait for process", &self.name, INVALID_HANDLE, "it was closed")),
+                }
+            }
+        })
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), HcsError>> {
+        Box::pin(async {
+            let handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner).take();
+            blocking("close process", move |_| {
+                drop(handle);
+                Ok(())
+            })
+            .await
+        })
+    }
+}

@@ -1,0 +1,97 @@
+//! Where a VM's tasks run: on a thread of its own, or on a runtime that the program says outlives its VMs.
+
+use std::io;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+
+/// Where a VM's tasks run. Dropping it ends them.
+pub(crate) struct Home {
+    runtime: Handle,
+    /// On a runtime that is not the VM's own, the tasks to end with it.
+    tasks: Mutex<JoinSet<()>>,
+    /// Dropped, it ends the VM's own thread.
+    _thread: Option<oneshot::Sender<()>>,
+}
+
+impl Home {
+    /// A thread of its own for the VM `id`, with a runtime that depends on no other.
+    pub(crate) fn thread(id: &str) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_time().enable_io().build()?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel::<()>();
+        thread::Builder::new().name(format!("uvm-{id}")).spawn(move || {
+            // Either a message or a dropped sender: both mean the end.
+            let _ = runtime.block_on(stopped);
+            runtime.shutdown_background();
+        })?;
+        Ok(Self { runtime: handle, tasks: Mutex::default(), _thread: Some(stop) })
+    }
+
+    /// The runtime of this handle.
+    pub(crate) fn on(runtime: Handle) -> Self {
+        Self { runtime, tasks: Mutex::default(), _thread: None }
+    }
+
+    /// Runs `task` until it ends or this is dropped.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        // What has ended is let go.
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn_on(task, &self.runtime);
+    }
+
+    /// Runs `future` there and waits for it, on any runtime or none. A caller that gives up does not stop it.
+    ///
+    /// `None` if it panicked, or this was dropped.
+    pub(crate) async fn run<F>(&self, future: F) -> Option<F::Output>
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        self.spawn(async move {
+            // A caller that gave up does not want the answer.
+            let _ = reply.send(future.await);
+        });
+        answer.await.ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_serves_callers_without_a_runtime_of_their_own() {
+        let home = Home::thread("vm").expect("a thread");
+        let (guard, ended) = std::sync::mpsc::channel::<()>();
+        home.spawn(async move {
+            let _guard = guard;
+            std::future::pending::<()>().await;
+        });
+        // No timer here: the thread's own is used.
+        let bare = Builder::new_current_thread().build().expect("a runtime");
+        let slept = bare.block_on(home.run(async { tokio::time::sleep(std::time::Duration::from_millis(1)).await }));
+        assert_eq!(slept, Some(()));
+        drop(home);
+        let dropped = ended.recv_timeout(std::time::Duration::from_secs(30));
+        assert_eq!(dropped, Err(std::sync::mpsc::RecvTimeoutError::Disconnected));
+    }
+
+    #[tokio::test]
+    async fn tasks_on_another_runtime_end_with_their_vm() {
+        let home = Home::on(Handle::current());
+        assert_eq!(home.run(async { 1 }).await, Some(1));
+        assert_eq!(home.run(async { panic!("a bug") }).await, None::<()>);
+        let (guard, ended) = oneshot::channel::<()>();
+        home.spawn(async move {
+            let _guard = guard;
+            std::future::pending::<()>().await;
+        });
+        drop(home);
+        ended.await.expect_err("it was dropped");
+    }
+}

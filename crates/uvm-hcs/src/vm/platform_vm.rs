@@ -1,0 +1,133 @@
+//! What every host's VM does.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use uvm_platform::{
+    Accelerator, BoxFuture, GuestListener, GuestStream, LastWords, PlatformError, PlatformVm, Port, VmProperties,
+};
+
+use super::{HcsVm, Vm};
+use crate::PLATFORM;
+use crate::document::query::{PropertyType, SystemProperties};
+use crate::host::HcsError;
+use crate::life::Life;
+
+impl PlatformVm for HcsVm {
+    fn accelerator(&self) -> Accelerator {
+        Accelerator::HyperV
+    }
+
+    fn start(&self) -> BoxFuture<'_, Result<(), PlatformError>> {
+        let vm = Arc::clone(&self.vm);
+        self.run(async move { vm.start().await })
+    }
+
+    fn pause(&self) -> BoxFuture<'_, Result<(), PlatformError>> {
+        let vm = Arc::clone(&self.vm);
+        self.run(async move { vm.pause().await })
+    }
+
+    fn resume(&self) -> BoxFuture<'_, Result<(), PlatformError>> {
+        let vm = Arc::clone(&self.vm);
+        self.run(async move { vm.resume().await })
+    }
+
+    fn terminate(&self) -> BoxFuture<'_, Result<(), PlatformError>> {
+        let vm = Arc::clone(&self.vm);
+        self.run(async move { vm.terminate().await })
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), PlatformError>> {
+        let vm = Arc::clone(&self.vm);
+        self.run(async move { vm.close().await })
+    }
+
+    fn properties(&self) -> BoxFuture<'_, Result<VmProperties, PlatformError>> {
+        let vm = Arc::clone(&self.vm);
+        self.run(async move { vm.properties().await })
+    }
+
+    fn listen(&self, port: Port) -> Result<GuestListener, PlatformError> {
+        self.vm.listen("listen for the guest", port)
+    }
+
+    fn dial(&self, port: Port) -> BoxFuture<'_, Result<GuestStream, PlatformError>> {
+        let vm = Arc::clone(&self.vm);
+        self.run(async move { vm.dial(port, Some(vm.parts.deadlines.host_call)).await })
+    }
+
+    /// There is one kind of socket, so a port that the agent has is taken here too.
+    fn listen_socket(&self, port: Port) -> Result<GuestListener, PlatformError> {
+        self.vm.require_sockets()?;
+        self.vm.listen("listen for programs in the guest", port)
+    }
+
+    fn dial_socket(&self, port: Port) -> BoxFuture<'_, Result<GuestStream, PlatformError>> {
+        let vm = Arc::clone(&self.vm);
+        self.run(async move {
+            vm.require_sockets()?;
+            vm.dial(port, None).await
+        })
+    }
+
+    fn last_words(&self) -> LastWords {
+        self.vm.last_words()
+    }
+
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        self.home.spawn(task);
+    }
+}
+
+impl Vm {
+    fn require_sockets(&self) -> Result<(), PlatformError> {
+        if self.parts.virtual_sockets { Ok(()) } else { Err(PlatformError::no_virtual_sockets(PLATFORM)) }
+    }
+
+    fn listen(&self, intent: &'static str, port: Port) -> Result<GuestListener, PlatformError> {
+        self.require_open(intent)?;
+        let address = (self.parts.runtime_id, self.parts.guest.service(port));
+        self.ports.listen(&*self.parts.host, address, port, self.ending())
+    }
+
+    /// Dials until the guest answers, the VM ends, or the deadline passes if there is one.
+    async fn dial(&self, port: Port, deadline: Option<Duration>) -> Result<GuestStream, PlatformError> {
+        let intent = "dial the guest";
+        self.require_open(intent)?;
+        let dialled = self.parts.host.connect(self.parts.runtime_id, self.parts.guest.service(port));
+        let expired = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        let failed = |error: HcsError| PlatformError::host(format!("dial port {port}"), error);
+        tokio::select! {
+            biased;
+            status = self.ending() => Err(self.ended(intent, status)),
+            stream = dialled => stream.map_err(failed),
+            () = expired => Err(self.timeout(&format!("the guest to answer on port {port}"), deadline.unwrap_or_default())),
+        }
+    }
+
+    /// What the service knows. Of a VM that has ended it is not asked any more.
+    async fn properties(&self) -> Result<VmProperties, PlatformError> {
+        let mut properties = VmProperties::default();
+        let life = self.life.borrow().clone();
+        life.name().clone_into(&mut properties.state);
+        if life == Life::Created || life.has_ended() || self.closed.initialized() {
+            return Ok(properties);
+        }
+        let told = self.system_properties(&[PropertyType::Statistics, PropertyType::Memory]).await?;
+        properties.uptime = self.started.lock().unwrap_or_else(PoisonError::into_inner).map(|at| at.elapsed());
+        properties.processor_time = processor_time(&told);
+        properties.working_set_bytes = told.assigned_memory_bytes().ok();
+        Ok(properties)
+    }
+}
+
+fn processor_time(properties: &SystemProperties) -> Option<Duration> {
+    let processor = properties.statistics.as_ref()?.processor.as_ref()?;
+    Some(Duration::from_nanos(processor.total_runtime_100ns.saturating_mul(100)))
+}

@@ -1,0 +1,10 @@
+//! What this crate sends, compared with what was recorded from the original, and the platform over a recording host.
+
+mod cases;
+#[cfg(windows)]
+mod compute_core;
+mod create;
+mod modify;
+mod platform;
+mod scratch;
+mod specs;

@@ -1,0 +1,234 @@
+//! What can be plugged into a VM, changed or unplugged while it runs: one typed request a thing.
+
+use std::path::PathBuf;
+
+use crate::stream::Port;
+
+/// One change of a running VM.
+///
+/// It is the host's half only: what the guest is told is another's affair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Plug it in.
+    Add(Device),
+    /// Unplug it.
+    Remove(Device),
+    /// Take back an [`Add`](Self::Add) that the guest would not have. A host may need to be told more of the device than for
+    /// [`Remove`](Self::Remove), because the guest has not seen it.
+    UndoAdd(Device),
+    /// Change what is there.
+    Update(Setting),
+}
+
+/// Something that is plugged into a VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// A SCSI disk.
+    Scsi(ScsiAttachment),
+    /// A memory-backed disk.
+    Vpmem(VpmemDevice),
+    /// A share of a Linux guest.
+    Plan9(Plan9Export),
+    /// A share of a Windows guest.
+    Vsmb(VsmbExport),
+    /// A network adapter.
+    Network(NetworkAdapter),
+    /// A PCI device of the host.
+    Pci(PciAssignment),
+    /// A named pipe of the host.
+    Pipe(MappedPipe),
+    /// A virtual socket service; adding one that is there changes it.
+    HvSocketService(HvSocketService),
+}
+
+/// Something every VM has, with its new value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Setting {
+    /// How much memory there is.
+    Memory(MemorySize),
+    /// How much processor time it may use.
+    CpuLimits(CpuLimits),
+    /// The CPU group it is in.
+    CpuGroup(CpuGroup),
+    /// The files that may be seen in a share of single files.
+    VsmbFiles(VsmbExport),
+}
+
+/// Where a SCSI disk sits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ScsiSlot {
+    /// The controller, from 0.
+    pub controller: u8,
+    /// The logical unit there, 0 to 63.
+    pub lun: u8,
+}
+
+/// A SCSI disk and where it sits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScsiAttachment {
+    /// Where.
+    pub slot: ScsiSlot,
+    /// The image, or the host's disk.
+    pub path: PathBuf,
+    /// Which of them it is.
+    pub kind: ScsiKind,
+    /// The guest cannot write.
+    pub read_only: bool,
+}
+
+/// What a SCSI disk is on the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScsiKind {
+    /// A disk image.
+    VirtualDisk,
+    /// A physical disk.
+    PassThrough,
+}
+
+/// A read-only disk image that the guest reads like memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VpmemDevice {
+    /// Which of the VM's memory-backed devices.
+    pub slot: u32,
+    /// The image.
+    pub path: PathBuf,
+}
+
+/// A directory served by 9P.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan9Export {
+    /// What the guest calls it.
+    pub name: String,
+    /// The directory.
+    pub path: PathBuf,
+    /// Where it is served.
+    pub port: Port,
+    /// The guest cannot write.
+    pub read_only: bool,
+    /// The only names beneath the directory that the guest sees; `None` for all.
+    pub allowed_files: Option<Vec<String>>,
+}
+
+/// A directory, or some files of one, shared with a Windows guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VsmbExport {
+    /// What the guest calls it.
+    pub name: String,
+    /// The directory.
+    pub path: PathBuf,
+    /// How it is shared.
+    pub options: VsmbOptions,
+    /// The only files that the guest sees, by their full paths; empty for all. For a share of single files only.
+    pub allowed_files: Vec<PathBuf>,
+}
+
+/// How a directory is shared with a Windows guest. The names are the host's own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent switches of the host's service, named as there")]
+pub struct VsmbOptions {
+    /// The guest cannot write.
+    pub read_only: bool,
+    /// Others may read what is open.
+    pub share_read: bool,
+    /// Cache what is read.
+    pub cache_io: bool,
+    /// Never cache.
+    pub non_cache_io: bool,
+    /// No opportunistic locks.
+    pub no_oplocks: bool,
+    /// Open with backup privilege.
+    pub take_backup_privilege: bool,
+    /// Act as the owner of the share's root.
+    pub use_share_root_identity: bool,
+    /// Never map files directly into the guest's memory.
+    pub no_direct_map: bool,
+    /// No byte range locks.
+    pub no_locks: bool,
+    /// No notifications of changes.
+    pub no_dir_notify: bool,
+    /// Share memory with the VM.
+    pub vm_shared_memory: bool,
+    /// Only the files that are allowed.
+    pub restrict_file_access: bool,
+    /// Level II locks only.
+    pub force_level_ii_oplocks: bool,
+    /// The share's root is a reparse point to a base layer.
+    pub reparse_base_layer: bool,
+    /// Pretend to have opportunistic locks.
+    pub pseudo_oplocks: bool,
+    /// Pretend to notify of changes.
+    pub pseudo_dir_notify: bool,
+    /// A share of single files.
+    pub single_file_mapping: bool,
+}
+
+/// A network adapter and the endpoint of the host's network it belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkAdapter {
+    /// The adapter's GUID, as text without braces.
+    pub adapter_id: String,
+    /// The endpoint's id.
+    pub endpoint_id: String,
+    /// Its MAC address, as the host's network service writes it; empty if it has none.
+    pub mac_address: String,
+}
+
+/// A PCI device of the host, given to the VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PciAssignment {
+    /// The GUID of the channel it appears on in the guest, as text without braces.
+    pub channel: String,
+    /// The device's instance path on the host.
+    pub device: String,
+    /// Which virtual function of it; 0 for the device itself.
+    pub virtual_function: u16,
+}
+
+/// A named pipe of the host, to be reached from the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MappedPipe {
+    /// The pipe.
+    pub path: PathBuf,
+}
+
+/// How much memory a VM has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemorySize {
+    /// In MiB, even.
+    pub mib: u64,
+}
+
+/// How much processor time a VM may use; 0 leaves a value to the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuLimits {
+    /// The most, in 1/100,000 of its processors.
+    pub limit: u64,
+    /// Its share of a busy host.
+    pub weight: u64,
+    /// The least, in 1/100,000 of its processors.
+    pub reservation: u64,
+    /// The highest frequency, in MHz.
+    pub maximum_frequency_mhz: u32,
+}
+
+/// The CPU group a VM is in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CpuGroup {
+    /// The group; `None` for none.
+    pub id: Option<String>,
+}
+
+/// A virtual socket service of the VM: who may use it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HvSocketService {
+    /// The service's GUID, as text without braces.
+    pub id: String,
+    /// Who on the host may listen, as a security descriptor; empty for the VM's default.
+    pub bind_descriptor: String,
+    /// Who on the host may dial, as a security descriptor; empty for the VM's default.
+    pub connect_descriptor: String,
+    /// Listeners for any VM get this one's connections too.
+    pub allow_wildcard_binds: bool,
+    /// Nobody may use it. Without descriptors the service is removed.
+    pub disabled: bool,
+}
