@@ -47,6 +47,24 @@ pub enum Feature {
     HostOwnedGuestConnection,
     /// Virtual sockets (vsock) for programs in the guest.
     VirtualSockets,
+    /// SCSI disks added to a running VM.
+    ScsiDisks,
+    /// Memory-backed layers added to a running VM.
+    Vpmem,
+    /// 9P shares.
+    Plan9Shares,
+    /// Shares of Windows guests.
+    VsmbShares,
+    /// Named pipes of the host.
+    Pipes,
+    /// Network adapters added to a running VM.
+    NetworkAdapters,
+    /// PCI devices of the host given to a VM.
+    PciDevices,
+    /// A running VM's memory made larger or smaller.
+    MemoryResize,
+    /// A running VM's processor limits changed.
+    ProcessorLimitChange,
     /// The original's guest agent instead of ours.
     OriginalAgent,
     /// A whole VM killed at once and its helpers with it (a control group, a job object).
@@ -75,6 +93,15 @@ impl fmt::Display for Feature {
             Self::AdditionalDocument => "an additional creation document",
             Self::HostOwnedGuestConnection => "a guest connection owned by the host's service",
             Self::VirtualSockets => "virtual sockets",
+            Self::ScsiDisks => "adding SCSI disks",
+            Self::Vpmem => "adding memory-backed layers",
+            Self::Plan9Shares => "9P shares",
+            Self::VsmbShares => "VSMB shares",
+            Self::Pipes => "named pipes",
+            Self::NetworkAdapters => "adding network adapters",
+            Self::PciDevices => "assigning PCI devices",
+            Self::MemoryResize => "changing memory",
+            Self::ProcessorLimitChange => "changing processor limits",
             Self::OriginalAgent => "the original's guest agent",
             Self::KillAsOne => "killing a VM as one",
         })

@@ -34,7 +34,7 @@ pub mod windows;
 pub use capabilities::{Capabilities, CgroupSupport, Feature};
 pub use deadlines::Deadlines;
 pub use error::{LastWords, PlatformError};
-pub use hvsocket::{HvSocketServiceConfig, HvSocketServiceId, InvalidHvSocketServiceId};
+pub use hvsocket::{HvSocketServiceConfig, HvSocketServiceId};
 pub use id::{InvalidUvmId, UvmId};
 pub use spec::VmSpec;
 pub use stream::{GuestListener, GuestStream, Port};

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::capabilities::Feature;
+use crate::hvsocket::{HvSocketServiceConfig, HvSocketServiceId};
 use crate::stream::Port;
 
 /// One change of a running VM.
@@ -18,6 +20,30 @@ pub enum Change {
     UndoAdd(Device),
     /// Change what is there.
     Update(Setting),
+}
+
+impl Change {
+    /// What a host must be able to do for it.
+    pub fn feature(&self) -> Feature {
+        match self {
+            Self::Add(device) | Self::Remove(device) | Self::UndoAdd(device) => match device {
+                Device::Scsi(_) => Feature::ScsiDisks,
+                Device::Vpmem(_) => Feature::Vpmem,
+                Device::Plan9(_) => Feature::Plan9Shares,
+                Device::Vsmb(_) => Feature::VsmbShares,
+                Device::Network(_) => Feature::NetworkAdapters,
+                Device::Pci(_) => Feature::PciDevices,
+                Device::Pipe(_) => Feature::Pipes,
+                Device::HvSocketService(_) => Feature::VirtualSockets,
+            },
+            Self::Update(setting) => match setting {
+                Setting::Memory(_) => Feature::MemoryResize,
+                Setting::CpuLimits(_) => Feature::ProcessorLimitChange,
+                Setting::CpuGroup(_) => Feature::CpuGroups,
+                Setting::VsmbFiles(_) => Feature::VsmbShares,
+            },
+        }
+    }
 }
 
 /// Something that is plugged into a VM.
@@ -219,16 +245,22 @@ pub struct CpuGroup {
 }
 
 /// A virtual socket service of the VM: who may use it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HvSocketService {
-    /// The service's GUID, as text without braces.
-    pub id: String,
-    /// Who on the host may listen, as a security descriptor; empty for the VM's default.
-    pub bind_descriptor: String,
-    /// Who on the host may dial, as a security descriptor; empty for the VM's default.
-    pub connect_descriptor: String,
-    /// Listeners for any VM get this one's connections too.
-    pub allow_wildcard_binds: bool,
-    /// Nobody may use it. Without descriptors the service is removed.
-    pub disabled: bool,
+    /// The service.
+    pub id: HvSocketServiceId,
+    /// Who may use it.
+    pub config: HvSocketServiceConfig,
+}
+
+/// Whom the host opens a file to, before a VM is given it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VmAccess {
+    /// Nobody: the caller sees to it.
+    #[default]
+    Noop,
+    /// Every VM. It is never taken back.
+    Group,
+    /// This VM.
+    Individual,
 }

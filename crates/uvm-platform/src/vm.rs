@@ -1,6 +1,7 @@
 //! The traits a host implements, and the events of a VM's life.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use crate::BoxFuture;
 use crate::capabilities::Capabilities;
 use crate::error::{LastWords, PlatformError};
 use crate::hvsocket::{HvSocketServiceConfig, HvSocketServiceId};
+use crate::requests::{Change, VmAccess};
 use crate::spec::VmSpec;
 use crate::stream::{GuestListener, GuestStream, Port};
 
@@ -108,6 +110,31 @@ pub trait PlatformVm: Send + Sync + 'static {
     /// # Errors
     /// As [`listen_socket`](Self::listen_socket), of a service that lets the host dial it; nobody listens there.
     fn dial_socket(&self, port: Port) -> BoxFuture<'_, Result<GuestStream, PlatformError>>;
+
+    /// Changes the running VM: the host's half. `guest` is the guest's half as JSON, for a host whose service holds the
+    /// guest connection and passes it on; elsewhere it is `None`.
+    ///
+    /// # Errors
+    /// [`PlatformError::Unsupported`], or that the host refuses: nothing was changed.
+    fn change<'a>(&'a self, change: &'a Change, guest: Option<&'a str>) -> BoxFuture<'a, Result<(), PlatformError>>;
+
+    /// Has the host's service pass `request`, JSON, on to the guest.
+    ///
+    /// # Errors
+    /// [`PlatformError::Unsupported`] where the service does not hold the guest connection.
+    fn pass_on<'a>(&'a self, request: &'a str) -> BoxFuture<'a, Result<(), PlatformError>>;
+
+    /// Lets the VM open a file of the host.
+    ///
+    /// # Errors
+    /// The host does not change the file's access.
+    fn grant<'a>(&'a self, path: &'a Path, access: VmAccess) -> BoxFuture<'a, Result<(), PlatformError>>;
+
+    /// Takes back what [`grant`](Self::grant) gave this VM alone.
+    ///
+    /// # Errors
+    /// The host does not change the file's access.
+    fn revoke<'a>(&'a self, path: &'a Path) -> BoxFuture<'a, Result<(), PlatformError>>;
 
     /// What the VM said and did last, for error messages. Never waits.
     fn last_words(&self) -> LastWords;

@@ -148,10 +148,23 @@ fn find_program(given: Option<&Path>) -> Result<PathBuf, PlatformError> {
 const PROGRAM: &str = "qemu-system-x86_64";
 const INSTALL: &str = "on Debian and Ubuntu: apt-get install --no-install-recommends qemu-system-x86";
 
+/// Changes of running VMs that are still to come.
+const NOT_YET: [Feature; 8] = [
+    Feature::ScsiDisks,
+    Feature::Vpmem,
+    Feature::Plan9Shares,
+    Feature::Pipes,
+    Feature::NetworkAdapters,
+    Feature::PciDevices,
+    Feature::MemoryResize,
+    Feature::ProcessorLimitChange,
+];
+
 fn capabilities(hierarchies: &Hierarchies) -> Capabilities {
     let hcs_only = "only the Host Compute Service has it";
     let mut all = Capabilities::all("qemu")
         .without(Feature::WindowsGuests, "they need the Host Compute Service")
+        .without(Feature::VsmbShares, "Windows guests have them")
         .without(Feature::GraphicsConsole, "QEMU runs without a display; use the serial console")
         .without(Feature::StorageQos, "disks cannot be attached yet")
         .without(Feature::UefiBoot, "QEMU boots the kernel directly")
@@ -160,6 +173,9 @@ fn capabilities(hierarchies: &Hierarchies) -> Capabilities {
         .without(Feature::MmioGaps, hcs_only)
         .without(Feature::AdditionalDocument, hcs_only)
         .without(Feature::HostOwnedGuestConnection, hcs_only);
+    for feature in NOT_YET {
+        all = all.without(feature, "it cannot be done to a running VM yet");
+    }
     if let Some(why) = hierarchies.kill_obstacle() {
         all = all.without(Feature::KillAsOne, why);
     }

@@ -10,6 +10,7 @@
 //! runtime, and a caller that gives up leaves nothing half done.
 
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,8 +18,9 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+use uvm_platform::requests::{Change, VmAccess};
 use uvm_platform::{
-    Accelerator, BoxFuture, Deadlines, ExitStatus, GuestListener, GuestStream, HvSocketServiceConfig,
+    Accelerator, BoxFuture, Deadlines, ExitStatus, Feature, GuestListener, GuestStream, HvSocketServiceConfig,
     HvSocketServiceId, LastWords, Link, PlatformError, PlatformVm, Port, UvmId, VmEvent, VmProperties,
 };
 
@@ -399,6 +401,24 @@ impl PlatformVm for QemuVm {
         Box::pin(self.vm.sockets.dial(port))
     }
 
+    fn change<'a>(&'a self, change: &'a Change, _guest: Option<&'a str>) -> BoxFuture<'a, Result<(), PlatformError>> {
+        Box::pin(async move { Err(not_here(change.feature(), "it cannot be done to a running VM yet")) })
+    }
+
+    fn pass_on<'a>(&'a self, _request: &'a str) -> BoxFuture<'a, Result<(), PlatformError>> {
+        let why = "no service of the host holds the guest connection";
+        Box::pin(async move { Err(not_here(Feature::HostOwnedGuestConnection, why)) })
+    }
+
+    fn grant<'a>(&'a self, _path: &'a Path, _access: VmAccess) -> BoxFuture<'a, Result<(), PlatformError>> {
+        // Files are opened by their owner, and QEMU gets the descriptor.
+        Box::pin(async { Ok(()) })
+    }
+
+    fn revoke<'a>(&'a self, _path: &'a Path) -> BoxFuture<'a, Result<(), PlatformError>> {
+        Box::pin(async { Ok(()) })
+    }
+
     fn last_words(&self) -> LastWords {
         self.vm.last_words()
     }
@@ -406,6 +426,10 @@ impl PlatformVm for QemuVm {
     fn spawn(&self, task: BoxFuture<'static, ()>) {
         self.thread.handle().spawn(task);
     }
+}
+
+fn not_here(feature: Feature, why: &str) -> PlatformError {
+    PlatformError::Unsupported { feature, platform: "qemu", why: why.into() }
 }
 
 /// How long what belongs together (the end of a process and of its connections) may lie apart.

@@ -25,7 +25,7 @@ pub use uvm_platform as platform;
 pub use uvm_platform::spec::Console;
 pub use uvm_platform::{
     Accelerator, Deadlines, ExitStatus, GuestListener, GuestStream, HvSocketServiceConfig, HvSocketServiceId,
-    InvalidHvSocketServiceId, InvalidUvmId, LastWords, UvmId, VmProperties,
+    InvalidUvmId, LastWords, UvmId, VmProperties,
 };
 pub use uvm_wire as wire;
 

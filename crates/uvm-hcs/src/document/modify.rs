@@ -89,7 +89,7 @@ fn add(device: &Device, build: WindowsBuild) -> Result<Host, DocumentError> {
         Device::Pci(device) => Host::of("Add", path::pci_device(&device.channel)).with(&pci_settings(device)),
         Device::Pipe(pipe) => Host::of("Add", path::mapped_pipe(win_path("pipe", &pipe.path)?.as_str())),
         Device::HvSocketService(service) => {
-            Host::of("Update", path::hv_socket_service(&service.id)).with(&service_settings(service))
+            Host::of("Update", path::hv_socket_service(service.id.as_str())).with(&service_settings(service))
         }
     })
 }
@@ -106,7 +106,7 @@ fn remove(device: &Device) -> Result<Host, DocumentError> {
         Device::Network(adapter) => network("Remove", adapter),
         Device::Pci(device) => unnamed(path::pci_device(&device.channel)),
         Device::Pipe(pipe) => unnamed(path::mapped_pipe(win_path("pipe", &pipe.path)?.as_str())),
-        Device::HvSocketService(service) => unnamed(path::hv_socket_service(&service.id)),
+        Device::HvSocketService(service) => unnamed(path::hv_socket_service(service.id.as_str())),
     })
 }
 
@@ -235,11 +235,12 @@ fn pci_settings(device: &PciAssignment) -> schema::PciDevice {
 }
 
 fn service_settings(service: &HvSocketService) -> schema::HvSocketServiceConfig {
+    let config = &service.config;
     schema::HvSocketServiceConfig {
-        bind_security_descriptor: service.bind_descriptor.clone(),
-        connect_security_descriptor: service.connect_descriptor.clone(),
-        allow_wildcard_binds: service.allow_wildcard_binds,
-        disabled: service.disabled,
+        bind_security_descriptor: config.bind_security_descriptor.clone(),
+        connect_security_descriptor: config.connect_security_descriptor.clone(),
+        allow_wildcard_binds: config.allow_wildcard_binds,
+        disabled: config.disabled,
     }
 }
 
@@ -260,6 +261,7 @@ mod tests {
     use serde_json::{from_str, json};
     use uvm_platform::Port;
     use uvm_platform::requests::{MemorySize, ScsiSlot};
+    use uvm_platform::{HvSocketServiceConfig, HvSocketServiceId};
 
     use super::*;
 
@@ -344,7 +346,8 @@ mod tests {
 
     #[test]
     fn a_service_is_added_by_changing_it() {
-        let service = HvSocketService { id: "s".into(), disabled: true, ..HvSocketService::default() };
+        let config = HvSocketServiceConfig { disabled: true, ..HvSocketServiceConfig::default() };
+        let service = HvSocketService { id: HvSocketServiceId::new("s"), config };
         let path = "VirtualMachine/Devices/HvSocket/HvSocketConfig/ServiceTable/s";
         assert_eq!(
             request(&Change::Add(Device::HvSocketService(service.clone()))),

@@ -1,17 +1,22 @@
 //! What every host's VM does.
 
+use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use uvm_platform::requests::{Change, Device, HvSocketService, VmAccess};
 use uvm_platform::{
-    Accelerator, BoxFuture, GuestListener, GuestStream, LastWords, PlatformError, PlatformVm, Port, VmProperties,
+    Accelerator, BoxFuture, GuestListener, GuestStream, HvSocketServiceConfig, HvSocketServiceId, LastWords,
+    PlatformError, PlatformVm, Port, VmProperties,
 };
+use uvm_wire::RawJson;
 
-use super::{HcsVm, Vm};
+use super::{Access, HcsVm, Vm};
 use crate::PLATFORM;
 use crate::document::query::{PropertyType, SystemProperties};
 use crate::host::HcsError;
 use crate::life::Life;
+use crate::win_path::WinPath;
 
 impl PlatformVm for HcsVm {
     fn accelerator(&self) -> Accelerator {
@@ -71,6 +76,55 @@ impl PlatformVm for HcsVm {
         })
     }
 
+    /// The device is there wherever the document asked for it; nothing has to be plugged.
+    fn add_sockets(&self) -> BoxFuture<'_, Result<(), PlatformError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn remove_sockets(&self) -> BoxFuture<'_, Result<(), PlatformError>> {
+        let (intent, why) = ("removing the virtual sockets".into(), "they are part of every VM of this host".into());
+        Box::pin(async { Err(PlatformError::NotAllowed { intent, why }) })
+    }
+
+    fn update_socket_service<'a>(
+        &'a self,
+        service: &'a HvSocketServiceId,
+        config: &'a HvSocketServiceConfig,
+    ) -> BoxFuture<'a, Result<(), PlatformError>> {
+        let service = HvSocketService { id: service.clone(), config: config.clone() };
+        Box::pin(async move { HcsVm::change(self, Change::Add(Device::HvSocketService(service)), None).await })
+    }
+
+    fn remove_socket_service<'a>(&'a self, service: &'a HvSocketServiceId) -> BoxFuture<'a, Result<(), PlatformError>> {
+        let service = HvSocketService { id: service.clone(), config: HvSocketServiceConfig::default() };
+        Box::pin(async move { HcsVm::change(self, Change::Remove(Device::HvSocketService(service)), None).await })
+    }
+
+    fn change<'a>(&'a self, change: &'a Change, guest: Option<&'a str>) -> BoxFuture<'a, Result<(), PlatformError>> {
+        Box::pin(async move {
+            let guest = guest.map(raw_json).transpose()?;
+            HcsVm::change(self, change.clone(), guest).await
+        })
+    }
+
+    fn pass_on<'a>(&'a self, request: &'a str) -> BoxFuture<'a, Result<(), PlatformError>> {
+        Box::pin(async move { self.guest_request(raw_json(request)?).await })
+    }
+
+    fn grant<'a>(&'a self, path: &'a Path, access: VmAccess) -> BoxFuture<'a, Result<(), PlatformError>> {
+        Box::pin(async move {
+            match access {
+                VmAccess::Noop => Ok(()),
+                VmAccess::Group => HcsVm::grant(self, win_path(path)?, Access::Group).await,
+                VmAccess::Individual => HcsVm::grant(self, win_path(path)?, Access::Individual).await,
+            }
+        })
+    }
+
+    fn revoke<'a>(&'a self, path: &'a Path) -> BoxFuture<'a, Result<(), PlatformError>> {
+        Box::pin(async move { HcsVm::revoke(self, win_path(path)?).await })
+    }
+
     fn last_words(&self) -> LastWords {
         self.vm.last_words()
     }
@@ -78,6 +132,18 @@ impl PlatformVm for HcsVm {
     fn spawn(&self, task: BoxFuture<'static, ()>) {
         self.home.spawn(task);
     }
+}
+
+fn raw_json(text: &str) -> Result<RawJson, PlatformError> {
+    RawJson::parse(text).map_err(|e| PlatformError::host("pass a request on to the guest", e))
+}
+
+fn win_path(path: &Path) -> Result<WinPath, PlatformError> {
+    WinPath::from_std(path).ok_or_else(|| PlatformError::BadInput {
+        what: "path",
+        value: path.display().to_string(),
+        why: "it is not Unicode".into(),
+    })
 }
 
 impl Vm {

@@ -14,6 +14,7 @@ use uvm_platform::requests::{
     Change, CpuGroup, CpuLimits, Device, HvSocketService, MappedPipe, MemorySize, NetworkAdapter, PciAssignment,
     Plan9Export, ScsiAttachment, ScsiKind, ScsiSlot, Setting, VpmemDevice, VsmbExport, VsmbOptions,
 };
+use uvm_platform::{HvSocketServiceConfig, HvSocketServiceId};
 use uvm_wire::RawJson;
 use uvm_wire::modify::Modification;
 
@@ -271,13 +272,13 @@ impl Case<'_> {
     fn service(&self) -> HvSocketService {
         let document = &self.args()["doc"];
         let text = |name: &str| document[name].as_str().unwrap_or_default().to_owned();
-        HvSocketService {
-            id: self.arg("sid"),
-            bind_descriptor: text("BindSecurityDescriptor"),
-            connect_descriptor: text("ConnectSecurityDescriptor"),
+        let config = HvSocketServiceConfig {
+            bind_security_descriptor: text("BindSecurityDescriptor"),
+            connect_security_descriptor: text("ConnectSecurityDescriptor"),
             allow_wildcard_binds: document["AllowWildcardBinds"] == true,
             disabled: document["Disabled"] == true,
-        }
+        };
+        HvSocketService { id: HvSocketServiceId::new(self.arg("sid")), config }
     }
 
     fn call(&self) -> &str {

@@ -24,6 +24,7 @@ use census::Census;
 use crate::BoxFuture;
 use crate::capabilities::Capabilities;
 use crate::error::PlatformError;
+use crate::requests::Change;
 use crate::spec::VmSpec;
 use crate::vm::{CreatedVm, Platform, PlatformVm};
 
@@ -57,6 +58,7 @@ struct Shared {
     faults: VecDeque<Planted>,
     specs: Vec<VmSpec>,
     guests: Vec<FakeGuestEnd>,
+    changes: Vec<(Change, Option<String>)>,
 }
 
 struct Planted {
@@ -115,6 +117,15 @@ impl FakePlatform {
     /// The VMs that were asked for so far, also those that could not be had.
     pub fn specs(&self) -> Vec<VmSpec> {
         self.lock().specs.clone()
+    }
+
+    /// The changes of VMs so far that went well, in order, each with the guest's half if it came along.
+    pub fn changes(&self) -> Vec<(Change, Option<String>)> {
+        self.lock().changes.clone()
+    }
+
+    fn changed(&self, change: &Change, guest: Option<&str>) {
+        self.lock().changes.push((change.clone(), guest.map(str::to_owned)));
     }
 
     /// The guest's end of the VM that was created last.

@@ -1,5 +1,6 @@
 //! One VM of the fake host.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,6 +17,7 @@ use crate::BoxFuture;
 use crate::error::{LastWords, PlatformError};
 use crate::hvsocket::{HvSocketGate, HvSocketServiceConfig, HvSocketServiceId};
 use crate::id::UvmId;
+use crate::requests::{Change, Device, Setting, VmAccess};
 use crate::spec::VmSpec;
 use crate::stream::{GuestListener, GuestStream, Port};
 use crate::vm::{Accelerator, ExitStatus, PlatformVm, VmEvents, VmProperties};
@@ -186,6 +188,27 @@ impl PlatformVm for FakeVm {
         })
     }
 
+    fn change<'a>(&'a self, change: &'a Change, guest: Option<&'a str>) -> BoxFuture<'a, Result<(), PlatformError>> {
+        Box::pin(async move {
+            self.host.capabilities.require(change.feature())?;
+            self.host.call(&name_of(change)).await?;
+            self.host.changed(change, guest);
+            Ok(())
+        })
+    }
+
+    fn pass_on<'a>(&'a self, request: &'a str) -> BoxFuture<'a, Result<(), PlatformError>> {
+        Box::pin(async move { self.host.call(&format!("pass on {request}")).await })
+    }
+
+    fn grant<'a>(&'a self, path: &'a Path, access: VmAccess) -> BoxFuture<'a, Result<(), PlatformError>> {
+        Box::pin(async move { self.host.call(&format!("grant {access:?} {}", path.display())).await })
+    }
+
+    fn revoke<'a>(&'a self, path: &'a Path) -> BoxFuture<'a, Result<(), PlatformError>> {
+        Box::pin(async move { self.host.call(&format!("revoke {}", path.display())).await })
+    }
+
     fn last_words(&self) -> LastWords {
         LastWords {
             phase: Some(format!("fake VM {} is {}", self.id, self.life.state().name())),
@@ -203,6 +226,29 @@ impl PlatformVm for FakeVm {
         // What has ended is let go.
         while tasks.try_join_next().is_some() {}
         tasks.spawn_on(task, &self.runtime);
+    }
+}
+
+/// How a change is called in the list of calls, where faults are planted: `add scsi`, `remove pipe`, `update memory`.
+fn name_of(change: &Change) -> String {
+    let device = |device: &Device| match device {
+        Device::Scsi(_) => "scsi",
+        Device::Vpmem(_) => "vpmem",
+        Device::Plan9(_) => "plan9",
+        Device::Vsmb(_) => "vsmb",
+        Device::Network(_) => "network",
+        Device::Pci(_) => "pci",
+        Device::Pipe(_) => "pipe",
+        Device::HvSocketService(_) => "hvsocket service",
+    };
+    match change {
+        Change::Add(added) => format!("add {}", device(added)),
+        Change::Remove(removed) => format!("remove {}", device(removed)),
+        Change::UndoAdd(added) => format!("undo {}", device(added)),
+        Change::Update(Setting::Memory(_)) => "update memory".into(),
+        Change::Update(Setting::CpuLimits(_)) => "update cpu limits".into(),
+        Change::Update(Setting::CpuGroup(_)) => "update cpu group".into(),
+        Change::Update(Setting::VsmbFiles(_)) => "update vsmb files".into(),
     }
 }
 
