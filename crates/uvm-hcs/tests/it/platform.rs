@@ -67,6 +67,24 @@ async fn a_vm_lives_and_leaves_nothing() {
     assert_eq!(host.open_systems(), 0);
 }
 
+#[tokio::test]
+async fn a_vm_that_has_ended_is_still_told_to_until_it_is_closed() {
+    let host = RecordingHcs::new();
+    let (vm, _events) = create(&host, &lcow()).await;
+    vm.start().await.expect("started");
+    vm.terminate().await.expect("terminated");
+    host.take_calls();
+    vm.terminate().await.expect("it has ended");
+    // Whatever the service says now.
+    host.plant(Fault::on("hcs", "terminate_system").code(DENIED));
+    vm.close().await.expect("closed");
+    vm.terminate().await.expect("it is closed");
+    assert_eq!(
+        summaries(&host),
+        ["hcs terminate_system vm-under-test", "hcs terminate_system vm-under-test", "hcs close_system vm-under-test",]
+    );
+}
+
 #[test]
 fn a_vm_has_a_thread_of_its_own_unless_told_otherwise() {
     let host = RecordingHcs::new();
