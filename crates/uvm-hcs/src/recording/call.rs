@@ -134,7 +134,8 @@ impl Fault {
     }
 }
 
-/// How the first fault that fits the call makes it fail, if one does, and whether only after it was taken. A used fault is gone.
+/// How the first fault that fits the call makes it fail, if one does, and whether only after it was taken. A used fault
+/// is gone.
 pub(super) fn first_that_fits(faults: &mut Vec<Fault>, call: &RecordedCall) -> Option<(Failing, bool)> {
     let at = faults.iter().position(|fault| fault.times > 0 && fault.fits(call))?;
     let fault = faults.get_mut(at)?;

@@ -1,5 +1,5 @@
-//! A Windows host in memory, on every system: keeps every call with its JSON, in order, answers from a script, fails where a
-//! fault is planted, tells what a test wants told.
+//! A Windows host in memory, on every system: keeps every call with its JSON, in order, answers from a script, fails
+//! where a fault is planted, tells what a test wants told.
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {

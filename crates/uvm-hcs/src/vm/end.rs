@@ -109,8 +109,8 @@ impl Vm {
         }
     }
 
-    /// Ends the VM, closes its system and takes back what it was given. The second time does nothing; after a failure it
-    /// tries what is left.
+    /// Ends the VM, closes its system and takes back what it was given. The second time does nothing; after a failure
+    /// it tries what is left.
     pub(super) async fn close(&self) -> Result<(), PlatformError> {
         let deadline = self.parts.deadlines.close;
         let close = self.closed.get_or_try_init(|| async {
