@@ -1,4 +1,5 @@
-//! A stream over a socket that can only be waited for by threads: the system's asynchronous interfaces know no Hyper-V sockets.
+//! A stream over a socket that can only be waited for by threads: the system's asynchronous interfaces know no Hyper-V
+//! sockets.
 //!
 //! Two threads move the bytes, one each way, over a bounded pipe in memory.
 

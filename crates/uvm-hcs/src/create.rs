@@ -1,5 +1,5 @@
-//! Creating a VM: its document, its system, and before that what a Windows guest boots from. What was made before a failure is
-//! undone.
+//! Creating a VM: its document, its system, and before that what a Windows guest boots from. What was made before a
+//! failure is undone.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -171,8 +171,8 @@ impl Creation {
     }
 }
 
-/// Ends a system that will not be used, and waits for its end. What fails is told in the log: whoever waits gets the reason
-/// why it is not used.
+/// Ends a system that will not be used, and waits for its end. What fails is told in the log: whoever waits gets the
+/// reason why it is not used.
 async fn discard(id: &UvmId, open: OpenSystem, deadlines: Deadlines) {
     let OpenSystem { system, mut notifications } = open;
     let end = async {

@@ -1,5 +1,18 @@
 //! A host of utility VMs on Windows: the Host Compute Service.
 //!
+//! What the service is sent is made by pure functions, on every system; a dry run needs no Windows:
+//!
+//! ```
+//! use uvm_hcs::WindowsBuild;
+//! use uvm_hcs::document::modify::modify;
+//! use uvm_platform::requests::{Change, Device, VpmemDevice};
+//!
+//! let layer = Device::Vpmem(VpmemDevice { slot: 1, path: r"C:\layers\base.vhdx".into() });
+//! let request = modify(&Change::Add(layer), None, WindowsBuild(19041))?;
+//! assert!(request.contains(r#""ImageFormat":"Vhdx""#));
+//! # Ok::<(), uvm_hcs::document::DocumentError>(())
+//! ```
+//!
 //! | module | concept |
 //! | --- | --- |
 //! | [`win_path`] | paths of a Windows host, on every system |

@@ -46,6 +46,8 @@ pub(crate) struct Evidence {
     pub(crate) terminated: bool,
     /// Its guest began to crash.
     pub(crate) crashed: bool,
+    /// The service itself is gone: it would answer nothing.
+    pub(crate) service_lost: bool,
 }
 
 /// How a VM ended, by what the service told of it.
@@ -82,8 +84,8 @@ mod tests {
             Notification { data, ..Notification::new(NotificationKind::SystemExited, Hresult::from_bits(bits)) }
         };
         let by_itself = Evidence::default();
-        let terminated = Evidence { terminated: true, crashed: false };
-        let crashed = Evidence { terminated: true, crashed: true };
+        let terminated = Evidence { terminated: true, ..by_itself };
+        let crashed = Evidence { crashed: true, ..terminated };
         let abnormal = |why: &str| ExitStatus::Abnormal(why.into());
         for (exit, evidence, status) in [
             (exit(0, ""), by_itself, ExitStatus::PoweredOff),

@@ -17,6 +17,22 @@ use crate::vm::HcsVm;
 use crate::windows_build::WindowsBuild;
 
 /// The Host Compute Service of this machine, or one that a test plays.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// use std::sync::Arc;
+///
+/// use uvm_hcs::HcsPlatform;
+/// use uvm_hcs::recording::RecordingHcs;
+/// use uvm_platform::Platform;
+///
+/// // On Windows: `ComputeCore::new()`.
+/// let host = RecordingHcs::new().with_logical_processors(4);
+/// let platform = HcsPlatform::connect(Arc::new(host)).await?;
+/// assert_eq!(platform.host_processors(), 4);
+/// # Ok::<(), uvm_platform::PlatformError>(())
+/// # }).unwrap();
+/// ```
 pub struct HcsPlatform {
     host: Arc<dyn HcsHost>,
     capabilities: Capabilities,
@@ -36,8 +52,8 @@ impl HcsPlatform {
         Ok(Self { host, capabilities, processors, runtime: None })
     }
 
-    /// The same host, whose VMs run on the current runtime, which has to outlive them: for a program with one runtime, and
-    /// for tests with a clock of their own.
+    /// The same host, whose VMs run on the current runtime, which has to outlive them: for a program with one runtime,
+    /// and for tests with a clock of their own.
     ///
     /// # Panics
     /// There is no current runtime.
@@ -91,8 +107,8 @@ impl HcsPlatform {
     }
 }
 
-/// Runs `work` at `home` and takes its result. If the caller gives up, the work goes on to its end, and what it has made is
-/// undone there.
+/// Runs `work` at `home` and takes its result. If the caller gives up, the work goes on to its end, and what it has
+/// made is undone there.
 async fn hand_over<T: Send + 'static, U: Future<Output = ()> + Send>(
     home: &Arc<Home>,
     work: impl Future<Output = Result<T, PlatformError>> + Send + 'static,

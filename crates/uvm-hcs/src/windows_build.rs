@@ -1,5 +1,5 @@
-//! The build of the Windows host, which decides what its service knows. It is always handed in: no global is asked, so that
-//! every build's documents can be made and tested anywhere.
+//! The build of the Windows host, which decides what its service knows. It is always handed in: no global is asked, so
+//! that every build's documents can be made and tested anywhere.
 
 use std::fmt;
 

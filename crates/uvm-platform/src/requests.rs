@@ -15,8 +15,8 @@ pub enum Change {
     Add(Device),
     /// Unplug it.
     Remove(Device),
-    /// Take back an [`Add`](Self::Add) that the guest would not have. A host may need to be told more of the device than for
-    /// [`Remove`](Self::Remove), because the guest has not seen it.
+    /// Take back an [`Add`](Self::Add) that the guest would not have. A host may need to be told more of the device
+    /// than for [`Remove`](Self::Remove), because the guest has not seen it.
     UndoAdd(Device),
     /// Change what is there.
     Update(Setting),

@@ -63,7 +63,8 @@ library! {
         fn HcsCloseOperation(HCS_OPERATION);
         fn HcsGetOperationResult(HCS_OPERATION, *mut PWSTR) -> HRESULT;
         fn HcsGetOperationResultAndProcessInfo(HCS_OPERATION, *mut HCS_PROCESS_INFORMATION, *mut PWSTR) -> HRESULT;
-        fn HcsCreateComputeSystem(PCWSTR, PCWSTR, HCS_OPERATION, *const SECURITY_DESCRIPTOR, *mut HCS_SYSTEM) -> HRESULT;
+        fn HcsCreateComputeSystem(PCWSTR, PCWSTR, HCS_OPERATION, *const SECURITY_DESCRIPTOR, *mut HCS_SYSTEM)
+            -> HRESULT;
         fn HcsCloseComputeSystem(HCS_SYSTEM);
         fn HcsSetComputeSystemCallback(HCS_SYSTEM, HCS_EVENT_OPTIONS, *const c_void, HCS_EVENT_CALLBACK) -> HRESULT;
         fn HcsStartComputeSystem(HCS_SYSTEM, HCS_OPERATION, PCWSTR) -> HRESULT;
@@ -99,7 +100,8 @@ library! {
 }
 
 library! {
-    /// The older way to the network service, which still is the only one to take an endpoint out of a namespace by its id.
+    /// The older way to the network service, which still is the only one to take an endpoint out of a namespace by its
+    /// id.
     VmComputeLibrary = "vmcompute.dll" {
         fn HNSCall(PCWSTR, PCWSTR, PCWSTR, *mut PWSTR) -> HRESULT;
     }

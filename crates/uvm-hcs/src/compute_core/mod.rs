@@ -1,8 +1,8 @@
 //! The Host Compute Service of this machine: the compute core library and its neighbours.
 //!
-//! Every call that may wait for the service is made on a thread of its own, so that whoever asked keeps its deadlines. An
-//! operation is finished by a callback on a thread of the library; what a callback is given to find its own by is a number, not a
-//! pointer, so that one that comes late finds nothing.
+//! Every call that may wait for the service is made on a thread of its own, so that whoever asked keeps its deadlines.
+//! An operation is finished by a callback on a thread of the library; what a callback is given to find its own by is a
+//! number, not a pointer, so that one that comes late finds nothing.
 
 #![expect(unsafe_code, reason = "C interfaces; each block says why it is sound")]
 

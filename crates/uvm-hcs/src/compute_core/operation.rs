@@ -66,8 +66,8 @@ impl Drop for Operation {
     }
 }
 
-/// Begins an operation by `begin`, on a thread of its own, and waits until it is finished. A caller that gives up does not
-/// stop it.
+/// Begins an operation by `begin`, on a thread of its own, and waits until it is finished. A caller that gives up does
+/// not stop it.
 pub(super) async fn run(
     core: &'static ComputeCoreLibrary,
     (intent, object): (&'static str, &str),

@@ -71,8 +71,8 @@ impl CoreProcess {
             let (parameters, created) = (wide(parameters), Arc::clone(&created));
             move |operation| {
                 let mut handle = std::ptr::null_mut();
-                // SAFETY: the system is open as long as it is held here; the text is terminated; the handle is valid for a
-                // write.
+                // SAFETY: the system is open as long as it is held here; the text is terminated; the handle is valid
+                // for a write.
                 let status = unsafe {
                     (core.HcsCreateProcess)(
                         system.raw(),

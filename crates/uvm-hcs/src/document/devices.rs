@@ -1,7 +1,7 @@
 //! What a creation document plugs in.
 //!
-//! Read back from the final text: what a caller merges into a document takes places too, and who hands out the others must
-//! know.
+//! Read back from the final text: what a caller merges into a document takes places too, and who hands out the others
+//! must know.
 
 use std::collections::BTreeMap;
 

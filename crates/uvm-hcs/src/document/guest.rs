@@ -33,8 +33,8 @@ impl End {
     }
 }
 
-/// A SCSI disk of a Linux guest, mounted at `mount_path` unless that is empty. A disk that goes is always told, so that the guest
-/// can let go of it.
+/// A SCSI disk of a Linux guest, mounted at `mount_path` unless that is empty. A disk that goes is always told, so that
+/// the guest can let go of it.
 pub fn linux_disk(end: End, disk: &ScsiAttachment, mount_path: &str) -> Option<Modification> {
     if mount_path.is_empty() && end == End::Add {
         return None;
@@ -322,7 +322,8 @@ mod tests {
     #[test]
     fn d58_a_guest_that_understands_them_gets_all_addresses() {
         let both = endpoint(&json!({"ID": "e", "Namespace": {"ID": "ns"}, "IPAddress": "10.0.0.2", "PrefixLength": 8,
-            "GatewayAddress": "10.0.0.1", "IPv6Address": "fd00::4", "IPv6PrefixLength": 64, "GatewayAddressV6": "fd00::1"}));
+            "GatewayAddress": "10.0.0.1", "IPv6Address": "fd00::4", "IPv6PrefixLength": 64,
+            "GatewayAddressV6": "fd00::1"}));
         let added = linux_adapter_added(&adapter(), &both, GuestAddresses::Many).expect("it is in a namespace");
         let settings = &json_of(&added)["Settings"];
         assert_eq!(

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use uvm_platform::spec::{Console, InitArguments, RootFs, VmSpec};
 
-/// The kernel's command line, with the arguments of init behind `--`. `initrd` is the initramfs's name where the kernel's own
-/// boot stub has to load it.
+/// The kernel's command line, with the arguments of init behind `--`. `initrd` is the initramfs's name where the
+/// kernel's own boot stub has to load it.
 pub(super) fn kernel_line(spec: &VmSpec, initrd: Option<&str>) -> String {
     let mut line = match (&spec.boot.root, initrd) {
         (RootFs::Disk(_), _) => "root=/dev/pmem0 ro rootwait init=/init".to_owned(),
@@ -39,8 +39,8 @@ pub(super) fn kernel_line(spec: &VmSpec, initrd: Option<&str>) -> String {
     line
 }
 
-/// The arguments of init that also leave a shell on the console. Where init finds its entropy stays outside of the shell's
-/// command.
+/// The arguments of init that also leave a shell on the console. Where init finds its entropy stays outside of the
+/// shell's command.
 fn with_shell(init: &InitArguments) -> String {
     let entropy = init.entropy_port.map(|port| format!("-e {port} ")).unwrap_or_default();
     let command = InitArguments { entropy_port: None, ..init.clone() }.to_line().replace('"', "\\\"");

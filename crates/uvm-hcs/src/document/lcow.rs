@@ -13,8 +13,8 @@ use crate::windows_build::WindowsBuild;
 /// The document that creates a VM with a Linux guest on a host of this build.
 ///
 /// # Errors
-/// The build is too old for what is asked, the service takes no such value, or what is to be merged over the document is no
-/// JSON object.
+/// The build is too old for what is asked, the service takes no such value, or what is to be merged over the document
+/// is no JSON object.
 pub fn create_lcow(spec: &VmSpec, build: WindowsBuild) -> Result<SystemDocument, DocumentError> {
     check(spec, build)?;
     let boot = BootFiles::of(spec)?;

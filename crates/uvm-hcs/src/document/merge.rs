@@ -1,7 +1,7 @@
 //! What a caller adds to a document, merged over it.
 //!
-//! Objects are united, everything else replaces, arrays too; `null` leaves an object as it is. Values are carried as text, so
-//! that no number changes on the way.
+//! Objects are united, everything else replaces, arrays too; `null` leaves an object as it is. Values are carried as
+//! text, so that no number changes on the way.
 
 use std::collections::BTreeMap;
 

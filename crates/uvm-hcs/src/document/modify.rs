@@ -1,7 +1,7 @@
 //! Changes of a running VM.
 //!
-//! The guest's half of a change goes to its agent by whoever holds the connection to it. Where the service holds it, it is
-//! sent along with the host's half.
+//! The guest's half of a change goes to its agent by whoever holds the connection to it. Where the service holds it, it
+//! is sent along with the host's half.
 
 use serde::Serialize;
 use serde_json::{Value, to_value};

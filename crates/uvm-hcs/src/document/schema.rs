@@ -1,5 +1,5 @@
-//! The service's schema 2.1, as far as VMs use it. A key is left out while its value is empty, zero or false; an object that
-//! is `Some` is written although empty.
+//! The service's schema 2.1, as far as VMs use it. A key is left out while its value is empty, zero or false; an object
+//! that is `Some` is written although empty.
 
 use std::collections::BTreeMap;
 

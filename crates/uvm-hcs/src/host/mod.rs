@@ -1,8 +1,8 @@
 //! What the platform needs of a Windows host, as small traits: the service itself and what lies around it.
 //!
 //! Texts that go in and out are the service's JSON, made and read by [`document`](crate::document). On Windows
-//! the compute core library and its neighbours are behind these traits; in tests, a host in memory that keeps every call
-//! (feature `recording`).
+//! the compute core library and its neighbours are behind these traits; in tests, a host in memory that keeps every
+//! call (feature `recording`).
 
 mod error;
 mod files;
@@ -88,8 +88,8 @@ pub trait HostNetwork {
 
 /// Processes of the host that belong to VMs.
 pub trait HostProcesses {
-    /// The working set, in bytes, of the process that holds the memory of the VM with this runtime id. It is looked for each
-    /// time: a failure is not kept.
+    /// The working set, in bytes, of the process that holds the memory of the VM with this runtime id. It is looked for
+    /// each time: a failure is not kept.
     fn memory_process_working_set(&self, runtime_id: Guid) -> BoxFuture<'_, Result<u64, HcsError>>;
 }
 

@@ -61,6 +61,7 @@ pub struct Fault {
     skip: usize,
     times: usize,
     failing: Failing,
+    later: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -73,7 +74,15 @@ impl Fault {
     /// Fails the next call of this operation, with an unspecified failure.
     pub fn on(to: &str, op: &str) -> Self {
         let failing = Failing::Code { code: Hresult::FAIL, detail: String::new() };
-        Self { to: to.to_owned(), op: op.to_owned(), containing: String::new(), skip: 0, times: 1, failing }
+        Self {
+            to: to.to_owned(),
+            op: op.to_owned(),
+            containing: String::new(),
+            skip: 0,
+            times: 1,
+            failing,
+            later: false,
+        }
     }
 
     /// Only calls whose object or JSON holds this text.
@@ -109,6 +118,11 @@ impl Fault {
         Self { failing: Failing::Code { code, detail: detail.to_owned() }, ..self }
     }
 
+    /// Only after the call was taken: a system whose creation fails so was there, and is closed.
+    pub fn later(self) -> Self {
+        Self { later: true, ..self }
+    }
+
     /// By never ending.
     pub fn hang(self) -> Self {
         Self { failing: Failing::Hang, ..self }
@@ -120,8 +134,9 @@ impl Fault {
     }
 }
 
-/// How the first fault that fits the call makes it fail, if one does. A used fault is gone.
-pub(super) fn first_that_fits(faults: &mut Vec<Fault>, call: &RecordedCall) -> Option<Failing> {
+/// How the first fault that fits the call makes it fail, if one does, and whether only after it was taken. A used fault
+/// is gone.
+pub(super) fn first_that_fits(faults: &mut Vec<Fault>, call: &RecordedCall) -> Option<(Failing, bool)> {
     let at = faults.iter().position(|fault| fault.times > 0 && fault.fits(call))?;
     let fault = faults.get_mut(at)?;
     if fault.skip > 0 {
@@ -129,7 +144,7 @@ pub(super) fn first_that_fits(faults: &mut Vec<Fault>, call: &RecordedCall) -> O
         return None;
     }
     fault.times -= 1;
-    let failing = fault.failing.clone();
+    let failing = (fault.failing.clone(), fault.later);
     if fault.times == 0 {
         drop(faults.remove(at));
     }

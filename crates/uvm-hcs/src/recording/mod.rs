@@ -1,5 +1,5 @@
-//! A Windows host in memory, on every system: keeps every call with its JSON, in order, answers from a script, fails where a
-//! fault is planted, tells what a test wants told.
+//! A Windows host in memory, on every system: keeps every call with its JSON, in order, answers from a script, fails
+//! where a fault is planted, tells what a test wants told.
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
@@ -186,13 +186,16 @@ impl RecordingHcs {
         let object = call.id.clone().unwrap_or_default();
         let result = match &failing {
             None => Ok(()),
-            Some(Failing::Hang) => Err(None),
-            Some(Failing::Code { code, detail }) => {
+            Some((Failing::Hang, _)) => Err(None),
+            Some((Failing::Code { code, detail }, _)) => {
                 call.failure = Some(format!("{code} {detail}"));
                 Err(Some(HcsError::new(intent, object, *code, detail)))
             }
         };
+        let was_there = call.op == "create_system" && matches!(failing, Some((_, true)));
+        let close = was_there.then(|| RecordedCall { id: call.id.clone(), ..RecordedCall::new("hcs", "close_system") });
         state.calls.push(call);
+        state.calls.extend(close);
         result
     }
 

@@ -63,6 +63,9 @@ async fn systems_tell_their_end_and_are_closed_once() {
     );
     drop(host.create_system("vm", "{}").await.expect("the id is free"));
     assert_eq!(summaries(&host), ["hcs create_system vm", "hcs close_system vm"]);
+    host.plant(Fault::on("hcs", "create_system").later());
+    assert!(host.create_system("vm", "{}").await.is_err());
+    assert_eq!(summaries(&host), ["hcs create_system vm", "hcs close_system vm"]);
     assert_eq!(host.open_systems(), 0);
 }
 

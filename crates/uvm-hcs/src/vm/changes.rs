@@ -24,11 +24,12 @@ pub enum Access {
 }
 
 impl HcsVm {
-    /// Makes a change, with what the service is to pass on to the guest where it holds the connection. Cancel-safe: it goes on.
+    /// Makes a change, with what the service is to pass on to the guest where it holds the connection. Cancel-safe: it
+    /// goes on.
     ///
     /// # Errors
-    /// The service does not take it, the host is too old for it, the VM has ended or is closed. Nothing was changed, unless
-    /// the service did not answer in time.
+    /// The service does not take it, the host is too old for it, the VM has ended or is closed. Nothing was changed,
+    /// unless the service did not answer in time.
     pub async fn change(&self, change: Change, guest: Option<RawJson>) -> Result<(), PlatformError> {
         let vm = Arc::clone(&self.vm);
         self.run(async move { vm.change(&change, guest.as_ref()).await }).await
@@ -101,8 +102,8 @@ impl HcsVm {
         .await
     }
 
-    /// Creates a container by the service, where it holds the guest connection, with settings in the shape of the guest.
-    /// Cancel-safe: a container that nobody waits for is closed.
+    /// Creates a container by the service, where it holds the guest connection, with settings in the shape of the
+    /// guest. Cancel-safe: a container that nobody waits for is closed.
     ///
     /// # Errors
     /// The service does not create it; the VM has ended or is closed.

@@ -33,6 +33,7 @@ impl Vm {
                     }
                 }
                 NotificationKind::ServiceDisconnect => {
+                    self.evidence().service_lost = true;
                     let why = String::from("lost communication with the compute service");
                     let _ = events.try_send(VmEvent::Broken { why: why.clone() });
                     return self.end(ExitStatus::Abnormal(why), &events).await;
@@ -79,12 +80,18 @@ impl Vm {
     }
 
     pub(super) async fn terminate(&self) -> Result<(), PlatformError> {
-        if self.life.borrow().has_ended() {
+        if self.closed.initialized() || self.evidence().service_lost {
             return Ok(());
         }
         let deadline = self.parts.deadlines.terminate;
+        let had_ended = self.life.borrow().has_ended();
         self.evidence().terminated = true;
+        // Also a VM that has ended: as long as its system is open, the service may hold something for it.
         let told = tokio::time::timeout(deadline, self.parts.system.terminate()).await;
+        if had_ended {
+            tracing::debug!(vm = %self.parts.id, ?told, "a VM that has ended was told to");
+            return Ok(());
+        }
         let gone = match told {
             Ok(Ok(())) => false,
             Ok(Err(error)) if error.is_ending() => error.code != crate::host::HcsError::PENDING,
@@ -102,8 +109,8 @@ impl Vm {
         }
     }
 
-    /// Ends the VM, closes its system and takes back what it was given. The second time does nothing; after a failure it
-    /// tries what is left.
+    /// Ends the VM, closes its system and takes back what it was given. The second time does nothing; after a failure
+    /// it tries what is left.
     pub(super) async fn close(&self) -> Result<(), PlatformError> {
         let deadline = self.parts.deadlines.close;
         let close = self.closed.get_or_try_init(|| async {

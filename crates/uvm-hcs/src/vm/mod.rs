@@ -1,7 +1,7 @@
 //! One VM: a compute system, what the service tells of it, and its sockets.
 //!
-//! Everything runs at the VM's [`Home`]; a method hands its work there and waits, so it works under any runtime, and a caller
-//! that gives up leaves nothing half done.
+//! Everything runs at the VM's [`Home`]; a method hands its work there and waits, so it works under any runtime, and a
+//! caller that gives up leaves nothing half done.
 
 mod changes;
 mod end;

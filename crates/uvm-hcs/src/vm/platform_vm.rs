@@ -173,7 +173,9 @@ impl Vm {
             biased;
             status = self.ending() => Err(self.ended(intent, status)),
             stream = dialled => stream.map_err(failed),
-            () = expired => Err(self.timeout(&format!("the guest to answer on port {port}"), deadline.unwrap_or_default())),
+            () = expired => {
+                Err(self.timeout(&format!("the guest to answer on port {port}"), deadline.unwrap_or_default()))
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! Paths of a Windows host, on every system.
 //!
-//! `std::path` reads the paths of the system it runs on; documents for the Host Compute Service are made everywhere. All of
-//! this is text: links, short names and what is on the disk are not looked at.
+//! `std::path` reads the paths of the system it runs on; documents for the Host Compute Service are made everywhere.
+//! All of this is text: links, short names and what is on the disk are not looked at.
 
 mod fold;
 mod prefix;
@@ -17,8 +17,8 @@ use prefix::{is_separator, parse_prefix, without_verbatim};
 
 /// A path of a Windows host, spelt as it was given.
 ///
-/// Two are equal if they name the same place whatever their spelling: letter case, `/`, `.`, `..`, doubled separators, and
-/// `\\?\` before a drive or a share do not count.
+/// Two are equal if they name the same place whatever their spelling: letter case, `/`, `.`, `..`, doubled separators,
+/// and `\\?\` before a drive or a share do not count.
 ///
 /// ```
 /// use uvm_hcs::WinPath;
@@ -71,8 +71,8 @@ impl WinPath {
         Self(Parts::of(&self.0).to_text())
     }
 
-    /// The path of `name` beneath this one, clean. A name with a drive or a share stands for itself; one that begins with a
-    /// separator stays beneath.
+    /// The path of `name` beneath this one, clean. A name with a drive or a share stands for itself; one that begins
+    /// with a separator stays beneath.
     #[must_use]
     pub fn join(&self, name: &str) -> Self {
         let name_path = Self::new(name);

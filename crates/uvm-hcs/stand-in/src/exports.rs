@@ -226,7 +226,11 @@ macro_rules! transitions {
     ($($name:ident: $from:expr => $to:literal;)*) => {
         $(
             #[unsafe(no_mangle)]
-            unsafe extern "system" fn $name(system: *mut c_void, operation: HCS_OPERATION, _options: PCWSTR) -> HRESULT {
+            unsafe extern "system" fn $name(
+                system: *mut c_void,
+                operation: HCS_OPERATION,
+                _options: PCWSTR,
+            ) -> HRESULT {
                 let handle = system.addr();
                 begin(operation, move |_| transition(handle, &$from, $to), || {})
             }

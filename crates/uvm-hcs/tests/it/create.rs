@@ -83,8 +83,8 @@ fn expected(case: &Value, defaults: &Value) -> Value {
                 let group = json!({"Id": options.text("CPUGroupID")});
                 document["VirtualMachine"]["ComputeTopology"]["Processor"]["CpuGroup"] = group;
             }
-            // These do not show in this document: 1 MiB becomes 2, older builds join the group later, options are refused
-            // before.
+            // These do not show in this document: 1 MiB becomes 2, older builds join the group later, options are
+            // refused before.
             "D17" | "D19" | "D29" => {}
             other => panic!("{}: what becomes of {other}?", case["name"]),
         }

@@ -4,6 +4,7 @@ mod cases;
 #[cfg(windows)]
 mod compute_core;
 mod create;
+mod creation;
 mod modify;
 mod platform;
 mod scratch;

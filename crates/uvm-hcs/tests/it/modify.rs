@@ -1,5 +1,5 @@
-//! Changes of running VMs against those recorded from the original: the host's half, and the guest's half where it was sent
-//! along. Each is made from what the caller gave and from the place it was given.
+//! Changes of running VMs against those recorded from the original: the host's half, and the guest's half where it was
+//! sent along. Each is made from what the caller gave and from the place it was given.
 
 use serde_json::{Value, from_str, json};
 use uvm_hcs::document::DocumentError;
