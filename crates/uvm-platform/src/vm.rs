@@ -11,7 +11,7 @@ use crate::BoxFuture;
 use crate::capabilities::Capabilities;
 use crate::error::{LastWords, PlatformError};
 use crate::hvsocket::{HvSocketServiceConfig, HvSocketServiceId};
-use crate::requests::{Change, VmAccess};
+use crate::requests::{Change, HostFile, VmAccess};
 use crate::spec::VmSpec;
 use crate::stream::{GuestListener, GuestStream, Port};
 
@@ -123,6 +123,15 @@ pub trait PlatformVm: Send + Sync + 'static {
     /// # Errors
     /// [`PlatformError::Unsupported`] where the service does not hold the guest connection.
     fn pass_on<'a>(&'a self, request: &'a str) -> BoxFuture<'a, Result<(), PlatformError>>;
+
+    /// What is at a path of the host. Links are followed.
+    ///
+    /// # Errors
+    /// Nothing is there, it cannot be looked at, or is neither a directory nor a regular file.
+    fn look_at<'a>(&'a self, path: &'a Path) -> BoxFuture<'a, Result<HostFile, PlatformError>>;
+
+    /// The same text for every spelling of a path of the host, as far as can be told without looking at it.
+    fn path_key(&self, path: &Path) -> String;
 
     /// Lets the VM open a file of the host.
     ///

@@ -7,6 +7,7 @@ use uvm_platform::{ExitStatus, LastWords, PlatformError, PlatformVm, UvmId};
 
 use crate::bridge::BridgeError;
 use crate::options::OptionsError;
+use crate::resources::ResourceError;
 use crate::vm::Refusal;
 
 /// Why an operation failed. Each variant's doc says in what state things are left; the causes are in
@@ -103,6 +104,18 @@ pub enum UvmError {
         last_words: Box<LastWords>,
         /// Why.
         source: BridgeError,
+    },
+    /// Something could not be plugged in, unplugged or found. The cause says how things are left.
+    #[error("cannot {intent} {what} of utility VM {id}")]
+    Resource {
+        /// The VM.
+        id: UvmId,
+        /// What was tried, as the object of "cannot".
+        intent: &'static str,
+        /// The thing.
+        what: String,
+        /// Why.
+        source: Box<ResourceError>,
     },
     /// A program could not be started. The VM goes on; nothing of the process is left.
     #[error("cannot run {program} in utility VM {id}{last_words}")]
@@ -372,7 +385,24 @@ impl UvmError {
                 ContainerError::Guest(source) => bridge_kind(source),
             },
             Self::GuestUnsupported { .. } => ErrorKind::Unsupported,
+            Self::Resource { source, .. } => resource_kind(source),
         }
+    }
+}
+
+fn resource_kind(error: &ResourceError) -> ErrorKind {
+    match error {
+        ResourceError::NoScsiControllers | ResourceError::NotForThisGuest { .. } | ResourceError::NoGuestConnection => {
+            ErrorKind::Unsupported
+        }
+        ResourceError::NoAvailableLocation { .. } | ResourceError::Pinned { .. } | ResourceError::Broken { .. } => {
+            ErrorKind::WrongState
+        }
+        ResourceError::AttachedOtherwise { .. } => ErrorKind::AlreadyExists,
+        ResourceError::NotAttached => ErrorKind::NotFound,
+        ResourceError::LayerTooLarge { .. } | ResourceError::BadInput { .. } => ErrorKind::InvalidInput,
+        ResourceError::Host(source) => host_kind(source),
+        ResourceError::Guest(source) => bridge_kind(source),
     }
 }
 

@@ -9,10 +9,12 @@ use uvm_wire::ports::{BRIDGE_PORT, ENTROPY_PORT, LOG_PORT};
 
 use super::UtilityVm;
 use super::driver::Driver;
+use super::plugged::Plugged;
 use super::start::{Listeners, Start};
 use crate::error::UvmError;
 use crate::host::{self, Hold};
 use crate::options::{BootPlan, GuestConnection, LcowOptions};
+use crate::resources::Limits;
 
 /// The parts of a [`UtilityVm`] that are known when it is created.
 pub(crate) struct Parts {
@@ -60,7 +62,8 @@ pub(super) async fn create_lcow(host: &dyn Platform, options: &LcowOptions) -> R
         agent_version: ours.then_some(env!("CARGO_PKG_VERSION")),
         deadlines,
     };
-    let handles = Driver::spawn(start, events);
+    let plugged = Plugged::new(&vm, Limits::of(options, &spec.boot.root), options.guest_connection);
+    let handles = Driver::spawn(start, events, plugged);
     let parts = Parts {
         id,
         vm,

@@ -3,6 +3,7 @@
 mod background;
 mod create;
 mod driver;
+pub(crate) mod plugged;
 mod sockets;
 mod start;
 mod state;
@@ -21,9 +22,10 @@ use uvm_wire::system::DumpStacks;
 pub use state::Refusal;
 
 pub(crate) use background::Background;
+pub(crate) use driver::{Request, on_host};
 pub(crate) use start::Guest;
 
-use driver::{Handles, Request, Status};
+use driver::{Handles, Life, Status};
 use start::SETTLE;
 use state::{Ask, Verdict, admit};
 
@@ -97,10 +99,10 @@ impl UtilityVm {
         Self { inner: Arc::new(inner) }
     }
 
-    async fn ask(&self, request: impl FnOnce(driver::Answer) -> Request) -> Result<(), UvmError> {
+    async fn ask(&self, request: impl FnOnce(driver::Answer) -> Life) -> Result<(), UvmError> {
         let (reply, answer) = oneshot::channel();
         let gone = |_| UvmError::Refused { id: self.inner.id.clone(), intent: "use", why: Refusal::Closed };
-        self.inner.requests.send(request(reply)).map_err(|e| gone(e.to_string()))?;
+        self.inner.requests.send(Request::Life(request(reply))).map_err(|e| gone(e.to_string()))?;
         answer.await.unwrap_or_else(|e| Err(gone(e.to_string())))
     }
 
@@ -111,7 +113,7 @@ impl UtilityVm {
     /// [`UvmError::Start`], which says how far it came, what the VM did meanwhile, and why: it has been terminated then.
     /// [`UvmError::Refused`] if it was started before.
     pub async fn start(&self) -> Result<(), UvmError> {
-        self.ask(Request::Start).await
+        self.ask(Life::Start).await
     }
 
     /// Stops the guest's processors. Idempotent.
@@ -119,7 +121,7 @@ impl UtilityVm {
     /// # Errors
     /// [`UvmError::Operation`], [`UvmError::Refused`].
     pub async fn pause(&self) -> Result<(), UvmError> {
-        self.ask(Request::Pause).await
+        self.ask(Life::Pause).await
     }
 
     /// Lets the guest's processors go on. Idempotent.
@@ -127,7 +129,7 @@ impl UtilityVm {
     /// # Errors
     /// [`UvmError::Operation`], [`UvmError::Refused`].
     pub async fn resume(&self) -> Result<(), UvmError> {
-        self.ask(Request::Resume).await
+        self.ask(Life::Resume).await
     }
 
     /// Asks the guest to end its processes and power off, and waits until it has, at most [`Deadlines::shutdown`].
@@ -135,7 +137,7 @@ impl UtilityVm {
     /// # Errors
     /// [`UvmError::Timeout`]: it still runs; terminate it. [`UvmError::Guest`]: it refused.
     pub async fn shutdown(&self) -> Result<(), UvmError> {
-        self.ask(Request::Shutdown).await
+        self.ask(Life::Shutdown).await
     }
 
     /// Ends the VM at once, without asking the guest, and waits until it has ended. Idempotent.
@@ -143,7 +145,7 @@ impl UtilityVm {
     /// # Errors
     /// [`UvmError::Operation`].
     pub async fn terminate(&self) -> Result<(), UvmError> {
-        self.ask(Request::Terminate).await
+        self.ask(Life::Terminate).await
     }
 
     /// Ends the VM if it still runs and removes everything it left on the host, within [`Deadlines::close`]. Idempotent;
@@ -152,7 +154,7 @@ impl UtilityVm {
     /// # Errors
     /// [`UvmError::Operation`]: something is left. It can be called again.
     pub async fn close(&self) -> Result<(), UvmError> {
-        self.ask(Request::Close).await
+        self.ask(Life::Close).await
     }
 
     /// Waits until the VM has ended and its output was handled, and tells how it ended. Without limit, since a VM may run
@@ -233,8 +235,7 @@ impl UtilityVm {
             return Err(refused(Refusal::Closed));
         }
         let (vm, limit, intent) = (Arc::clone(&self.inner.vm), self.inner.deadlines.host_call, "inspect");
-        let properties =
-            self.inner.run(async move { driver::on_host(&*vm, intent, limit, vm.properties()).await }).await?;
+        let properties = self.inner.run(async move { on_host(&*vm, intent, limit, vm.properties()).await }).await?;
         properties.map_err(|source| UvmError::Operation { id: self.inner.id.clone(), intent, source })
     }
 

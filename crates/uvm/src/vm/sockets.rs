@@ -8,7 +8,7 @@ use uvm_platform::{
 };
 
 use super::UtilityVm;
-use super::driver::{self, Request};
+use super::driver::{self, Life};
 use crate::error::UvmError;
 
 /// What can be done about a VM's virtual sockets.
@@ -115,7 +115,7 @@ impl UtilityVm {
     }
 
     async fn change_sockets(&self, change: Change) -> Result<(), UvmError> {
-        self.ask(|reply| Request::Sockets(change, reply)).await
+        self.ask(|reply| Life::Sockets(change, reply)).await
     }
 
     /// Lets programs in the guest dial `port` of the host (context id 2) by a virtual socket, until what is returned is

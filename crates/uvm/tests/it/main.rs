@@ -14,6 +14,7 @@ mod guest_faults;
 mod lifecycle;
 mod model;
 mod process;
+mod resources;
 mod sockets;
 mod start;
 mod support;
