@@ -1,5 +1,6 @@
 //! Virtual sockets of programs in a real guest.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -14,21 +15,29 @@ fn block() -> Vec<u8> {
     (0..64 * 1024u32).map(|at| (at % 251) as u8).collect()
 }
 
-async fn vm(name: &str) -> TestResult<TestVm> {
+/// A VM with virtual sockets, and the guest's program in it.
+pub(crate) async fn vm(name: &str) -> TestResult<TestVm> {
     let vm = TestVm::builder(name).with(|options| options.virtual_sockets = true).boot().await?;
-    let program = built("../x86_64-unknown-linux-musl/agent/uvm-test-guest", "cargo xtask ci")?;
-    let install = "cat > /tmp/guest && chmod +x /tmp/guest";
-    let mut process = vm.create_process(&ProcessSpec::new(["sh", "-c", install]).with_stdin()).await?;
+    let install = ["sh", "-c", &format!("cat > {GUEST} && chmod +x {GUEST}")];
+    let mut process = vm.create_process(&ProcessSpec::new(install).with_stdin()).await?;
     let mut stdin = process.stdin.take().expect("asked for");
-    stdin.write_all(&std::fs::read(program)?).await?;
+    stdin.write_all(&std::fs::read(program()?)?).await?;
     stdin.finish().await?;
     assert_eq!(process.wait().await?, ProcessExit::Code(0));
     Ok(vm)
 }
 
+/// Where the guest's program is in the guest.
+pub(crate) const GUEST: &str = "/tmp/guest";
+
+/// Where it is on the host.
+pub(crate) fn program() -> TestResult<PathBuf> {
+    built("../x86_64-unknown-linux-musl/agent/uvm-test-guest", "cargo xtask ci")
+}
+
 /// Runs the program in the guest; gives what it printed.
 async fn run(vm: &UtilityVm, arguments: &[&str]) -> TestResult<String> {
-    let command = ["/tmp/guest"].iter().chain(arguments).copied();
+    let command = [GUEST].iter().chain(arguments).copied();
     let output = vm.create_process(&ProcessSpec::new(command)).await?.output().await?;
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.exit, ProcessExit::Code(0), "{said}");
@@ -92,7 +101,7 @@ async fn the_host_dials_programs_and_is_refused_where_nobody_listens() -> TestRe
     let mut causes = std::iter::successors(Some(&refused as &dyn std::error::Error), |error| error.source());
     let last = causes.by_ref().last().map(ToString::to_string);
     assert_eq!(last.as_deref(), Some("refused by the guest"));
-    let mut process = vm.create_process(&ProcessSpec::new(["/tmp/guest", "echo", "6000"])).await?;
+    let mut process = vm.create_process(&ProcessSpec::new([GUEST, "echo", "6000"])).await?;
     let mut stdout = BufReader::new(process.stdout.take().expect("asked for"));
     let mut ready = String::new();
     stdout.read_line(&mut ready).await?;
@@ -128,7 +137,7 @@ async fn of_a_socket_closed_long_ago_every_byte_is_read() -> TestResult {
 async fn ports_nobody_listens_on_are_refused_those_of_the_agent_among_them() -> TestResult {
     let vm = vm("sockets-closed").await?;
     for port in ["1", "109", "1073741824", "5000"] {
-        let spec = ProcessSpec::new(["/tmp/guest", "close", port, "1"]);
+        let spec = ProcessSpec::new([GUEST, "close", port, "1"]);
         let output = vm.create_process(&spec).await?.output().await?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.exit == ProcessExit::Code(1) && said.contains("reset"), "port {port}: {said}");
@@ -140,7 +149,7 @@ async fn ports_nobody_listens_on_are_refused_those_of_the_agent_among_them() -> 
 async fn the_end_of_the_vm_ends_streams_in_reset() -> TestResult {
     let vm = vm("sockets-end").await?;
     let mut listener = vm.listen(5000)?;
-    let mut process = vm.create_process(&ProcessSpec::new(["/tmp/guest", "echo", "6000"])).await?;
+    let mut process = vm.create_process(&ProcessSpec::new([GUEST, "echo", "6000"])).await?;
     let mut stdout = BufReader::new(process.stdout.take().expect("asked for"));
     stdout.read_line(&mut String::new()).await?;
     let mut stream = vm.dial(6000).await?;
