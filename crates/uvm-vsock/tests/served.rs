@@ -58,7 +58,7 @@ async fn a_device_reset_in_mid_transfer_cuts_streams_and_the_next_driver_is_serv
     assert_eq!(guest.receive().0.op, Some(Op::Request));
     for stream in &mut streams {
         // More than the guest has buffers for: some of it is still here.
-        let (mut written, block) = (0, [1; 32 * 1024]);
+        let (mut written, block) = (0, [1; 8 * 1024]);
         while let Ok(result) = tokio::time::timeout(Duration::from_millis(50), stream.write(&block)).await {
             written += result.expect("it goes on");
         }
