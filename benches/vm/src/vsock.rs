@@ -16,7 +16,7 @@ use crate::report::{Report, Statistic, Target};
 use crate::size::pss_of;
 use crate::vsock_device::{Machine, Stream, VERSION};
 
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 15;
 const MEMORY_MIB: u64 = 1024;
 const MESSAGES: u32 = 1000;
 const MIB: u64 = 64;

@@ -19,6 +19,8 @@ const PORT: u32 = 5000;
 const RECORD: &str = "/tmp/record";
 /// Of both directions: more than is waited for before something is cut.
 const ENOUGH: u64 = 1 << 40;
+/// More than windows and buffers hold, so that it is not over when something is cut.
+const BOUNDED: u64 = 50 << 20;
 
 /// A plan that does not end by itself, and one that does.
 fn endless(random: &mut Random) -> Plan {
@@ -26,8 +28,7 @@ fn endless(random: &mut Random) -> Plan {
 }
 
 fn bounded(random: &mut Random) -> Plan {
-    let bytes = u64::from(campaign::rounds(50, 100)) << 20;
-    Plan { seed: random.below(u64::MAX), streams: STREAMS, up: bytes, down: bytes }
+    Plan { seed: random.below(u64::MAX), streams: STREAMS, up: BOUNDED, down: BOUNDED }
 }
 
 /// The moment of a cut: bytes that have gone each way.

@@ -72,8 +72,7 @@ fn gc(state: &Path) -> TestResult {
 #[tokio::test]
 async fn a_stopped_owner_goes_on_where_it_was() -> TestResult {
     let mut random = Random::seeded("cut-owner-stop");
-    let bytes = u64::from(campaign::rounds(50, 100)) << 20;
-    let plan = Plan { seed: random.below(u64::MAX), streams: STREAMS, up: bytes, down: bytes };
+    let plan = Plan { seed: random.below(u64::MAX), streams: STREAMS, up: 50 << 20, down: 50 << 20 };
     let mut owner = Owner::start("owner-stop", plan).await?;
     for share in 1..=4 {
         within(owner.exchange.progress.reaches(share * (2 << 20))).await?;

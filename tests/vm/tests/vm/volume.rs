@@ -28,7 +28,7 @@ fn assert_volume(plan: &Plan, outcomes: &[Outcome], began: Instant) {
 }
 
 #[tokio::test]
-async fn of_virtual_sockets_arrives_whole() -> TestResult {
+async fn of_vsock_arrives_whole() -> TestResult {
     let plan = plan("volume-vsock");
     let vm = vm("volume-vsock").await?;
     let mut listener = vm.listen(PORT)?;
@@ -49,7 +49,7 @@ async fn of_virtual_sockets_arrives_whole() -> TestResult {
 }
 
 #[tokio::test]
-async fn of_the_multiplexer_arrives_whole() -> TestResult {
+async fn of_the_mux_arrives_whole() -> TestResult {
     let plan = plan("volume-mux");
     let vm: TestVm = vm("volume-mux").await?;
     let [seed, streams, up, down] = plan.arguments();
