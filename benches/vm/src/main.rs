@@ -17,6 +17,8 @@ mod size;
 mod statistics;
 mod stdout;
 mod vng;
+mod vsock;
+mod vsock_device;
 
 use std::path::PathBuf;
 
@@ -47,7 +49,7 @@ struct Options {
 }
 
 /// The measurements, in the order of the page.
-const NAMES: [&str; 7] = ["boot", "run", "exec", "stdout", "mux", "size", "parallel"];
+const NAMES: [&str; 8] = ["boot", "run", "exec", "stdout", "mux", "vsock", "size", "parallel"];
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
@@ -87,6 +89,7 @@ async fn measure(name: &str, context: &Context) -> anyhow::Result<Report> {
         "exec" => exec::measure(context).await,
         "stdout" => stdout::measure(context).await,
         "mux" => mux::measure(context),
+        "vsock" => vsock::measure(context).await,
         "size" => size::measure(context).await,
         _ => parallel::measure(context).await,
     }

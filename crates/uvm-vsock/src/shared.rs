@@ -36,7 +36,7 @@ struct State {
     /// Ends the connection to the VM's process.
     hang_up: Option<ShutdownHandle>,
     /// Has the rings' thread read on.
-    resume: Option<EventNotifier>,
+    resume: Option<Arc<EventNotifier>>,
 }
 
 struct Rings {
@@ -74,7 +74,7 @@ impl Shared {
         look(&self.lock().device)
     }
 
-    pub(crate) fn served(&self, hang_up: Option<ShutdownHandle>, resume: EventNotifier) {
+    pub(crate) fn served(&self, hang_up: Option<ShutdownHandle>, resume: Arc<EventNotifier>) {
         let mut state = self.lock();
         state.hang_up = hang_up;
         state.resume = Some(resume);
