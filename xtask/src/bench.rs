@@ -5,13 +5,14 @@ use anyhow::bail;
 use crate::setup;
 use crate::shell::Cmd;
 
-const MEASUREMENTS: [(&str, &str); 8] = [
+const MEASUREMENTS: [(&str, &str); 9] = [
     ("boot", "spawn to the first exec's exit code, against a bare QEMU"),
     ("run", "`uvm run -- uname -a`, against `vng` of virtme-ng"),
     ("exec", "500 times a static `true`, against a guest that does only that"),
     ("stdout", "1 GiB of a process's output, against a raw stream"),
     ("mux", "round trips and throughput of streams, against the plain port"),
     ("vsock", "round trips, throughput and idle virtual sockets, against vhost-device-vsock"),
+    ("vsock-exec", "processes of an agent by virtual sockets, against a small program over one connection"),
     ("size", "binary, initramfs, memory of agent and owner"),
     ("parallel", "1 to 16 starts at once, against as many bare QEMUs"),
 ];

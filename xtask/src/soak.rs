@@ -39,7 +39,7 @@ const CAMPAIGNS: [Campaign; 9] = [
         about: "every fuzz target, or those named after it, for 15 minutes each; nothing else should run meanwhile",
         run: || fuzz(&[]),
     },
-    Campaign { name: "kernel", about: "build the trimmed kernel and boot it", run: kernel },
+    Campaign { name: "kernel", about: "build the trimmed kernel, boot it, and root disks with it", run: kernel },
     Campaign { name: "image", about: "boot files by the real apt, as root and as nobody", run: image },
 ];
 
@@ -99,7 +99,9 @@ fn fuzz(named: &[String]) -> anyhow::Result<()> {
 fn kernel() -> anyhow::Result<()> {
     setup::all()?;
     Cmd::new(setup::UVM).args(["image", "kernel"]).run()?;
-    Cmd::new(setup::UVM).args(["run", "--kernel", "trimmed", "--", "uname", "-a"]).run()
+    Cmd::new(setup::UVM).args(["run", "--kernel", "trimmed", "--", "uname", "-a"]).run()?;
+    // What takes a kernel with everything built in.
+    Cmd::cargo().args(["test", "-p", "uvm-vm-tests", "--", "root_disk", "--ignored"]).run()
 }
 
 fn image() -> anyhow::Result<()> {

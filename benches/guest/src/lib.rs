@@ -36,6 +36,13 @@ pub mod vsock_port {
     pub const SINK: u32 = 2;
     /// Reads a number of blocks and writes them; and again.
     pub const SOURCE: u32 = 3;
+    /// At each byte dials [`OUTPUT`] and [`ERRORS`] of the host, starts [`TRUE`](super::TRUE) with them, and sends its
+    /// exit code.
+    pub const EXEC: u32 = 4;
+    /// Of the host: a process's standard output.
+    pub const OUTPUT: u32 = 5;
+    /// Of the host: a process's standard error.
+    pub const ERRORS: u32 = 6;
 }
 /// Bytes of a message whose round trip is measured.
 pub const MESSAGE: usize = 64;

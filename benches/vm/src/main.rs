@@ -19,6 +19,7 @@ mod stdout;
 mod vng;
 mod vsock;
 mod vsock_device;
+mod vsock_exec;
 
 use std::path::PathBuf;
 
@@ -49,7 +50,7 @@ struct Options {
 }
 
 /// The measurements, in the order of the page.
-const NAMES: [&str; 8] = ["boot", "run", "exec", "stdout", "mux", "vsock", "size", "parallel"];
+const NAMES: [&str; 9] = ["boot", "run", "exec", "stdout", "mux", "vsock", "vsock-exec", "size", "parallel"];
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
@@ -90,6 +91,7 @@ async fn measure(name: &str, context: &Context) -> anyhow::Result<Report> {
         "stdout" => stdout::measure(context).await,
         "mux" => mux::measure(context),
         "vsock" => vsock::measure(context).await,
+        "vsock-exec" => vsock_exec::measure(context).await,
         "size" => size::measure(context).await,
         _ => parallel::measure(context).await,
     }

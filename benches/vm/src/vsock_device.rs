@@ -12,7 +12,7 @@ use anyhow::{Context as _, bail};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use uvm::image::BootFiles;
-use uvm_vsock::{Config, Vsock};
+use uvm_vsock::{Config, Vsock, VsockListener};
 
 use crate::bare::BareQemu;
 use crate::command_line::{CommandLine, VSOCK};
@@ -93,6 +93,14 @@ impl Machine {
         match &self.device {
             Device::Ours(_) => std::process::id(),
             Device::Reference(reference) => reference.child.id(),
+        }
+    }
+
+    /// Lets the guest dial a port of ours.
+    pub(crate) fn listen(&self, port: u32) -> anyhow::Result<VsockListener> {
+        match &self.device {
+            Device::Ours(vsock) => Ok(vsock.listen(port)?),
+            Device::Reference(_) => bail!("the reference's listeners are not used"),
         }
     }
 

@@ -45,7 +45,8 @@ pub use options::{
 pub use output::{GuestLogEntry, GuestLogParser, LogLevel, NotALog, OutputHandler};
 pub use process::{Output, Process, ProcessExit, ProcessInput, ProcessOutput, ProcessSpec, TerminalSize};
 pub use resources::{
-    CombinedLayers, PipeMount, Plan9Share, Plan9ShareOptions, ResourceError, ScsiDisk, ScsiMount, Share, VpmemMount,
+    CombinedLayers, PipeMount, Plan9Share, Plan9ShareOptions, ResourceError, ScsiDisk, ScsiMount, Share, VpciDevice,
+    VpmemMount,
 };
 pub use uvm_platform::requests::{ScsiKind, VmAccess};
 pub use vm::{Refusal, UtilityVm};

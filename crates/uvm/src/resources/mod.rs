@@ -6,7 +6,7 @@
 //! | `plan` | how a thing is plugged in and unplugged, and undone |
 //! | `table` | what is asked for, matched with what is there; places |
 //! | `held` | a caller's count of a thing |
-//! | `scsi`, `vpmem`, `plan9`, `pipe`, `layers`, `share` | the kinds |
+//! | `scsi`, `vpmem`, `plan9`, `pipe`, `layers`, `vpci`, `share` | the kinds |
 
 mod error;
 mod held;
@@ -19,6 +19,7 @@ mod plan9;
 mod scsi;
 mod share;
 mod table;
+mod vpci;
 mod vpmem;
 
 pub use error::ResourceError;
@@ -27,6 +28,7 @@ pub use pipe::PipeMount;
 pub use plan9::{Plan9Share, Plan9ShareOptions};
 pub use scsi::{ScsiDisk, ScsiMount};
 pub use share::Share;
+pub use vpci::VpciDevice;
 pub use vpmem::VpmemMount;
 
 pub(crate) use held::Held;

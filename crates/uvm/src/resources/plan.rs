@@ -141,7 +141,8 @@ impl Ends {
         {
             self.guest(modification).await.map_err(|e| DetachFailed { error: e.into(), progress })?;
         }
-        progress.guest_is_done = true;
+        // Where the guest has no half, a host that refuses has changed nothing.
+        progress.guest_is_done = plan.guest_remove.is_some() && along.is_none();
         let removed = match (&plan.device, &along) {
             (Some(device), _) => self.change(&Change::Remove(device.clone()), along.as_ref()).await,
             (None, Some(guest)) => self.host("have its guest remove something", self.vm.pass_on(guest.get())).await,

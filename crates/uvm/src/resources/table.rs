@@ -13,7 +13,7 @@ use super::places::Places;
 use super::plan::{AttachFailed, DetachFailed, Plan, Step};
 use crate::options::LcowOptions;
 
-use super::{ResourceError, layers, pipe, plan9, scsi, vpmem};
+use super::{ResourceError, layers, pipe, plan9, scsi, vpci, vpmem};
 
 /// What tells things apart: who asks for one with the same key asks for the same. Paths are as the host compares them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -23,6 +23,7 @@ pub(crate) enum Key {
     Plan9(u64),
     Pipe(String),
     Layers(String),
+    Pci(String),
 }
 
 /// What is asked for.
@@ -33,6 +34,7 @@ pub(crate) enum Wanted {
     Plan9(plan9::Plan9ShareOptions),
     Pipe(PathBuf),
     Layers(layers::Overlay),
+    Pci(vpci::Assignment),
 }
 
 /// What somebody got.
@@ -168,6 +170,8 @@ impl Table {
                 Key::Pipe(self.path(path))
             }
             Wanted::Layers(overlay) => Key::Layers(overlay.root.clone()),
+            // Instance paths differ in case only by who wrote them down.
+            Wanted::Pci(assignment) => Key::Pci(assignment.device.to_lowercase()),
         };
         if let Some((id, plan)) = self.machine.find(&key) {
             if self.machine.is_in_motion(id) {
@@ -176,7 +180,7 @@ impl Table {
             let fit = match wanted {
                 Wanted::Scsi(disk) => scsi::fit(disk, plan, &self.limits)?,
                 Wanted::Layers(overlay) => layers::fit(overlay, plan)?,
-                Wanted::Vpmem(_) | Wanted::Plan9(_) | Wanted::Pipe(_) => Fit::AsIs,
+                Wanted::Vpmem(_) | Wanted::Plan9(_) | Wanted::Pipe(_) | Wanted::Pci(_) => Fit::AsIs,
             };
             return Ok(match fit {
                 Fit::AsIs => Found::Same(id),
@@ -192,6 +196,7 @@ impl Table {
             }
             Wanted::Pipe(path) => (pipe::plan(path), Place::None),
             Wanted::Layers(overlay) => (layers::plan(overlay), Place::None),
+            Wanted::Pci(assignment) => (vpci::plan(assignment, &self.limits), Place::None),
         };
         Ok(Found::New { key, plan: Box::new(plan), place })
     }

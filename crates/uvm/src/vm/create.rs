@@ -89,9 +89,13 @@ async fn boot_plan(options: LcowOptions) -> Result<(BootPlan, Option<Hold>), Uvm
 
 /// A random GUID (version 4).
 fn random_id() -> Result<UvmId, PlatformError> {
+    UvmId::new(random_guid()?).map_err(|e| PlatformError::host("draw a random id", e))
+}
+
+/// A random GUID (version 4), as text.
+pub(crate) fn random_guid() -> Result<String, PlatformError> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|e| PlatformError::host("draw a random id", std::io::Error::from(e)))?;
     let bits = u128::from_be_bytes(bytes) & !(0xf000 << 64) & !(0xc000 << 48) | (0x4000 << 64) | (0x8000 << 48);
-    let guid = uvm_wire::Guid::from_u128(bits).to_string();
-    UvmId::new(guid).map_err(|e| PlatformError::host("draw a random id", e))
+    Ok(uvm_wire::Guid::from_u128(bits).to_string())
 }

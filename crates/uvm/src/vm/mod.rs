@@ -22,6 +22,7 @@ use uvm_wire::system::DumpStacks;
 pub use state::Refusal;
 
 pub(crate) use background::Background;
+pub(crate) use create::random_guid;
 pub(crate) use driver::{Request, on_host};
 pub(crate) use start::Guest;
 

@@ -12,6 +12,7 @@ mod original;
 mod owner;
 mod process;
 mod readme;
+mod root_disk;
 mod services;
 mod sockets;
 mod sockets_cut;
