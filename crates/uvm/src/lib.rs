@@ -32,7 +32,7 @@ pub use uvm_platform::{
 pub use uvm_wire as wire;
 
 pub use bridge::{BridgeClosed, BridgeError, ContainerEnd};
-pub use container::{Container, ContainerStdio};
+pub use container::{Container, ContainerOptions, ContainerProcesses, ContainerStdio};
 pub use error::{ContainerError, ErrorKind, ProgramError, StartError, StartPhase, UvmError};
 pub use host::{Gc, Reclaimed, gc};
 #[cfg(target_os = "linux")]

@@ -1,8 +1,10 @@
 //! A utility VM: create, start, use, end.
 
 mod background;
+mod containers;
 mod create;
 mod driver;
+mod guest_request;
 pub(crate) mod plugged;
 mod sockets;
 mod start;
@@ -31,7 +33,6 @@ use start::SETTLE;
 use state::{Ask, Verdict, admit};
 
 use crate::bridge::BridgeError;
-use crate::container::{self, Container};
 use crate::error::{UvmError, Witness};
 use crate::host::Hold;
 use crate::options::LcowOptions;
@@ -252,16 +253,6 @@ impl UtilityVm {
     /// not there. [`UvmError::Refused`], [`UvmError::Exited`].
     pub async fn create_process(&self, spec: &ProcessSpec) -> Result<Process, UvmError> {
         process::create(self, spec.launch()).await
-    }
-
-    /// Makes a container in the VM: its init process exists then, and waits for [`Container::start`]. `specification` is an
-    /// OCI runtime specification as JSON; its root file system must be in the VM already.
-    ///
-    /// # Errors
-    /// [`UvmError::Container`]; nothing of the container is left and its id is free again, but if the guest did not answer:
-    /// then the container is undone, and its id free, once the guest does. [`UvmError::Refused`], [`UvmError::Exited`].
-    pub async fn create_container(&self, id: &str, specification: &str) -> Result<Container, UvmError> {
-        container::create(self, id, specification).await
     }
 
     /// What the guest's agent and every process in the VM are doing, as text. Empty if the agent cannot tell.

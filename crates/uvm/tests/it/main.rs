@@ -9,8 +9,11 @@
 mod bridge;
 mod cancel;
 mod container;
+mod container_calls;
+mod container_handles;
 mod create;
 mod guest_faults;
+mod guest_request;
 mod lifecycle;
 mod model;
 mod process;
