@@ -79,6 +79,16 @@ pub trait PlatformVm: Send + Sync + 'static {
     /// go of it; it is still there, and can be removed later.
     fn remove_sockets(&self) -> BoxFuture<'_, Result<(), PlatformError>>;
 
+    /// Whether [`update_socket_service`](Self::update_socket_service) would take it.
+    ///
+    /// # Errors
+    /// [`PlatformError::BadInput`].
+    fn check_socket_service(
+        &self,
+        service: &HvSocketServiceId,
+        config: &HvSocketServiceConfig,
+    ) -> Result<(), PlatformError>;
+
     /// Creates, changes or removes the service that allows one port of the virtual sockets to be used. Listeners that are
     /// not allowed any more end in an error, and whoever dials them is refused; streams go on.
     ///

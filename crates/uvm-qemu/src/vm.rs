@@ -18,6 +18,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+use uvm_platform::hvsocket::HvSocketServices;
 use uvm_platform::requests::{Change, HostFile, VmAccess};
 use uvm_platform::{
     Accelerator, BoxFuture, Deadlines, ExitStatus, Feature, GuestListener, GuestStream, HvSocketServiceConfig,
@@ -379,6 +380,14 @@ impl PlatformVm for QemuVm {
     fn remove_sockets(&self) -> BoxFuture<'_, Result<(), PlatformError>> {
         let vm = Arc::clone(&self.vm);
         self.run(async move { vm.remove_sockets().await })
+    }
+
+    fn check_socket_service(
+        &self,
+        service: &HvSocketServiceId,
+        config: &HvSocketServiceConfig,
+    ) -> Result<(), PlatformError> {
+        HvSocketServices::check(service, config)
     }
 
     fn update_socket_service<'a>(

@@ -86,6 +86,15 @@ impl PlatformVm for HcsVm {
         Box::pin(async { Err(PlatformError::NotAllowed { intent, why }) })
     }
 
+    /// The service itself judges.
+    fn check_socket_service(
+        &self,
+        _service: &HvSocketServiceId,
+        _config: &HvSocketServiceConfig,
+    ) -> Result<(), PlatformError> {
+        Ok(())
+    }
+
     fn update_socket_service<'a>(
         &'a self,
         service: &'a HvSocketServiceId,

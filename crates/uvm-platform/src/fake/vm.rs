@@ -15,7 +15,7 @@ use super::life::{Life, State};
 use super::ports::Ports;
 use crate::BoxFuture;
 use crate::error::{LastWords, PlatformError};
-use crate::hvsocket::{HvSocketGate, HvSocketServiceConfig, HvSocketServiceId};
+use crate::hvsocket::{HvSocketGate, HvSocketServiceConfig, HvSocketServiceId, HvSocketServices};
 use crate::id::UvmId;
 use crate::requests::{Change, Device, HostFile, Setting, VmAccess};
 use crate::spec::VmSpec;
@@ -150,6 +150,14 @@ impl PlatformVm for FakeVm {
             self.life.sockets.clear();
             Ok(())
         })
+    }
+
+    fn check_socket_service(
+        &self,
+        service: &HvSocketServiceId,
+        config: &HvSocketServiceConfig,
+    ) -> Result<(), PlatformError> {
+        HvSocketServices::check(service, config)
     }
 
     fn update_socket_service<'a>(

@@ -282,6 +282,16 @@ impl Inner {
         }
     }
 
+    /// Passes if the VM runs, whoever holds the connection to its agent.
+    fn running(&self, intent: &'static str) -> Result<(), UvmError> {
+        let status = self.status.borrow().clone();
+        match (admit(status.phase, Ask::Use), status.exit) {
+            (Verdict::Refuse(Refusal::Ended), Some(exit)) => Err(driver::exited(&self.id, intent, exit, &*self.vm)),
+            (Verdict::Refuse(why), _) => Err(UvmError::Refused { id: self.id.clone(), intent, why }),
+            _ => Ok(()),
+        }
+    }
+
     /// Runs `work` where the VM's own I/O runs, and waits for it. A caller that gives up does not stop it. It must not hold
     /// the VM: one that nobody has a handle of ends at once, whatever is under way.
     pub(crate) async fn run<T, F>(&self, work: F) -> Result<T, UvmError>
