@@ -68,6 +68,8 @@ impl Creation {
     /// Creates a VM with a Linux guest.
     pub(crate) async fn lcow(self, spec: &VmSpec) -> Result<Created, PlatformError> {
         let mut spec = spec.clone();
+        // All that can be wrong with the document is found before the service is asked for anything.
+        create_lcow(&spec, self.host.build())?;
         spec.processors = self.as_many_as_there_are(&spec.id, spec.processors).await?;
         let document = create_lcow(&spec, self.host.build())?;
         let (open, runtime_id) = self.system(&spec.id, &document).await?;
