@@ -30,6 +30,10 @@ impl HcsFiles {
 }
 
 impl PlatformFiles for HcsFiles {
+    fn program_name(&self) -> String {
+        self.executable.as_ref().and_then(WinPath::file_name).unwrap_or_default().to_owned()
+    }
+
     /// `LinuxBootFiles` beside the program if it is there, else `Linux Containers` among the system's programs.
     fn default_boot_files(&self) -> BoxFuture<'_, io::Result<Option<PathBuf>>> {
         Box::pin(async move {

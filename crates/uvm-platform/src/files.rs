@@ -20,6 +20,9 @@ pub enum FileKind {
 
 /// Files of a host.
 pub trait PlatformFiles: Send + Sync {
+    /// The name of the file of the program that runs: whom a VM is for if nobody says.
+    fn program_name(&self) -> String;
+
     /// The directory that guests boot from if nobody names one. `None`: this host has no place for it.
     fn default_boot_files(&self) -> BoxFuture<'_, io::Result<Option<PathBuf>>>;
 
@@ -35,6 +38,11 @@ pub trait PlatformFiles: Send + Sync {
 pub struct LocalFiles;
 
 impl PlatformFiles for LocalFiles {
+    fn program_name(&self) -> String {
+        let path = std::env::args_os().next().unwrap_or_default();
+        Path::new(&path).file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
     fn default_boot_files(&self) -> BoxFuture<'_, io::Result<Option<PathBuf>>> {
         Box::pin(async { Ok(None) })
     }

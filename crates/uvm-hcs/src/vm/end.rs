@@ -9,7 +9,7 @@ use uvm_platform::requests::{Change, CpuGroup, Setting};
 use uvm_platform::{BoxFuture, ExitStatus, PlatformError, VmEvent};
 
 use super::Vm;
-use crate::host::{Notification, NotificationKind};
+use crate::host::{HcsError, Notification, NotificationKind};
 use crate::life::{Life, classify};
 
 impl Vm {
@@ -118,7 +118,12 @@ impl Vm {
         }
         let gone = match told {
             Ok(Ok(())) => false,
-            Ok(Err(error)) if error.is_ending() => error.code != crate::host::HcsError::PENDING,
+            Ok(Err(error)) if error.code == HcsError::PENDING => {
+                // It is under way: its end is told when it comes, and nothing is wrong if that takes longer.
+                let _ = self.await_end(deadline).await;
+                return Ok(());
+            }
+            Ok(Err(error)) if error.is_ending() => true,
             Ok(Err(error)) => return Err(PlatformError::host("terminate it", error)),
             Err(_) => return Err(self.timeout("the compute service, to terminate it", deadline)),
         };

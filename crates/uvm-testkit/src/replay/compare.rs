@@ -28,7 +28,7 @@ pub(super) fn differences(recorded: &Value, ours: &Value) -> Vec<String> {
         let our_list = normal(our_list.unwrap_or(&empty));
         compare_lists(&place, call["unordered"] == true, &their_list, &our_list, &mut names, &mut found);
         if !names.same(&call["returned"], &our["returned"]) {
-            found.push(format!("{place}: returned {} here {}", short(&call["returned"]), short(&our["returned"])));
+            found.push(format!("{place}: returned {}", first_difference(&call["returned"], &our["returned"])));
         }
     }
     found
@@ -58,7 +58,7 @@ fn compare_lists(
     for index in 0..theirs.len().max(ours.len()) {
         match (theirs.get(index), ours.get(index)) {
             (Some(their), Some(our)) if names.same(their, our) => {}
-            (Some(their), Some(our)) => found.push(format!("{place}: {} here {}", short(their), short(our))),
+            (Some(their), Some(our)) => found.push(format!("{place}: {}", first_difference(their, our))),
             (Some(their), None) => found.push(format!("{place}: missing {}", short(their))),
             (None, Some(our)) => found.push(format!("{place}: too much {}", short(our))),
             (None, None) => {}
@@ -142,6 +142,29 @@ impl Renames {
 
 const DRAWN: &str = "00000000-0000-4000-8000-";
 const GUID_LENGTH: usize = 36;
+
+/// Where two values differ first, and how.
+fn first_difference(theirs: &Value, ours: &Value) -> String {
+    let pairs: Vec<(String, &Value, &Value)> = match (theirs, ours) {
+        (Value::Object(theirs), Value::Object(ours)) if theirs.get("op") == ours.get("op") => {
+            let keys = theirs.keys().chain(ours.keys().filter(|key| !theirs.contains_key(*key)));
+            keys.map(|key| {
+                let [their, our] = [theirs, ours].map(|object| object.get(key).unwrap_or(&Value::Null));
+                (format!("/{key}"), their, our)
+            })
+            .collect()
+        }
+        (Value::Array(theirs), Value::Array(ours)) if theirs.len() == ours.len() => {
+            let pairs = theirs.iter().zip(ours).enumerate();
+            pairs.map(|(at, (their, our))| (format!("/{at}"), their, our)).collect()
+        }
+        _ => Vec::new(),
+    };
+    match pairs.iter().find(|(_, their, our)| !Renames::default().same(their, our)) {
+        Some((key, their, our)) => format!("{key}{}", first_difference(their, our)),
+        None => format!(" {} here {}", short(theirs), short(ours)),
+    }
+}
 
 /// A value in one line that a person can read.
 fn short(value: &Value) -> String {

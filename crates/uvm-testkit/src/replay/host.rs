@@ -53,6 +53,9 @@ pub(super) fn of_case(case: &Value, files: &[Value], answers: &Answers) -> Resul
         .with_calls_that_take(Duration::from_millis(1))
         .with_answers(move |asked| answers.take(asked).or_else(|| own.answer(asked)));
     host.set_working_set(runtime_id, WORKING_SET);
+    for name in ["kernel", "rootfs.vhd"] {
+        host.add_file(&WinPath::new(PROGRAM_FILES).join("Linux Containers").join(name), 16);
+    }
     for file in files {
         let path = WinPath::new(text(&file["path"], "path of a file")?);
         if file["dir"] == true {
@@ -127,5 +130,7 @@ pub(super) fn hresult(value: &Value) -> Result<Hresult, String> {
     bits.map(Hresult::from_bits).ok_or_else(|| format!("no result: {value}"))
 }
 
+/// Where the machine of the recordings kept programs. The original's boot files were there, besides the listed files.
+pub(super) const PROGRAM_FILES: &str = r"C:\Program Files";
 /// The working set of the process that holds a VM's memory, in bytes.
 const WORKING_SET: u64 = 777_216;

@@ -90,7 +90,7 @@ pub fn read_cases(text: &str) -> Result<Vec<Value>, serde_json::Error> {
 /// # Errors
 /// It is no case.
 pub fn replay(case: &Value, files: &[Value]) -> Result<Replayed, String> {
-    let _level = log_level::info();
+    let _level = log_level::of_case(case);
     let (ours, missing) = session::run(case, files)?;
     let verdict = match missing {
         Some(call) => Verdict::NotYet(call),

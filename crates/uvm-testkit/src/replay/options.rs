@@ -1,5 +1,6 @@
 //! Options of the original, from and to JSON.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
@@ -11,7 +12,11 @@ use uvm::{
 
 /// The defaults that Linux guests of this id and owner have on a host.
 pub(super) async fn lcow_defaults(host: &dyn Platform, id: &str, owner: &str) -> Value {
-    let options = LcowOptions::default().resolved_on(host).await;
+    let mut options = LcowOptions::default();
+    options.processors = recorder_processors();
+    options.owner = Some(owner.to_owned()).filter(|owner| !owner.is_empty());
+    let options = options.resolved_on(host).await;
+    let owner = options.owner.as_deref().unwrap_or_default();
     let path =
         |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy()).unwrap_or_default().into_owned();
     let console = match &options.console {
@@ -57,7 +62,11 @@ pub(super) async fn lcow_defaults(host: &dyn Platform, id: &str, owner: &str) ->
 
 /// The same for Windows guests.
 pub(super) fn wcow_defaults(host: &dyn Platform, id: &str, owner: &str) -> Value {
-    let options = WcowOptions::new(Vec::<PathBuf>::new()).resolved_on(host);
+    let mut options = WcowOptions::new(Vec::<PathBuf>::new());
+    options.processors = recorder_processors();
+    options.owner = Some(owner.to_owned()).filter(|owner| !owner.is_empty());
+    let options = options.resolved_on(host);
+    let owner = options.owner.as_deref().unwrap_or_default();
     let mut all = common(&Common {
         id,
         owner,
@@ -74,6 +83,12 @@ pub(super) fn wcow_defaults(host: &dyn Platform, id: &str, owner: &str) -> Value
     });
     merge(&mut all, json!({ "LayerFolders": null }));
     Value::Object(all)
+}
+
+/// The default where it was recorded: the program saw the processors of its own machine, not those that a case's service
+/// tells of.
+fn recorder_processors() -> ProcessorCount {
+    NonZeroU32::new(ProcessorCount::HostDefault.on(8)).map_or(ProcessorCount::HostDefault, ProcessorCount::Exactly)
 }
 
 fn merge(all: &mut Map<String, Value>, own: Value) {

@@ -68,7 +68,7 @@ async fn run_here(case: &Value, files: &[Value]) -> Result<(Value, Option<String
     let host = host::of_case(case, files, &answers)?;
     let platform = HcsPlatform::connect(Arc::new(host.clone())).await.map_err(|e| e.to_string())?;
     let executable = WinPath::new(case["host"]["executable"].as_str().ok_or("no executable")?);
-    let platform = platform.on_current_runtime().for_program(executable, WinPath::new(PROGRAM_FILES));
+    let platform = platform.on_current_runtime().for_program(executable, WinPath::new(host::PROGRAM_FILES));
     host.take_calls();
     let (guest, script) = Guest::new(case, host.clone())?;
     let mut session = Session {
@@ -86,7 +86,13 @@ async fn run_here(case: &Value, files: &[Value]) -> Result<(Value, Option<String
     for call in calls {
         answers.of_call(call);
         let name = call["call"].as_str().ok_or("a call has a name")?;
-        let outcome = session.call(name, &call["args"]).await?;
+        let is_for_a_vm = !name.starts_with("NewDefault") && !name.starts_with("Create") && !name.starts_with('#');
+        let outcome = if is_for_a_vm && session.vm.is_none() {
+            // Where the original had one and we do not: nothing can be compared any more.
+            break;
+        } else {
+            session.call(name, &call["args"]).await?
+        };
         // Whatever was set off by it happens before the next one.
         tokio::time::sleep(SETTLE).await;
         if matches!(outcome, Outcome::NotYet) {
@@ -133,7 +139,6 @@ fn written(call: &Value, outcome: Outcome, recorded: Vec<RecordedCall>) -> Resul
     Ok(Value::Object(ours))
 }
 
-const PROGRAM_FILES: &str = r"C:\Program Files";
 /// Longer than anything takes, by a clock that moves only when nobody can go on.
 const LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Longer than whatever a call sets off takes.

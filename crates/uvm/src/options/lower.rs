@@ -4,7 +4,7 @@ use uvm_platform::spec::{Console, InitArguments, LinuxBoot, MmioGaps, StorageQos
 use uvm_platform::{Feature, Platform, UvmId};
 use uvm_wire::ports::{ENTROPY_PORT, LOG_PORT};
 
-use super::shared::{Memory, Processors, program_name};
+use super::shared::{Memory, Processors};
 use super::{BootPlan, KernelBoot, LcowOptions, MAX_SCSI_CONTROLLERS, MAX_VPMEM_COUNT, OptionsError};
 
 impl LcowOptions {
@@ -76,7 +76,7 @@ impl LcowOptions {
             pci: self.vpci,
         };
         let mut spec = VmSpec::new(id, memory.lower(), processors, boot);
-        spec.owner = self.owner.clone().unwrap_or_else(program_name);
+        spec.owner = self.owner.clone().unwrap_or_else(|| host.files().program_name());
         spec.boot_files = Some(boot_files);
         spec.guest_connection = self.guest_connection.lower();
         spec.console = self.console.clone();

@@ -4,7 +4,6 @@ use uvm_platform::Platform;
 
 use super::boot::BootNames;
 use super::lower::default_exec_command_line;
-use super::shared::program_name;
 use super::{LcowOptions, ProcessorCount, WcowOptions};
 
 impl LcowOptions {
@@ -13,7 +12,7 @@ impl LcowOptions {
     /// files, and where none is named, they stay open too.
     pub async fn resolved_on(&self, host: &dyn Platform) -> Self {
         let mut resolved = self.clone();
-        resolved.owner.get_or_insert_with(program_name);
+        resolved.owner.get_or_insert_with(|| host.files().program_name());
         resolved.processors = resolve_processors(self.processors, host);
         resolved.kernel_boot = self.kernel_boot_on(host);
         resolved.exec_command_line.get_or_insert_with(default_exec_command_line);
@@ -34,7 +33,7 @@ impl WcowOptions {
     /// These options with the defaults filled in that depend on the host: processors, the owner. The id stays open.
     pub fn resolved_on(&self, host: &dyn Platform) -> Self {
         let mut resolved = self.clone();
-        resolved.owner.get_or_insert_with(program_name);
+        resolved.owner.get_or_insert_with(|| host.files().program_name());
         resolved.processors = resolve_processors(self.processors, host);
         resolved
     }

@@ -1,7 +1,5 @@
 //! What options of Linux and Windows guests have in common, on their way to a host.
 
-use std::path::Path;
-
 use uvm_platform::spec::{self, MemorySpec, MmioGaps, ProcessorSpec};
 use uvm_platform::{Platform, UvmId};
 
@@ -63,9 +61,4 @@ impl GuestConnection {
             Self::HostService => spec::GuestConnection::HostService,
         }
     }
-}
-
-pub(super) fn program_name() -> String {
-    let path = std::env::args_os().next().unwrap_or_default();
-    Path::new(&path).file_name().unwrap_or_default().to_string_lossy().into_owned()
 }

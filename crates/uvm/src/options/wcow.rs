@@ -6,7 +6,7 @@ use uvm_platform::spec::{MmioGaps, StorageQos};
 use uvm_platform::windows::{WcowSpec, WindowsBoot};
 use uvm_platform::{Deadlines, Platform, UvmId};
 
-use super::shared::{Memory, Processors, program_name};
+use super::shared::{Memory, Processors};
 use super::{GuestConnection, MemoryBacking, MemoryMib, OptionsError, ProcessorCount};
 
 /// Options of a utility VM with a Windows guest (Host Compute Service only). [`WcowOptions::new`] has the defaults stated
@@ -146,7 +146,7 @@ impl WcowOptions {
         };
         let processors = self.shared_processors().lower(&id, host);
         let mut spec = WcowSpec::new(id, memory.lower(), processors, self.boot()?);
-        spec.owner = self.owner.clone().unwrap_or_else(program_name);
+        spec.owner = self.owner.clone().unwrap_or_else(|| host.files().program_name());
         spec.devices_physically_backed = self.backing == MemoryBacking::FullyPhysical;
         spec.compartment_namespace = self.compartment_namespace;
         spec.guest_connection = self.guest_connection.lower();

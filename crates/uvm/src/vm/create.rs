@@ -58,7 +58,7 @@ pub(super) async fn create_lcow(host: &dyn Platform, options: &LcowOptions) -> R
         cpu_group: spec.cpu_group,
         boot_files,
     };
-    made.finish(created)
+    made.finish(created).await
 }
 
 pub(super) async fn create_wcow(host: &dyn Platform, options: &WcowOptions) -> Result<UtilityVm, UvmError> {
@@ -82,7 +82,7 @@ pub(super) async fn create_wcow(host: &dyn Platform, options: &WcowOptions) -> R
         cpu_group: spec.cpu_group,
         boot_files: None,
     };
-    made.finish(created)
+    made.finish(created).await
 }
 
 fn id_or_random(id: Option<&UvmId>) -> Result<UvmId, UvmError> {
@@ -107,6 +107,19 @@ struct Ports {
     bridge: bool,
 }
 
+impl Ports {
+    fn listen(&self, vm: &dyn PlatformVm) -> Result<Listeners, PlatformError> {
+        let listen = |wanted: bool, port: u32| -> Result<Option<GuestListener>, PlatformError> {
+            if wanted { vm.listen(Port(port)).map(Some) } else { Ok(None) }
+        };
+        Ok(Listeners {
+            entropy: listen(self.entropy, ENTROPY_PORT)?,
+            log: listen(self.log, LOG_PORT)?,
+            bridge: listen(self.bridge, BRIDGE_PORT)?,
+        })
+    }
+}
+
 /// What is known of a VM that the host has made.
 struct Made {
     id: UvmId,
@@ -124,15 +137,16 @@ struct Made {
 }
 
 impl Made {
-    fn finish(self, (vm, events): CreatedVm) -> Result<UtilityVm, UvmError> {
-        let listen = |wanted: bool, port: u32| -> Result<Option<GuestListener>, UvmError> {
-            let failed = |source| UvmError::Create { id: self.id.clone(), source };
-            if wanted { vm.listen(Port(port)).map(Some).map_err(failed) } else { Ok(None) }
-        };
-        let listeners = Listeners {
-            entropy: listen(self.ports.entropy, ENTROPY_PORT)?,
-            log: listen(self.ports.log, LOG_PORT)?,
-            bridge: listen(self.ports.bridge, BRIDGE_PORT)?,
+    async fn finish(self, (vm, events): CreatedVm) -> Result<UtilityVm, UvmError> {
+        let listeners = match self.ports.listen(&*vm) {
+            Ok(listeners) => listeners,
+            Err(source) => {
+                // Dropping it would end it too, but in the background.
+                if let Err(error) = vm.close().await {
+                    tracing::warn!(vm = %self.id, %error, "a VM that is not used was not closed");
+                }
+                return Err(UvmError::Create { id: self.id, source });
+            }
         };
         let deadlines = self.deadlines.on(vm.accelerator());
         let (output_done, output_done_receiver) = watch::channel(false);
