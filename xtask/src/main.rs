@@ -19,6 +19,8 @@ usage: cargo xtask COMMAND
   ci             all that CI checks, by stage, with a budget for each
   bench [NAME]   measure, against references in the same run; NAME: see `bench list`
   soak NAME      a long campaign; NAME: see `soak list`
+  replay CASES.json --files FILES.json
+                 run cases recorded from the original; prints them with what was done here
   image ARGS     the same as `uvm image ARGS`
   man DIR        write man pages and shell completions into DIR
 ";
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         "bench" => bench::run(rest),
         "soak" => soak::run(rest),
         "image" => setup::all().and_then(|()| Cmd::new(setup::UVM).arg("image").args(rest).run()),
+        "replay" => return replay(rest),
         "man" => man(rest),
         _ => {
             eprint!("{USAGE}");
@@ -55,6 +58,20 @@ fn run(command: &[String]) -> anyhow::Result<()> {
         given => given.iter().map(String::as_str).skip_while(|word| *word == "--").collect(),
     };
     Cmd::new(setup::UVM).args(["run", "--"]).args(command).run()
+}
+
+/// By a program of its own, so that this one stays small. Its exit code tells whether all cases are as recorded.
+fn replay(arguments: &[String]) -> ExitCode {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = std::process::Command::new(cargo);
+    command.args(["run", "--quiet", "--package", "uvm-testkit", "--bin", "uvm-replay", "--"]).args(arguments);
+    match command.status() {
+        Ok(status) => status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from),
+        Err(error) => {
+            eprintln!("xtask replay: cannot run cargo: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn man(arguments: &[String]) -> anyhow::Result<()> {

@@ -68,6 +68,10 @@ impl Creation {
     /// Creates a VM with a Linux guest.
     pub(crate) async fn lcow(self, spec: &VmSpec) -> Result<Created, PlatformError> {
         let mut spec = spec.clone();
+        // What can be wrong with the options is found before the service is asked for anything.
+        let addition = spec.additional_document.take();
+        create_lcow(&spec, self.host.build())?;
+        spec.additional_document = addition;
         spec.processors = self.as_many_as_there_are(&spec.id, spec.processors).await?;
         let document = create_lcow(&spec, self.host.build())?;
         let (open, runtime_id) = self.system(&spec.id, &document).await?;
@@ -92,8 +96,10 @@ impl Creation {
     pub(crate) async fn wcow(self, spec: &WcowSpec) -> Result<Created, PlatformError> {
         let mut spec = spec.clone();
         let image = find_image(&*self.host, &spec.boot).await?;
-        // All that can be wrong with the document is found before anything is made.
+        // What can be wrong with the options is found before anything is made.
+        let addition = spec.additional_document.take();
         create_wcow(&spec, &image, self.host.build())?;
+        spec.additional_document = addition;
         let scratch = Scratch::prepare(Arc::clone(&self.host), spec.id.clone(), &image).await?;
         let created = async {
             spec.processors = self.as_many_as_there_are(&spec.id, spec.processors).await?;

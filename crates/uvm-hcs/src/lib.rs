@@ -29,6 +29,7 @@ mod blocking_stream;
 mod compute_core;
 mod create;
 pub mod document;
+mod files;
 mod home;
 pub mod host;
 mod life;

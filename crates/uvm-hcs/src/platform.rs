@@ -5,15 +5,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use uvm_platform::{
-    BoxFuture, Capabilities, CreatedVm, Deadlines, Feature, Platform, PlatformError, PlatformVm, UvmId, VmEvents,
-    VmSpec, WcowSpec,
+    BoxFuture, Capabilities, CreatedVm, Deadlines, Feature, Platform, PlatformError, PlatformFiles, PlatformVm, UvmId,
+    VmEvents, VmSpec, WcowSpec,
 };
 
 use crate::PLATFORM;
 use crate::create::{Created, Creation, logical_processors};
+use crate::files::HcsFiles;
 use crate::home::Home;
 use crate::host::HcsHost;
 use crate::vm::HcsVm;
+use crate::win_path::WinPath;
 use crate::windows_build::WindowsBuild;
 
 /// The Host Compute Service of this machine, or one that a test plays.
@@ -37,6 +39,7 @@ pub struct HcsPlatform {
     host: Arc<dyn HcsHost>,
     capabilities: Capabilities,
     processors: u32,
+    files: HcsFiles,
     /// `None`: every VM has a thread of its own.
     runtime: Option<Handle>,
 }
@@ -49,7 +52,8 @@ impl HcsPlatform {
     pub async fn connect(host: Arc<dyn HcsHost>) -> Result<Self, PlatformError> {
         let processors = logical_processors(&*host, Deadlines::default().host_call).await?;
         let capabilities = capabilities(host.build());
-        Ok(Self { host, capabilities, processors, runtime: None })
+        let files = HcsFiles::of_this_program(Arc::clone(&host));
+        Ok(Self { host, capabilities, processors, files, runtime: None })
     }
 
     /// The same host, whose VMs run on the current runtime, which has to outlive them: for a program with one runtime,
@@ -60,6 +64,14 @@ impl HcsPlatform {
     #[must_use]
     pub fn on_current_runtime(self) -> Self {
         Self { runtime: Some(Handle::current()), ..self }
+    }
+
+    /// The same host for another program: `executable` is its file, beside which boot files are looked for, and
+    /// `program_files` where the system keeps programs.
+    #[must_use]
+    pub fn for_program(self, executable: WinPath, program_files: WinPath) -> Self {
+        let files = HcsFiles::new(Arc::clone(&self.host), Some(executable), Some(program_files));
+        Self { files, ..self }
     }
 
     /// The host under it.
@@ -149,9 +161,20 @@ impl Platform for HcsPlatform {
         self.processors
     }
 
+    fn files(&self) -> &dyn PlatformFiles {
+        &self.files
+    }
+
     fn create<'a>(&'a self, spec: &'a VmSpec) -> BoxFuture<'a, Result<CreatedVm, PlatformError>> {
         Box::pin(async move {
             let (vm, events) = self.create_lcow(spec).await?;
+            Ok((vm as Arc<dyn PlatformVm>, events))
+        })
+    }
+
+    fn create_wcow<'a>(&'a self, spec: &'a WcowSpec) -> BoxFuture<'a, Result<CreatedVm, PlatformError>> {
+        Box::pin(async move {
+            let (vm, events) = HcsPlatform::create_wcow(self, spec).await?;
             Ok((vm as Arc<dyn PlatformVm>, events))
         })
     }

@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | [`id`] | the checked identifier of a VM |
 //! | [`spec`], [`windows`] | the VM to create: memory, processors, boot, console |
+//! | [`files`] | what guests boot from, by the ways of the host |
 //! | [`requests`] | what is plugged into a running VM, changed, unplugged |
 //! | [`capabilities`] | what a host can do, asked before it is tried |
 //! | [`deadlines`] | the longest waits, one per kind of operation |
@@ -22,6 +23,7 @@ pub mod capabilities;
 pub mod deadlines;
 pub mod error;
 pub mod fake;
+pub mod files;
 pub mod hvsocket;
 pub mod id;
 pub mod requests;
@@ -34,12 +36,15 @@ pub mod windows;
 pub use capabilities::{Capabilities, CgroupSupport, Feature};
 pub use deadlines::Deadlines;
 pub use error::{LastWords, PlatformError};
+pub use files::{FileKind, LocalFiles, PlatformFiles};
 pub use hvsocket::{HvSocketServiceConfig, HvSocketServiceId};
 pub use id::{InvalidUvmId, UvmId};
 pub use spec::VmSpec;
 pub use stream::{GuestListener, GuestStream, Port};
 pub use transport::{GuestTransport, Link};
-pub use vm::{Accelerator, CreatedVm, ExitStatus, Platform, PlatformVm, VmEvent, VmEvents, VmProperties};
+pub use vm::{
+    Accelerator, CreatedVm, ExitStatus, HostGuestConnection, Platform, PlatformVm, VmEvent, VmEvents, VmProperties,
+};
 pub use windows::WcowSpec;
 
 /// A boxed future that may borrow from its caller: what makes the host traits dyn-compatible.

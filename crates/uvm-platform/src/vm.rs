@@ -10,10 +10,12 @@ use tokio::sync::mpsc;
 use crate::BoxFuture;
 use crate::capabilities::Capabilities;
 use crate::error::{LastWords, PlatformError};
+use crate::files::PlatformFiles;
 use crate::hvsocket::{HvSocketServiceConfig, HvSocketServiceId};
 use crate::requests::{Change, HostFile, VmAccess};
 use crate::spec::VmSpec;
 use crate::stream::{GuestListener, GuestStream, Port};
+use crate::windows::WcowSpec;
 
 /// A host that runs utility VMs: the Host Compute Service on Windows, QEMU on Linux, an in-memory fake for tests.
 pub trait Platform: Send + Sync + 'static {
@@ -23,11 +25,20 @@ pub trait Platform: Send + Sync + 'static {
     /// How many processors a VM can be given at most.
     fn host_processors(&self) -> u32;
 
-    /// Creates a VM, powered off, with its ports ready to be listened on. Dropping the VM ends it: nothing outlives its
+    /// The host's files, as far as guests boot from them.
+    fn files(&self) -> &dyn PlatformFiles;
+
+    /// Creates a VM with a Linux guest, powered off, with its ports ready to be listened on. Dropping the VM ends it: nothing outlives its
     /// owner.
     ///
     /// Cancel-safe: what was begun is undone.
     fn create<'a>(&'a self, spec: &'a VmSpec) -> BoxFuture<'a, Result<CreatedVm, PlatformError>>;
+
+    /// The same with a Windows guest.
+    ///
+    /// # Errors
+    /// [`PlatformError::Unsupported`] where there are no such guests.
+    fn create_wcow<'a>(&'a self, spec: &'a WcowSpec) -> BoxFuture<'a, Result<CreatedVm, PlatformError>>;
 }
 
 /// A VM that was just created, and the events of its life.
@@ -50,8 +61,24 @@ pub trait PlatformVm: Send + Sync + 'static {
     /// Ends the VM at once, without asking the guest; returns when it has ended. Idempotent.
     fn terminate(&self) -> BoxFuture<'_, Result<(), PlatformError>>;
 
-    /// Ends the VM if it still runs and removes everything it left on the host. Idempotent.
-    fn close(&self) -> BoxFuture<'_, Result<(), PlatformError>>;
+    /// Ends the VM if it still runs and removes everything it left on the host. Idempotent. `ended` is called once the VM
+    /// has ended, or could not be ended, and before what is left of it is removed: the moment to let go of streams.
+    fn close_after(&self, ended: Box<dyn FnOnce() + Send>) -> BoxFuture<'_, Result<(), PlatformError>>;
+
+    /// The same, where nobody holds streams.
+    fn close(&self) -> BoxFuture<'_, Result<(), PlatformError>> {
+        self.close_after(Box::new(|| {}))
+    }
+
+    /// The GUID, as text without braces, that the VM's own virtual sockets are addressed by; `None` where they are
+    /// addressed otherwise.
+    fn runtime_id(&self) -> Option<String>;
+
+    /// What the host's service learnt from the guest, where it holds the guest connection.
+    ///
+    /// # Errors
+    /// [`PlatformError::Unsupported`] where it does not.
+    fn guest_connection(&self) -> BoxFuture<'_, Result<HostGuestConnection, PlatformError>>;
 
     /// What the host knows of the VM. Never asks the guest.
     fn properties(&self) -> BoxFuture<'_, Result<VmProperties, PlatformError>>;
@@ -273,6 +300,15 @@ impl VmEvents {
         self.ended = matches!(event, None | Some(VmEvent::Exited(_)));
         event
     }
+}
+
+/// A guest connection that the host's service holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostGuestConnection {
+    /// The version of the protocol that they agreed on.
+    pub protocol_version: u32,
+    /// What the guest can do: JSON, in the words of the guest.
+    pub capabilities: String,
 }
 
 /// What a host knows of a VM without asking the guest.

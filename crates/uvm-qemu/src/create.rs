@@ -334,16 +334,17 @@ fn claim_error(spec: &VmSpec, error: ClaimError) -> PlatformError {
 /// distribution's kernel with less and less.
 const KERNEL_NEEDS: u64 = 40 << 20;
 
+/// More than any machine has: 1 PiB, far below where sums in bytes would overflow.
+const MOST_MIB: u64 = 1 << 30;
+
 fn check_memory(spec: &VmSpec, kernel: u64, initrd: u64) -> Result<(), PlatformError> {
     let needed_mib = (kernel + 2 * initrd + KERNEL_NEEDS).div_ceil(1 << 20);
-    if spec.memory.size_mib >= needed_mib {
-        return Ok(());
-    }
-    Err(PlatformError::BadInput {
-        what: "memory size",
-        value: format!("{} MiB", spec.memory.size_mib),
-        why: format!("this kernel and initramfs need at least {needed_mib} MiB"),
-    })
+    let why = match spec.memory.size_mib {
+        size if size > MOST_MIB => format!("at most {MOST_MIB} MiB are possible"),
+        size if size < needed_mib => format!("this kernel and initramfs need at least {needed_mib} MiB"),
+        _ => return Ok(()),
+    };
+    Err(PlatformError::BadInput { what: "memory size", value: format!("{} MiB", spec.memory.size_mib), why })
 }
 
 fn check_line(line: &str) -> Result<(), PlatformError> {

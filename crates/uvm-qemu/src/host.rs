@@ -5,7 +5,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 
-use uvm_platform::{BoxFuture, Capabilities, CgroupSupport, CreatedVm, Feature, Platform, PlatformError, VmSpec};
+use uvm_platform::{
+    BoxFuture, Capabilities, CgroupSupport, CreatedVm, Feature, LocalFiles, Platform, PlatformError, PlatformFiles,
+    VmSpec, WcowSpec,
+};
 
 use crate::accel::{self, AcceleratorChoice, Chosen};
 use crate::cgroup::Hierarchies;
@@ -89,6 +92,10 @@ impl Platform for QemuHost {
         self.shared.processors
     }
 
+    fn files(&self) -> &dyn PlatformFiles {
+        &LocalFiles
+    }
+
     fn create<'a>(&'a self, spec: &'a VmSpec) -> BoxFuture<'a, Result<CreatedVm, PlatformError>> {
         Box::pin(async move {
             let thread = VmThread::start(spec.id.as_str())
@@ -101,6 +108,11 @@ impl Platform for QemuHost {
                 None => Err(PlatformError::host(format!("create VM {}", spec.id), "an internal error (panic)")),
             }
         })
+    }
+
+    fn create_wcow<'a>(&'a self, _spec: &'a WcowSpec) -> BoxFuture<'a, Result<CreatedVm, PlatformError>> {
+        let (feature, why) = (Feature::WindowsGuests, WINDOWS_GUESTS.to_owned());
+        Box::pin(async move { Err(PlatformError::Unsupported { feature, platform: "qemu", why }) })
     }
 }
 
@@ -160,10 +172,12 @@ const NOT_YET: [Feature; 8] = [
     Feature::ProcessorLimitChange,
 ];
 
+const WINDOWS_GUESTS: &str = "they need the Host Compute Service";
+
 fn capabilities(hierarchies: &Hierarchies) -> Capabilities {
     let hcs_only = "only the Host Compute Service has it";
     let mut all = Capabilities::all("qemu")
-        .without(Feature::WindowsGuests, "they need the Host Compute Service")
+        .without(Feature::WindowsGuests, WINDOWS_GUESTS)
         .without(Feature::VsmbShares, "Windows guests have them")
         .without(Feature::GraphicsConsole, "QEMU runs without a display; use the serial console")
         .without(Feature::StorageQos, "disks cannot be attached yet")

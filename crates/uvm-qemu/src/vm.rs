@@ -21,8 +21,9 @@ use tokio::time::Instant;
 use uvm_platform::hvsocket::HvSocketServices;
 use uvm_platform::requests::{Change, HostFile, VmAccess};
 use uvm_platform::{
-    Accelerator, BoxFuture, Deadlines, ExitStatus, Feature, GuestListener, GuestStream, HvSocketServiceConfig,
-    HvSocketServiceId, LastWords, Link, PlatformError, PlatformVm, Port, UvmId, VmEvent, VmProperties,
+    Accelerator, BoxFuture, Deadlines, ExitStatus, Feature, GuestListener, GuestStream, HostGuestConnection,
+    HvSocketServiceConfig, HvSocketServiceId, LastWords, Link, PlatformError, PlatformVm, Port, UvmId, VmEvent,
+    VmProperties,
 };
 
 use crate::command::MUX_DEVICE;
@@ -218,8 +219,10 @@ impl Vm {
         }
     }
 
-    async fn close(&self) -> Result<(), PlatformError> {
-        self.terminate().await?;
+    async fn close(&self, ended: Box<dyn FnOnce() + Send>) -> Result<(), PlatformError> {
+        let terminated = self.terminate().await;
+        ended();
+        terminated?;
         self.residue
             .remove()
             .await
@@ -345,9 +348,17 @@ impl PlatformVm for QemuVm {
         self.run(async move { vm.terminate().await })
     }
 
-    fn close(&self) -> BoxFuture<'_, Result<(), PlatformError>> {
+    fn close_after(&self, ended: Box<dyn FnOnce() + Send>) -> BoxFuture<'_, Result<(), PlatformError>> {
         let vm = Arc::clone(&self.vm);
-        self.run(async move { vm.close().await })
+        self.run(async move { vm.close(ended).await })
+    }
+
+    fn runtime_id(&self) -> Option<String> {
+        None
+    }
+
+    fn guest_connection(&self) -> BoxFuture<'_, Result<HostGuestConnection, PlatformError>> {
+        Box::pin(async { Err(not_here(Feature::HostOwnedGuestConnection, NO_HOST_SERVICE)) })
     }
 
     fn properties(&self) -> BoxFuture<'_, Result<VmProperties, PlatformError>> {
@@ -415,8 +426,7 @@ impl PlatformVm for QemuVm {
     }
 
     fn pass_on<'a>(&'a self, _request: &'a str) -> BoxFuture<'a, Result<(), PlatformError>> {
-        let why = "no service of the host holds the guest connection";
-        Box::pin(async move { Err(not_here(Feature::HostOwnedGuestConnection, why)) })
+        Box::pin(async { Err(not_here(Feature::HostOwnedGuestConnection, NO_HOST_SERVICE)) })
     }
 
     fn look_at<'a>(&'a self, path: &'a Path) -> BoxFuture<'a, Result<HostFile, PlatformError>> {
@@ -449,6 +459,8 @@ impl PlatformVm for QemuVm {
         self.thread.handle().spawn(task);
     }
 }
+
+const NO_HOST_SERVICE: &str = "no service of the host holds the guest connection";
 
 fn not_here(feature: Feature, why: &str) -> PlatformError {
     PlatformError::Unsupported { feature, platform: "qemu", why: why.into() }

@@ -5,11 +5,13 @@
 //! | [`vm`] | a real VM that is checked for leaks when it is closed |
 //! | [`leak`] | what a VM may not leave on the host |
 //! | [`slot`] | how many VMs tests run at the same time |
+//! | [`replay`] | runs cases recorded from the original, and compares |
 //! | [`guest`] | a scripted guest at the other end of a real bridge, for hosts without VMs |
 
 pub mod guest;
 #[cfg(target_os = "linux")]
 pub mod leak;
+pub mod replay;
 #[cfg(target_os = "linux")]
 pub mod slot;
 #[cfg(target_os = "linux")]

@@ -163,6 +163,16 @@ pub enum UvmError {
         /// What was asked for.
         what: &'static str,
     },
+    /// Something given as JSON is none. Nothing was changed.
+    #[error("{what} for utility VM {id} is no JSON")]
+    NotJson {
+        /// The VM.
+        id: UvmId,
+        /// What it is.
+        what: &'static str,
+        /// What is wrong with it.
+        source: uvm_wire::JsonError,
+    },
     /// Reading or writing a process's standard streams failed.
     #[error("utility VM {id}: a standard stream of process {process} was cut")]
     Stream {
@@ -385,7 +395,7 @@ impl UvmError {
     /// The kind of failure.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Options(_) | Self::GuestRequest { .. } => ErrorKind::InvalidInput,
+            Self::Options(_) | Self::GuestRequest { .. } | Self::NotJson { .. } => ErrorKind::InvalidInput,
             Self::Host(source) | Self::Create { source, .. } | Self::Operation { source, .. } => host_kind(source),
             Self::BootFiles { .. } | Self::Stream { .. } => ErrorKind::Host,
             Self::Start { source, .. } => match &**source {

@@ -122,6 +122,17 @@ mod system {
         Ok(Vec::new())
     }
 
+    #[cfg(windows)]
+    pub(crate) fn default_host() -> Result<Arc<dyn Platform>, PlatformError> {
+        let core = uvm_hcs::ComputeCore::new();
+        let host = Arc::new(core.map_err(|e| PlatformError::host("load the Host Compute Service", e))?);
+        // This thread may block, and has no runtime of its own.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let runtime = runtime.map_err(|e| PlatformError::host("make a runtime", e))?;
+        Ok(Arc::new(runtime.block_on(uvm_hcs::HcsPlatform::connect(host))?))
+    }
+
+    #[cfg(not(windows))]
     pub(crate) fn default_host() -> Result<Arc<dyn Platform>, PlatformError> {
         Err(PlatformError::host("find a host", "there is none for this system yet"))
     }
@@ -129,7 +140,7 @@ mod system {
     pub(crate) fn boot_directory(directory: Option<&Path>) -> Result<BootDirectory, Cause> {
         match directory {
             Some(path) => Ok(BootDirectory { path: path.to_owned(), info: BootInfo::default(), hold: None }),
-            None => Err("there are no default boot files on this system yet: name a directory".into()),
+            None => Err("this host has no default boot files: name a directory".into()),
         }
     }
 }

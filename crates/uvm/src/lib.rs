@@ -3,7 +3,7 @@
 //!
 //! | module | concept |
 //! | --- | --- |
-//! | [`LcowOptions`] | everything needed to create one VM |
+//! | [`LcowOptions`], [`WcowOptions`] | everything needed to create one VM |
 //! | [`UtilityVm`] | a VM: create, start, use, end |
 //! | [`Process`] | a process in it |
 //! | [`Container`] | a container in it |
@@ -24,6 +24,7 @@ mod resources;
 mod vm;
 
 pub use uvm_platform as platform;
+pub use uvm_platform::requests::CpuLimits;
 pub use uvm_platform::spec::Console;
 pub use uvm_platform::{
     Accelerator, Deadlines, ExitStatus, GuestListener, GuestStream, HvSocketServiceConfig, HvSocketServiceId,
@@ -40,7 +41,7 @@ pub use host::{image, qemu};
 pub use options::{
     DEFAULT_VPMEM_COUNT, DEFAULT_VPMEM_SIZE_BYTES, GuestConnection, INITRD_FILE, KERNEL_FILE, KernelBoot, LcowOptions,
     MAX_SCSI_CONTROLLERS, MAX_VPMEM_COUNT, MemoryBacking, MemoryMib, OptionsError, ProcessorCount, RootFsType,
-    UNCOMPRESSED_KERNEL_FILE, VHD_FILE,
+    UNCOMPRESSED_KERNEL_FILE, VHD_FILE, WcowOptions,
 };
 pub use output::{GuestLogEntry, GuestLogParser, LogLevel, NotALog, OutputHandler};
 pub use process::{Output, Process, ProcessExit, ProcessInput, ProcessOutput, ProcessSpec, TerminalSize};

@@ -3,6 +3,7 @@
 use std::io;
 
 use uvm_platform::BoxFuture;
+pub use uvm_platform::FileKind;
 
 use crate::win_path::WinPath;
 
@@ -34,15 +35,4 @@ pub struct FileStat {
     pub kind: FileKind,
     /// Its size in bytes, of a file.
     pub size: u64,
-}
-
-/// What is at a path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FileKind {
-    /// A regular file.
-    File,
-    /// A directory.
-    Directory,
-    /// Anything else.
-    Other,
 }

@@ -6,7 +6,8 @@ use uvm_wire::{Hresult, RawJson};
 /// A call to the host, in the shape of the cases recorded from the original.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RecordedCall {
-    /// Which part of the host: `hcs`, `grant`, `hvsock`, `hns`, `hcn`, `process`, `files`.
+    /// Which part of the host: `hcs`, `grant`, `hvsock`, `hns`, `hcn`, `process`, `files`; or `guest`, of what a test that
+    /// plays the guest has written down.
     pub to: &'static str,
     /// What it was to do: `create_system`.
     pub op: String,
@@ -22,11 +23,27 @@ pub struct RecordedCall {
     /// How it failed: the result and what was said of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+    /// Of a message to the guest: its type.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub message_type: Option<String>,
+    /// And its id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message_id: Option<u64>,
 }
 
 impl RecordedCall {
-    pub(super) fn new(to: &'static str, op: &str) -> Self {
-        Self { to, op: op.to_owned(), id: None, json: None, answer: None, failure: None }
+    /// A call with nothing sent along.
+    pub fn new(to: &'static str, op: &str) -> Self {
+        Self {
+            to,
+            op: op.to_owned(),
+            id: None,
+            json: None,
+            answer: None,
+            failure: None,
+            message_type: None,
+            message_id: None,
+        }
     }
 
     pub(super) fn on(self, id: impl Into<String>) -> Self {

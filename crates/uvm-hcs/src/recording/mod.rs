@@ -22,10 +22,11 @@ mod host;
 mod sockets;
 mod system;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use uvm_platform::fake::FakeStream;
 use uvm_wire::{Guid, RawJson};
 
@@ -34,7 +35,7 @@ pub use call::{Fault, RecordedCall};
 use call::Failing;
 use files::MemoryFiles;
 
-use crate::host::{HcsError, Notification};
+use crate::host::{HcsError, Notification, NotificationKind};
 use crate::win_path::WinPath;
 use crate::windows_build::WindowsBuild;
 
@@ -49,6 +50,9 @@ pub struct RecordingHcs {
     runtime_id: Guid,
     answers: Answers,
     ends_when_told: bool,
+    takes: Duration,
+    started: watch::Sender<BTreeSet<String>>,
+    ended: watch::Sender<BTreeSet<String>>,
     state: Arc<Mutex<State>>,
 }
 
@@ -81,6 +85,9 @@ impl RecordingHcs {
             runtime_id: Self::RUNTIME_ID,
             answers: Arc::new(|_| None),
             ends_when_told: true,
+            takes: Duration::ZERO,
+            started: watch::Sender::new(BTreeSet::new()),
+            ended: watch::Sender::new(BTreeSet::new()),
             state: Arc::default(),
         }
     }
@@ -115,6 +122,30 @@ impl RecordingHcs {
         Self { ends_when_told: false, ..self }
     }
 
+    /// The same host, which takes this long to hear each call. With a test's paused clock, all that can go on without the
+    /// host does so first.
+    #[must_use]
+    pub fn with_calls_that_take(self, takes: Duration) -> Self {
+        Self { takes, ..self }
+    }
+
+    /// Waits until this system has been started.
+    pub async fn started(&self, system: &str) {
+        // The sender is alive: `self` holds it.
+        let _ = self.started.subscribe().wait_for(|started| started.contains(system)).await;
+    }
+
+    /// Waits until it was told that this system has ended.
+    pub async fn ended(&self, system: &str) {
+        // The sender is alive: `self` holds it.
+        let _ = self.ended.subscribe().wait_for(|ended| ended.contains(system)).await;
+    }
+
+    /// Writes down something that the host has no part in, in its place among the calls.
+    pub fn note_down(&self, call: RecordedCall) {
+        self.lock().calls.push(call);
+    }
+
     /// Plants a fault. Of several that fit a call, the one that was planted first fails it.
     pub fn plant(&self, fault: Fault) {
         self.lock().faults.push(fault);
@@ -132,6 +163,9 @@ impl RecordingHcs {
 
     /// Tells something of a system. `false` if nobody listens: there is no such system, or it is closed.
     pub fn notify(&self, system: &str, notification: Notification) -> bool {
+        if notification.kind == NotificationKind::SystemExited {
+            self.ended.send_if_modified(|ended| ended.insert(system.to_owned()));
+        }
         let listener = self.lock().systems.get(system).cloned();
         listener.is_some_and(|listener| listener.send(notification).is_ok())
     }
@@ -172,6 +206,9 @@ impl RecordingHcs {
 
     /// Writes the call down, then fails as planted; `intent` is what an error says. Waits for ever if that was planted.
     async fn call(&self, call: RecordedCall, intent: &'static str) -> Result<(), HcsError> {
+        if !self.takes.is_zero() {
+            tokio::time::sleep(self.takes).await;
+        }
         match self.note(call, intent) {
             Ok(()) => Ok(()),
             Err(Some(error)) => Err(error),

@@ -68,7 +68,11 @@ impl RecordedSystem {
 
 impl ComputeSystem for RecordedSystem {
     fn start(&self) -> BoxFuture<'_, Result<(), HcsError>> {
-        Box::pin(self.host.call(self.op("start_system"), "start compute system"))
+        Box::pin(async {
+            self.host.call(self.op("start_system"), "start compute system").await?;
+            self.host.started.send_if_modified(|started| started.insert(self.id.clone()));
+            Ok(())
+        })
     }
 
     fn pause(&self) -> BoxFuture<'_, Result<(), HcsError>> {

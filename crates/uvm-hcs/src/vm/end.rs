@@ -9,7 +9,7 @@ use uvm_platform::requests::{Change, CpuGroup, Setting};
 use uvm_platform::{BoxFuture, ExitStatus, PlatformError, VmEvent};
 
 use super::Vm;
-use crate::host::{Notification, NotificationKind};
+use crate::host::{HcsError, Notification, NotificationKind};
 use crate::life::{Life, classify};
 
 impl Vm {
@@ -19,7 +19,15 @@ impl Vm {
         mut notifications: mpsc::UnboundedReceiver<Notification>,
         events: mpsc::Sender<VmEvent>,
     ) {
-        while let Some(told) = notifications.recv().await {
+        let mut ending = self.ending();
+        loop {
+            let told = tokio::select! {
+                biased;
+                told = notifications.recv() => told,
+                // Something else than the service knows.
+                status = &mut ending => return self.end(status, &events).await,
+            };
+            let Some(told) = told else { break };
             match told.kind {
                 NotificationKind::SystemExited => {
                     let status = classify(&told, *self.evidence());
@@ -83,6 +91,22 @@ impl Vm {
         if self.closed.initialized() || self.evidence().service_lost {
             return Ok(());
         }
+        if self.never_ran.load(Ordering::Relaxed) {
+            // There is nothing to end: it is let go of when it is closed.
+            self.life.send_if_modified(|life| {
+                let is_news = !life.has_ended();
+                if is_news {
+                    *life = Life::Ended(ExitStatus::Terminated);
+                }
+                is_news
+            });
+            return Ok(());
+        }
+        self.tell_to_end().await
+    }
+
+    /// Has the service end it, whatever is known of it.
+    async fn tell_to_end(&self) -> Result<(), PlatformError> {
         let deadline = self.parts.deadlines.terminate;
         let had_ended = self.life.borrow().has_ended();
         self.evidence().terminated = true;
@@ -94,7 +118,12 @@ impl Vm {
         }
         let gone = match told {
             Ok(Ok(())) => false,
-            Ok(Err(error)) if error.is_ending() => error.code != crate::host::HcsError::PENDING,
+            Ok(Err(error)) if error.code == HcsError::PENDING => {
+                // It is under way: its end is told when it comes, and nothing is wrong if that takes longer.
+                let _ = self.await_end(deadline).await;
+                return Ok(());
+            }
+            Ok(Err(error)) if error.is_ending() => true,
             Ok(Err(error)) => return Err(PlatformError::host("terminate it", error)),
             Err(_) => return Err(self.timeout("the compute service, to terminate it", deadline)),
         };
@@ -111,10 +140,10 @@ impl Vm {
 
     /// Ends the VM, closes its system and takes back what it was given. The second time does nothing; after a failure
     /// it tries what is left.
-    pub(super) async fn close(&self) -> Result<(), PlatformError> {
+    pub(super) async fn close(&self, ended: Box<dyn FnOnce() + Send>) -> Result<(), PlatformError> {
         let deadline = self.parts.deadlines.close;
         let close = self.closed.get_or_try_init(|| async {
-            match tokio::time::timeout(deadline, self.close_once()).await {
+            match tokio::time::timeout(deadline, self.close_once(ended)).await {
                 Ok(result) => result,
                 Err(_) => Err(self.timeout("the VM to close", deadline)),
             }
@@ -122,7 +151,7 @@ impl Vm {
         close.await.copied()
     }
 
-    async fn close_once(&self) -> Result<(), PlatformError> {
+    async fn close_once(&self, ended: Box<dyn FnOnce() + Send>) -> Result<(), PlatformError> {
         if self.in_cpu_group.load(Ordering::Relaxed) && !self.life.borrow().has_ended() {
             let leave = Change::Update(Setting::CpuGroup(CpuGroup { id: None }));
             if let Err(error) = self.change(&leave, None).await {
@@ -130,7 +159,9 @@ impl Vm {
             }
         }
         // Closing ends it in any case; that it could not be terminated is told all the same.
-        let terminated = self.terminate().await;
+        let is_lost = self.evidence().service_lost;
+        let terminated = if is_lost { Ok(()) } else { self.tell_to_end().await };
+        ended();
         let closed = self.call("close it", self.parts.deadlines.host_call, self.parts.system.close()).await;
         if let Some(scratch) = &self.parts.scratch {
             scratch.release().await;

@@ -59,6 +59,8 @@ struct Vm {
     life: watch::Sender<Life>,
     evidence: Mutex<Evidence>,
     started: Mutex<Option<Instant>>,
+    /// The service would not start it: nothing ever ran.
+    never_ran: AtomicBool,
     /// It is in a CPU group.
     in_cpu_group: AtomicBool,
     ports: Ports,
@@ -78,6 +80,7 @@ impl HcsVm {
             life: watch::Sender::new(Life::Created),
             evidence: Mutex::default(),
             started: Mutex::default(),
+            never_ran: AtomicBool::new(false),
             in_cpu_group: AtomicBool::new(created_in_group),
             ports: Ports::default(),
             closed: OnceCell::new(),

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use uvm_platform::requests::{Change, Device, HostFile, HvSocketService, VmAccess};
 use uvm_platform::{
-    Accelerator, BoxFuture, GuestListener, GuestStream, HvSocketServiceConfig, HvSocketServiceId, LastWords,
-    PlatformError, PlatformVm, Port, VmProperties,
+    Accelerator, BoxFuture, GuestListener, GuestStream, HostGuestConnection, HvSocketServiceConfig, HvSocketServiceId,
+    LastWords, PlatformError, PlatformVm, Port, VmProperties,
 };
 use uvm_wire::RawJson;
 
 use super::{Access, HcsVm, Vm};
 use crate::PLATFORM;
-use crate::document::query::{PropertyType, SystemProperties};
+use crate::document::query::{AnswerError, PropertyType, SystemProperties};
 use crate::host::{FileKind, HcsError};
 use crate::life::Life;
 use crate::win_path::WinPath;
@@ -43,9 +43,18 @@ impl PlatformVm for HcsVm {
         self.run(async move { vm.terminate().await })
     }
 
-    fn close(&self) -> BoxFuture<'_, Result<(), PlatformError>> {
+    fn close_after(&self, ended: Box<dyn FnOnce() + Send>) -> BoxFuture<'_, Result<(), PlatformError>> {
         let vm = Arc::clone(&self.vm);
-        self.run(async move { vm.close().await })
+        self.run(async move { vm.close(ended).await })
+    }
+
+    fn runtime_id(&self) -> Option<String> {
+        Some(self.vm.parts.runtime_id.to_string())
+    }
+
+    fn guest_connection(&self) -> BoxFuture<'_, Result<HostGuestConnection, PlatformError>> {
+        let vm = Arc::clone(&self.vm);
+        self.run(async move { vm.guest_connection().await })
     }
 
     fn properties(&self) -> BoxFuture<'_, Result<VmProperties, PlatformError>> {
@@ -216,6 +225,20 @@ impl Vm {
                 Err(self.timeout(&format!("the guest to answer on port {port}"), deadline.unwrap_or_default()))
             }
         }
+    }
+
+    async fn guest_connection(&self) -> Result<HostGuestConnection, PlatformError> {
+        let intent = "learn of its guest connection";
+        self.require_open(intent)?;
+        let failed = |error| PlatformError::host(intent, error);
+        let told = self.system_properties(&[PropertyType::GuestConnection]).await?;
+        let info =
+            told.guest_connection_info.ok_or_else(|| failed(AnswerError::Missing { what: "guest connection" }))?;
+        let capabilities = RawJson::of(&info.guest_defined_capabilities)
+            .map_err(|error| PlatformError::host(intent, error))?
+            .get()
+            .to_owned();
+        Ok(HostGuestConnection { protocol_version: info.protocol_version, capabilities })
     }
 
     /// What the service knows. Of a VM that has ended it is not asked any more.

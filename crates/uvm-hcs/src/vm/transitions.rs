@@ -36,7 +36,12 @@ impl Vm {
     pub(super) async fn start(&self) -> Result<(), PlatformError> {
         let deadline = self.parts.deadlines.start;
         let transition = Transition { intent: "start it", from: Life::Created, to: Life::Running, deadline };
-        self.enter(transition, self.parts.system.start()).await?;
+        let start = async {
+            let started = self.parts.system.start().await;
+            self.never_ran.store(started.is_err(), Ordering::Relaxed);
+            started
+        };
+        self.enter(transition, start).await?;
         *self.started.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         let Some(group) = self.parts.cpu_group.clone().filter(|_| !creates_in_cpu_group(self.parts.build)) else {
             return Ok(());

@@ -24,9 +24,12 @@ use census::Census;
 use crate::BoxFuture;
 use crate::capabilities::Capabilities;
 use crate::error::PlatformError;
+use crate::files::{LocalFiles, PlatformFiles};
+use crate::id::UvmId;
 use crate::requests::Change;
 use crate::spec::VmSpec;
-use crate::vm::{CreatedVm, Platform, PlatformVm};
+use crate::vm::{CreatedVm, HostGuestConnection, Platform, PlatformVm};
+use crate::windows::WcowSpec;
 
 /// What the scripted guest does once the VM is started: it is given the guest's end of every port.
 pub type GuestScript = Arc<dyn Fn(FakeGuestEnd) -> BoxFuture<'static, ()> + Send + Sync>;
@@ -57,6 +60,8 @@ struct Shared {
     calls: Vec<String>,
     faults: VecDeque<Planted>,
     specs: Vec<VmSpec>,
+    wcow_specs: Vec<WcowSpec>,
+    guest_connection: Option<HostGuestConnection>,
     guests: Vec<FakeGuestEnd>,
     changes: Vec<(Change, Option<String>)>,
 }
@@ -68,6 +73,9 @@ struct Planted {
 }
 
 impl FakePlatform {
+    /// What the virtual sockets of its VMs are addressed by.
+    pub const RUNTIME_ID: &'static str = "fa4e0000-0000-4000-8000-000000000001";
+
     /// A host that can do everything, whose guests do nothing at all.
     pub fn new() -> Self {
         Self {
@@ -119,9 +127,30 @@ impl FakePlatform {
         self.lock().specs.clone()
     }
 
+    /// The same of VMs with Windows guests.
+    pub fn wcow_specs(&self) -> Vec<WcowSpec> {
+        self.lock().wcow_specs.clone()
+    }
+
+    /// What its service learns from guests whose connection it holds.
+    pub fn set_guest_connection(&self, connection: HostGuestConnection) {
+        self.lock().guest_connection = Some(connection);
+    }
+
+    fn guest_connection(&self) -> Result<HostGuestConnection, PlatformError> {
+        let known = self.lock().guest_connection.clone();
+        known.ok_or_else(|| PlatformError::host("learn of the guest", "its service knows no guest"))
+    }
+
     /// The changes of VMs so far that went well, in order, each with the guest's half if it came along.
     pub fn changes(&self) -> Vec<(Change, Option<String>)> {
         self.lock().changes.clone()
+    }
+
+    fn created(&self, id: &UvmId, has_sockets: bool) -> CreatedVm {
+        let (vm, end, events) = vm::FakeVm::new(self.clone(), id.clone(), has_sockets);
+        self.lock().guests.push(end);
+        (vm as Arc<dyn PlatformVm>, events)
     }
 
     fn changed(&self, change: &Change, guest: Option<&str>) {
@@ -190,13 +219,23 @@ impl Platform for FakePlatform {
         self.processors
     }
 
+    fn files(&self) -> &dyn PlatformFiles {
+        &LocalFiles
+    }
+
     fn create<'a>(&'a self, spec: &'a VmSpec) -> BoxFuture<'a, Result<CreatedVm, PlatformError>> {
         Box::pin(async move {
             self.lock().specs.push(spec.clone());
             self.call("create").await?;
-            let (vm, end, events) = vm::FakeVm::new(self.clone(), spec);
-            self.lock().guests.push(end);
-            Ok((vm as Arc<dyn PlatformVm>, events))
+            Ok(self.created(&spec.id, spec.virtual_sockets))
+        })
+    }
+
+    fn create_wcow<'a>(&'a self, spec: &'a WcowSpec) -> BoxFuture<'a, Result<CreatedVm, PlatformError>> {
+        Box::pin(async move {
+            self.lock().wcow_specs.push(spec.clone());
+            self.call("create").await?;
+            Ok(self.created(&spec.id, true))
         })
     }
 }

@@ -18,9 +18,8 @@ use crate::error::{LastWords, PlatformError};
 use crate::hvsocket::{HvSocketGate, HvSocketServiceConfig, HvSocketServiceId, HvSocketServices};
 use crate::id::UvmId;
 use crate::requests::{Change, Device, HostFile, Setting, VmAccess};
-use crate::spec::VmSpec;
 use crate::stream::{GuestListener, GuestStream, Port};
-use crate::vm::{Accelerator, ExitStatus, PlatformVm, VmEvents, VmProperties};
+use crate::vm::{Accelerator, ExitStatus, HostGuestConnection, PlatformVm, VmEvents, VmProperties};
 
 pub(super) struct FakeVm {
     host: FakePlatform,
@@ -37,12 +36,12 @@ pub(super) struct FakeVm {
 
 impl FakeVm {
     /// A VM whose tasks run on the current runtime.
-    pub(super) fn new(host: FakePlatform, spec: &VmSpec) -> (Arc<Self>, FakeGuestEnd, VmEvents) {
+    pub(super) fn new(host: FakePlatform, id: UvmId, has_sockets: bool) -> (Arc<Self>, FakeGuestEnd, VmEvents) {
         let (sender, receiver) = mpsc::channel(8);
         let life = Arc::new(Life::new(Ports::new(host.census.clone()), Ports::new(host.census.clone()), sender));
         let end = FakeGuestEnd { life: Arc::clone(&life) };
         let counted = host.census.count("vms");
-        let (id, has_sockets) = (spec.id.clone(), AtomicBool::new(spec.virtual_sockets));
+        let has_sockets = AtomicBool::new(has_sockets);
         let vm = Self {
             host,
             id,
@@ -105,11 +104,23 @@ impl PlatformVm for FakeVm {
         })
     }
 
-    fn close(&self) -> BoxFuture<'_, Result<(), PlatformError>> {
+    fn close_after(&self, ended: Box<dyn FnOnce() + Send>) -> BoxFuture<'_, Result<(), PlatformError>> {
         Box::pin(async {
             self.host.call("close").await?;
             self.life.end(ExitStatus::Terminated);
+            ended();
             Ok(())
+        })
+    }
+
+    fn runtime_id(&self) -> Option<String> {
+        Some(FakePlatform::RUNTIME_ID.to_owned())
+    }
+
+    fn guest_connection(&self) -> BoxFuture<'_, Result<HostGuestConnection, PlatformError>> {
+        Box::pin(async {
+            self.host.call("guest connection").await?;
+            self.host.guest_connection()
         })
     }
 

@@ -85,6 +85,8 @@ pub enum Resource {
     PodCgroupMemoryLimit,
     /// A resource in the shape of a Windows guest; a Linux guest never gets this.
     Windows(WindowsResource),
+    /// A whole request as it is, whatever it says; a guest never gets this. The kind of change is in it.
+    Raw(RawJson),
     /// Any other resource: the way to send what is not typed here, and what a guest gets when it does not know the type.
     Other {
         /// Its name; empty when the request has none.
@@ -110,6 +112,11 @@ impl Modification {
         Self { request_type: RequestType::Update, resource }
     }
 
+    /// A request as it is, whatever it says.
+    pub fn raw(request: RawJson) -> Self {
+        Self { request_type: RequestType::Add, resource: Resource::Raw(request) }
+    }
+
     /// Checks that a Linux guest knows the resource and can change it this way.
     ///
     /// # Errors
@@ -129,7 +136,7 @@ impl Modification {
             Resource::ContainerConstraints(_) | Resource::SecurityPolicy(_) | Resource::SecurityPolicyFragment(_) => {
                 return Ok(());
             }
-            Resource::Windows(_) | Resource::Other { .. } => {
+            Resource::Windows(_) | Resource::Raw(_) | Resource::Other { .. } => {
                 return Err(Failure::plain(format_args!("invalid ResourceType {:?}", self.resource.name())));
             }
         };
@@ -155,6 +162,7 @@ macro_rules! linux_resources {
                     $(Self::$variant(_) => $name,)*
                     Self::PodCgroupMemoryLimit => "PodCgroupMemoryLimit",
                     Self::Windows(resource) => resource.name(),
+                    Self::Raw(_) => "",
                     Self::Other { resource_type, .. } => resource_type,
                 }
             }
@@ -174,6 +182,9 @@ macro_rules! linux_resources {
 
         impl Serialize for Modification {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                if let Resource::Raw(request) = &self.resource {
+                    return request.serialize(serializer);
+                }
                 let mut object = serializer.serialize_struct("Request", 3)?;
                 object.serialize_field("RequestType", &self.request_type)?;
                 if !self.resource.name().is_empty() {
@@ -181,7 +192,7 @@ macro_rules! linux_resources {
                 }
                 match &self.resource {
                     $(Resource::$variant(settings) => object.serialize_field("Settings", settings)?,)*
-                    Resource::PodCgroupMemoryLimit | Resource::Other { settings: None, .. } => {}
+                    Resource::PodCgroupMemoryLimit | Resource::Raw(_) | Resource::Other { settings: None, .. } => {}
                     Resource::Windows(settings) => object.serialize_field("Settings", settings)?,
                     Resource::Other { settings: Some(settings), .. } => object.serialize_field("Settings", settings)?,
                 }

@@ -52,6 +52,18 @@ pub enum OptionsError {
     /// A root disk takes the first memory-backed device, and there is none.
     #[error("a root file system of type VHD needs at least one VPMem device")]
     VhdWithoutVpmem,
+    /// A Windows guest boots from a read-only layer and writes to another.
+    #[error("at least 2 LayerFolders must be supplied, the last for what the guest writes; there is {count}")]
+    TooFewLayerFolders {
+        /// How many were given.
+        count: usize,
+    },
+    /// A Windows guest without a guest connection never tells that it runs.
+    #[error("a Windows guest needs a guest connection: of the library or of the host's service")]
+    NoGuestConnection,
+    /// A CPU group without an id.
+    #[error("an id is needed for a CPU group")]
+    NoCpuGroup,
     /// Deferred commit needs memory that may be overcommitted.
     #[error("EnableDeferredCommit is not supported on physically backed VMs")]
     DeferredCommitWithoutOvercommit,

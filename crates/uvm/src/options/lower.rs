@@ -1,15 +1,11 @@
 //! From options to what a host is asked for.
 
-use std::path::Path;
-
-use uvm_platform::spec::{
-    Console, InitArguments, LinuxBoot, MemoryBacking as HostBacking, MemorySpec, MmioGaps, ProcessorSpec, StorageQos,
-    VmSpec, VpmemSpec,
-};
-use uvm_platform::{Platform, UvmId};
+use uvm_platform::spec::{Console, InitArguments, LinuxBoot, MmioGaps, StorageQos, VmSpec, VpmemSpec};
+use uvm_platform::{Feature, Platform, UvmId};
 use uvm_wire::ports::{ENTROPY_PORT, LOG_PORT};
 
-use super::{BootPlan, KernelBoot, LcowOptions, MAX_SCSI_CONTROLLERS, MAX_VPMEM_COUNT, MemoryBacking, OptionsError};
+use super::shared::{Memory, Processors};
+use super::{BootPlan, KernelBoot, LcowOptions, MAX_SCSI_CONTROLLERS, MAX_VPMEM_COUNT, OptionsError};
 
 impl LcowOptions {
     /// Checks what the types cannot. The host checks what it lacks.
@@ -24,13 +20,7 @@ impl LcowOptions {
         if self.vpmem_devices > 0 && (bytes == 0 || !bytes.is_multiple_of(4096)) {
             return Err(OptionsError::BadVpmemSize { bytes });
         }
-        for (what, value, max) in
-            [("processor limit", self.processor_limit, 100_000), ("processor weight", self.processor_weight, 10_000)]
-        {
-            if value > max {
-                return Err(OptionsError::TooLarge { what, value: value.into(), max: max.into() });
-            }
-        }
+        self.shared_processors().check()?;
         check_console(&self.console)?;
         let exec = self.exec_command_line.as_deref().unwrap_or_default();
         for (what, text) in [("kernel boot options", self.kernel_boot_options.as_str()), ("exec command line", exec)] {
@@ -43,30 +33,32 @@ impl LcowOptions {
         Ok(())
     }
 
+    /// How the kernel comes to run on `host`: never the default.
+    pub(crate) fn kernel_boot_on(&self, host: &dyn Platform) -> KernelBoot {
+        match self.kernel_boot {
+            KernelBoot::HostDefault if host.capabilities().has(Feature::DirectKernelBoot) => KernelBoot::Direct,
+            KernelBoot::HostDefault => KernelBoot::Uefi,
+            given => given,
+        }
+    }
+
+    fn shared_processors(&self) -> Processors {
+        Processors { count: self.processors, limit: self.processor_limit, weight: self.processor_weight }
+    }
+
     /// What `host` is asked for.
     pub(crate) fn lower(&self, id: UvmId, boot: BootPlan, host: &dyn Platform) -> VmSpec {
-        let memory = MemorySpec {
-            size_mib: self.memory.get(),
-            backing: match self.backing {
-                MemoryBacking::Overcommit => HostBacking::Overcommit,
-                MemoryBacking::DeferredCommit => HostBacking::DeferredCommit,
-                MemoryBacking::Physical | MemoryBacking::FullyPhysical => HostBacking::Physical,
-            },
+        let memory = Memory {
+            size: self.memory,
+            backing: self.backing,
             mmio: MmioGaps {
                 low_gap_mib: self.low_mmio_gap_mib,
                 high_base_mib: self.high_mmio_base_mib,
                 high_gap_mib: self.high_mmio_gap_mib,
             },
         };
-        let given = |value: u32| (value > 0).then_some(value);
-        let count = self.processors.on(host.host_processors());
-        if let super::ProcessorCount::Exactly(wanted) = self.processors
-            && wanted.get() > count
-        {
-            tracing::warn!(vm = %id, wanted, count, "the host has fewer processors than asked for");
-        }
-        let processors =
-            ProcessorSpec { count, limit: given(self.processor_limit), weight: given(self.processor_weight) };
+        let processors = self.shared_processors().lower(&id, host);
+        let boot_files = boot.directory;
         let boot = LinuxBoot {
             kernel: boot.kernel,
             root: boot.root,
@@ -80,11 +72,13 @@ impl LcowOptions {
             },
             agent: boot.info.agent,
             kernel_hz: boot.info.kernel_hz,
-            uefi: self.kernel_boot == KernelBoot::Uefi,
+            uefi: self.kernel_boot_on(host) == KernelBoot::Uefi,
             pci: self.vpci,
         };
-        let mut spec = VmSpec::new(id, memory, processors, boot);
-        spec.owner = self.owner.clone().unwrap_or_else(program_name);
+        let mut spec = VmSpec::new(id, memory.lower(), processors, boot);
+        spec.owner = self.owner.clone().unwrap_or_else(|| host.files().program_name());
+        spec.boot_files = Some(boot_files);
+        spec.guest_connection = self.guest_connection.lower();
         spec.console = self.console.clone();
         spec.graphics_console = self.graphics_console;
         spec.scsi_controllers = self.scsi_controllers;
@@ -108,6 +102,10 @@ fn check_console(console: &Console) -> Result<(), OptionsError> {
     if path.as_os_str().is_empty() {
         return Err(bad("a path is needed"));
     }
+    if path.as_os_str().as_encoded_bytes().starts_with(br"\\.\pipe\") {
+        // No file: whether a named pipe can be used is for the host to say.
+        return Ok(());
+    }
     if path.is_dir() {
         return Err(bad("it is a directory"));
     }
@@ -118,7 +116,7 @@ fn check_console(console: &Console) -> Result<(), OptionsError> {
 }
 
 /// The agent, with the log level that this program's own log takes.
-fn default_exec_command_line() -> String {
+pub(super) fn default_exec_command_line() -> String {
     let level = match tracing::level_filters::LevelFilter::current().into_level() {
         None | Some(tracing::Level::ERROR) => "error",
         Some(tracing::Level::WARN) => "warning",
@@ -129,15 +127,10 @@ fn default_exec_command_line() -> String {
     format!("/bin/gcs -v4 -log-format json -loglevel {level}")
 }
 
-fn program_name() -> String {
-    let path = std::env::args_os().next().unwrap_or_default();
-    Path::new(&path).file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use uvm_platform::fake::FakePlatform;
-    use uvm_platform::spec::RootFs;
+    use uvm_platform::spec::{ProcessorSpec, RootFs};
 
     use super::super::{BootInfo, ProcessorCount};
     use super::*;
@@ -182,6 +175,7 @@ mod tests {
     #[test]
     fn a_spec_has_what_the_options_say() {
         let boot = BootPlan {
+            directory: "/".into(),
             kernel: "/k".into(),
             root: RootFs::Initrd("/i".into()),
             info: BootInfo { kernel_hz: Some(250), ..BootInfo::default() },

@@ -3,7 +3,10 @@
 mod boot;
 mod error;
 mod lower;
+mod resolve;
+mod shared;
 mod values;
+mod wcow;
 
 use std::path::PathBuf;
 
@@ -13,6 +16,7 @@ use uvm_platform::{Deadlines, UvmId};
 pub(crate) use boot::{BootInfo, BootPlan};
 pub use error::OptionsError;
 pub use values::{GuestConnection, KernelBoot, MemoryBacking, MemoryMib, ProcessorCount, RootFsType};
+pub use wcow::WcowOptions;
 
 use crate::output::OutputHandler;
 

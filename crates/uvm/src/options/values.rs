@@ -11,8 +11,8 @@ pub struct MemoryMib(u64);
 impl MemoryMib {
     /// What a VM has by default.
     pub const DEFAULT: Self = Self(1024);
-    /// More than any machine has: 1 PiB, far below where sums in bytes would overflow.
-    pub const MAX: Self = Self(1 << 30);
+    /// The largest even number: a host takes no more than it has, and says so.
+    pub const MAX: Self = Self(u64::MAX - 1);
 
     /// Accepts an even number of MiB from 2 to [`MAX`](Self::MAX).
     ///
@@ -167,11 +167,11 @@ mod tests {
 
     #[test]
     fn memory_is_even_and_bounded() {
-        for (mib, ok) in [(0, false), (1, false), (2, true), (3, false), (1 << 30, true), ((1 << 30) + 2, false)] {
+        for (mib, ok) in [(0, false), (1, false), (2, true), (3, false), (u64::MAX - 1, true), (u64::MAX, false)] {
             assert_eq!(MemoryMib::new(mib).is_ok(), ok, "{mib}");
         }
         let error = MemoryMib::new(7).expect_err("odd").to_string();
-        assert_eq!(error, "memory of 7 MiB: an even number from 2 to 1073741824 is allowed");
+        assert_eq!(error, "memory of 7 MiB: an even number from 2 to 18446744073709551614 is allowed");
     }
 
     #[test]
@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(MemoryMib::rounded_up(0), Ok(MemoryMib::DEFAULT));
         assert_eq!(MemoryMib::rounded_up(1023), MemoryMib::new(1024));
         assert_eq!(MemoryMib::rounded_up(u64::MAX), Err(OptionsError::BadMemory { mib: u64::MAX }));
-        assert_eq!(MemoryMib::rounded_up(u64::MAX - 1), Err(OptionsError::BadMemory { mib: u64::MAX - 1 }));
+        assert_eq!(MemoryMib::rounded_up(u64::MAX - 2), Ok(MemoryMib::MAX));
     }
 
     #[test]

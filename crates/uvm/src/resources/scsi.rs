@@ -69,9 +69,14 @@ pub(super) fn check(limits: &Limits) -> Result<(), ResourceError> {
 pub(super) fn plan(disk: &ScsiDisk, places: &Places<EntryId>, limits: &Limits) -> Result<(Plan, Place), ResourceError> {
     let count = places.count() as usize;
     let place = places.free().ok_or(ResourceError::NoAvailableLocation { what: "SCSI places", count })?;
+    Ok((attached_at(disk, place, limits), Place::Scsi(place)))
+}
+
+/// A disk in this place.
+pub(super) fn attached_at(disk: &ScsiDisk, place: u32, limits: &Limits) -> Plan {
     let slot = ScsiSlot { controller: byte(place / LUNS), lun: byte(place % LUNS) };
     let attachment = ScsiAttachment { slot, path: disk.host_path.clone(), kind: disk.kind, read_only: disk.read_only };
-    Ok((whole(disk, attachment, limits.os), Place::Scsi(place)))
+    whole(disk, attachment, limits.os)
 }
 
 /// There are at most 4 controllers of 64.

@@ -1,6 +1,6 @@
 //! What is asked for, matched with what is there.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -71,9 +71,23 @@ pub(crate) struct Limits {
     pub(crate) vpmem_size_bytes: u64,
     /// The disk it booted from, which has the first memory-backed device.
     pub(crate) root_disk: Option<PathBuf>,
+    /// The disk that a Windows guest writes to, which is at 0:0.
+    pub(crate) scratch_disk: Option<PathBuf>,
 }
 
 impl Limits {
+    /// Those of a VM with a Windows guest, whose scratch disk has the first place of the one controller.
+    pub(crate) fn of_windows(scratch: &Path) -> Self {
+        Self {
+            os: GuestOs::Windows,
+            scsi_controllers: 1,
+            vpmem_devices: 0,
+            vpmem_size_bytes: 0,
+            root_disk: None,
+            scratch_disk: Some(scratch.join("sandbox.vhdx")),
+        }
+    }
+
     /// Those of a VM with a Linux guest.
     pub(crate) fn of(options: &LcowOptions, root: &RootFs) -> Self {
         let root_disk = match root {
@@ -82,6 +96,7 @@ impl Limits {
         };
         Self {
             root_disk,
+            scratch_disk: None,
             os: GuestOs::Linux,
             scsi_controllers: options.scsi_controllers,
             vpmem_devices: options.vpmem_devices,
@@ -121,12 +136,18 @@ impl Table {
     pub(crate) fn new(vm: Arc<dyn PlatformVm>, limits: Limits) -> Self {
         let scsi = Places::new(limits.scsi_controllers * scsi::LUNS);
         let vpmem = Places::new(limits.vpmem_devices);
-        let root_disk = limits.root_disk.clone();
+        let (root_disk, scratch_disk) = (limits.root_disk.clone(), limits.scratch_disk.clone());
         let mut table = Self { machine: Machine::default(), vm, limits, scsi, vpmem, next_plan9: 0 };
         if let Some(path) = root_disk {
             let key = Key::Vpmem(table.path(&path));
             let id = table.machine.pin(key, vpmem::attached_at(&path, 0), "it booted from it");
             table.vpmem.take(0, id);
+        }
+        if let Some(path) = scratch_disk {
+            let key = Key::Scsi(table.path(&path));
+            let plan = scsi::attached_at(&scsi::ScsiDisk::new(path), 0, &table.limits);
+            let id = table.machine.pin(key, plan, "its guest writes to it");
+            table.scsi.take(0, id);
         }
         table
     }
@@ -202,7 +223,7 @@ impl Table {
     }
 
     /// The key of a thing by its path, as it would be asked for.
-    pub(crate) fn path(&self, path: &std::path::Path) -> String {
+    pub(crate) fn path(&self, path: &Path) -> String {
         self.vm.path_key(path)
     }
 

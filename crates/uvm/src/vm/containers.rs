@@ -1,7 +1,5 @@
 //! Containers of the VM: made here, or known from elsewhere.
 
-use uvm_wire::negotiate::Capabilities;
-
 use super::UtilityVm;
 use crate::container::{self, Container, ContainerOptions};
 use crate::error::UvmError;
@@ -40,11 +38,5 @@ impl UtilityVm {
     /// [`UvmError::Container`]: no container can have this id. [`UvmError::Refused`], [`UvmError::Exited`].
     pub fn open_container(&self, id: &str) -> Result<Container, UvmError> {
         container::open(self, id)
-    }
-
-    /// Whether the guest's agent can free the id of a container that has ended, by [`Container::delete_state`].
-    pub fn delete_container_state_supported(&self) -> bool {
-        let can = |capabilities: &Capabilities| capabilities.guest_defined.delete_container_state;
-        self.capabilities().is_some_and(|capabilities| can(&capabilities))
     }
 }

@@ -273,7 +273,9 @@ impl Driver {
         let mut output_done = self.output_done.clone();
         self.vm.spawn(Box::pin(async move {
             let ends = Instant::now() + limit;
-            let closed = tokio::time::timeout_at(ends, vm.close()).await;
+            let hang_up = guest.clone();
+            let ended = Box::new(move || hang_up.iter().for_each(|guest| guest.bridge.close()));
+            let closed = tokio::time::timeout_at(ends, vm.close_after(ended)).await;
             let result = closed.unwrap_or_else(|_| Err(too_late(&*vm, "close", limit)));
             if let Some(guest) = guest {
                 guest.bridge.close();
@@ -447,13 +449,20 @@ mod tests {
     /// A driver whose reports and requests the test hands it, in any order; its VM's start is under way.
     async fn starting() -> (Driver, oneshot::Receiver<Result<(), UvmError>>) {
         let host = FakePlatform::new();
-        let boot = BootPlan { kernel: "/k".into(), root: RootFs::Initrd("/i".into()), info: BootInfo::default() };
+        let boot = BootPlan {
+            directory: "/".into(),
+            kernel: "/k".into(),
+            root: RootFs::Initrd("/i".into()),
+            info: BootInfo::default(),
+        };
         let spec = LcowOptions::default().lower(UvmId::new("vm").expect("valid"), boot, &host);
         let (vm, _events) = host.create(&spec).await.expect("created");
         let (output_done, output_done_receiver) = watch::channel(false);
         let start = Start {
             id: spec.id.clone(),
+            os: uvm_wire::negotiate::GuestOs::Linux,
             vm: Arc::clone(&vm),
+            learns: None,
             listeners: Listeners { entropy: None, log: None, bridge: None },
             output: OutputHandler::default(),
             output_done,

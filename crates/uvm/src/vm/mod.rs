@@ -1,9 +1,12 @@
 //! A utility VM: create, start, use, end.
 
+mod accessors;
 mod background;
+mod changes;
 mod containers;
 mod create;
 mod driver;
+mod guest_calls;
 mod guest_request;
 pub(crate) mod plugged;
 mod sockets;
@@ -11,15 +14,14 @@ mod start;
 mod state;
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use uvm_platform::{Accelerator, Deadlines, ExitStatus, LastWords, Platform, PlatformVm, UvmId, VmProperties};
+use uvm_platform::{Deadlines, ExitStatus, LastWords, Platform, PlatformVm, UvmId, VmProperties};
 use uvm_wire::ContainerId;
-use uvm_wire::negotiate::{Capabilities, GuestOs};
+use uvm_wire::negotiate::GuestOs;
 use uvm_wire::ports::FIRST_STDIO_PORT;
-use uvm_wire::system::DumpStacks;
 
 pub use state::Refusal;
 
@@ -29,13 +31,13 @@ pub(crate) use driver::{Request, on_host};
 pub(crate) use start::Guest;
 
 use driver::{Handles, Life, Status};
-use start::SETTLE;
+use start::{HostConnection, SETTLE};
 use state::{Ask, Verdict, admit};
 
 use crate::bridge::BridgeError;
 use crate::error::{UvmError, Witness};
 use crate::host::Hold;
-use crate::options::LcowOptions;
+use crate::options::{LcowOptions, MemoryBacking, WcowOptions};
 use crate::process::{self, Process, ProcessSpec};
 
 /// A utility VM. Clones are handles of the same one; when the last is dropped (those inside a [`Process`] included) the VM
@@ -56,8 +58,14 @@ pub(crate) struct Inner {
     requests: mpsc::UnboundedSender<Request>,
     status: watch::Receiver<Status>,
     output_done: watch::Receiver<bool>,
+    os: GuestOs,
     processor_count: u32,
-    physically_backed: bool,
+    backing: MemoryBacking,
+    host_connection: Arc<OnceLock<HostConnection>>,
+    /// The CPU group it is to be in, or was put in.
+    cpu_group: Mutex<Option<String>>,
+    containers_counted: AtomicU64,
+    mounts_counted: AtomicU64,
     next_stdio_port: AtomicU32,
     _boot_files: Option<Hold>,
 }
@@ -82,21 +90,44 @@ impl UtilityVm {
         create::create_lcow(&*host, options).await
     }
 
+    /// Creates a VM with a Windows guest on this machine's host, powered off. The options are not changed.
+    ///
+    /// # Errors
+    /// [`UvmError::Options`], [`UvmError::Host`] or [`UvmError::Create`]: the host has no Windows guests
+    /// ([`Unsupported`](crate::ErrorKind::Unsupported)), no layer holds a guest's system, and so on. Nothing is left behind.
+    pub async fn create_wcow(options: &WcowOptions) -> Result<Self, UvmError> {
+        let host =
+            crate::host::blocking(crate::host::default_host).await.and_then(|host| host).map_err(UvmError::Host)?;
+        Self::create_wcow_on(host, options).await
+    }
+
+    /// As [`create_wcow`](Self::create_wcow), on `host`.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn create_wcow_on(host: Arc<dyn Platform>, options: &WcowOptions) -> Result<Self, UvmError> {
+        create::create_wcow(&*host, options).await
+    }
+
     pub(crate) fn new(parts: create::Parts, handles: Handles) -> Self {
-        let create::Parts { id, vm, deadlines, output_done, processor_count, physically_backed, boot_files } = parts;
         let Handles { requests, status } = handles;
         let next_stdio_port = AtomicU32::new(FIRST_STDIO_PORT);
         let inner = Inner {
-            id,
-            vm,
-            deadlines,
+            id: parts.id,
+            vm: parts.vm,
+            deadlines: parts.deadlines,
             requests,
             status,
-            output_done,
-            processor_count,
-            physically_backed,
+            output_done: parts.output_done,
+            os: parts.os,
+            processor_count: parts.processor_count,
+            backing: parts.backing,
+            host_connection: parts.host_connection,
+            cpu_group: Mutex::new(parts.cpu_group),
+            containers_counted: AtomicU64::new(0),
+            mounts_counted: AtomicU64::new(0),
             next_stdio_port,
-            _boot_files: boot_files,
+            _boot_files: parts.boot_files,
         };
         Self { inner: Arc::new(inner) }
     }
@@ -192,41 +223,6 @@ impl UtilityVm {
         }
     }
 
-    /// The VM's id.
-    pub fn id(&self) -> &UvmId {
-        &self.inner.id
-    }
-
-    /// The guest's operating system.
-    pub fn os(&self) -> GuestOs {
-        GuestOs::Linux
-    }
-
-    /// How many processors the VM has: those asked for, or as many as the host has if that is less.
-    pub fn processor_count(&self) -> u32 {
-        self.inner.processor_count
-    }
-
-    /// Whether its memory was taken from the host when it was created.
-    pub fn physically_backed(&self) -> bool {
-        self.inner.physically_backed
-    }
-
-    /// What runs the guest's instructions.
-    pub fn accelerator(&self) -> Accelerator {
-        self.inner.vm.accelerator()
-    }
-
-    /// What the guest's agent can do; `None` before it was asked, at the end of [`start`](Self::start).
-    pub fn capabilities(&self) -> Option<Arc<Capabilities>> {
-        self.inner.status.borrow().guest.as_ref().map(|guest| Arc::clone(&guest.capabilities))
-    }
-
-    /// Whether the guest's agent can signal processes of containers.
-    pub fn signal_process_supported(&self) -> bool {
-        self.capabilities().is_some_and(|capabilities| capabilities.guest_defined.signal_process)
-    }
-
     /// What the host knows of the VM; never asks the guest.
     ///
     /// # Errors
@@ -253,20 +249,6 @@ impl UtilityVm {
     /// not there. [`UvmError::Refused`], [`UvmError::Exited`].
     pub async fn create_process(&self, spec: &ProcessSpec) -> Result<Process, UvmError> {
         process::create(self, spec.launch()).await
-    }
-
-    /// What the guest's agent and every process in the VM are doing, as text. Empty if the agent cannot tell.
-    ///
-    /// # Errors
-    /// [`UvmError::Guest`], [`UvmError::Refused`], [`UvmError::Exited`].
-    pub async fn dump_stacks(&self) -> Result<String, UvmError> {
-        let intent = "dump the stacks of";
-        let guest = self.inner.guest(intent)?;
-        if !guest.capabilities.guest_defined.dump_stacks {
-            return Ok(String::new());
-        }
-        let reply = self.inner.call(&guest, &ContainerId::UVM, intent, DumpStacks::default()).await?;
-        Ok(reply.guest_stacks)
     }
 }
 

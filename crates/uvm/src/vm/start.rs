@@ -4,17 +4,21 @@
 //! closed when this ends: they are owned here.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use uvm_platform::{ExitStatus, GuestListener, GuestStream, PlatformError, PlatformVm, UvmId};
-use uvm_wire::ContainerId;
-use uvm_wire::negotiate::{Capabilities, NegotiateProtocol};
+use uvm_wire::create::{ContainerConfig, Create};
+use uvm_wire::modify::{HvSocketAddresses, Modification, ModifySettings, Resource, WindowsResource};
+use uvm_wire::negotiate::{Capabilities, GuestOs, NegotiateProtocol};
+use uvm_wire::ports::WINDOWS_PARENT_ADDRESS;
+use uvm_wire::{ContainerId, Guid, system};
 
 use crate::bridge::{Bridge, BridgeError};
 use crate::error::{StartError, StartPhase};
+use crate::options::GuestConnection;
 use crate::output::OutputHandler;
 
 /// How much entropy the protocol hands a booting guest, in bytes.
@@ -33,14 +37,24 @@ pub(crate) struct Listeners {
 /// What a start needs.
 pub(crate) struct Start {
     pub(crate) id: UvmId,
+    pub(crate) os: GuestOs,
     pub(crate) vm: Arc<dyn PlatformVm>,
     pub(crate) listeners: Listeners,
+    /// Without a bridge: that the host's service is asked what it knows of the guest, and where that is kept.
+    pub(crate) learns: Option<(GuestConnection, Arc<OnceLock<HostConnection>>)>,
     pub(crate) output: OutputHandler,
     /// Set when the output handler is done.
     pub(crate) output_done: watch::Sender<bool>,
     /// Which agent must answer; `None` takes any.
     pub(crate) agent_version: Option<&'static str>,
     pub(crate) deadlines: uvm_platform::Deadlines,
+}
+
+/// What the host's service learnt from a guest whose connection it holds.
+#[derive(Clone, Debug)]
+pub(crate) struct HostConnection {
+    pub(crate) protocol_version: u32,
+    pub(crate) capabilities: Arc<Capabilities>,
 }
 
 /// A guest that answers.
@@ -105,7 +119,7 @@ impl Start {
     }
 
     async fn sequence(self, progress: &Mutex<Progress>) -> Result<Option<Guest>, StartError> {
-        let Self { id, vm, listeners, output, output_done, agent_version, deadlines } = self;
+        let Self { id, os, vm, listeners, learns, output, output_done, agent_version, deadlines } = self;
         let Listeners { entropy, log, bridge } = listeners;
         // Some hosts do not report the VM running before its agent runs, which needs the entropy: all at once.
         let power_on = async {
@@ -138,9 +152,18 @@ impl Start {
             Ok(stream)
         };
         let (stream, (), (), ()) = tokio::try_join!(connect, power_on, give_entropy, attach_log)?;
-        let Some(stream) = stream else { return Ok(None) };
+        let Some(stream) = stream else {
+            if let Some((connection, kept)) = learns {
+                learn(&*vm, connection, &kept).await?;
+            }
+            return Ok(None);
+        };
         let bridge = Bridge::new(stream, |task| vm.spawn(task));
         let capabilities = negotiate(&bridge, agent_version, deadlines.rpc).await?;
+        introduce(&bridge, &capabilities, deadlines.rpc).await?;
+        if os == GuestOs::Windows {
+            tell_addresses(&*vm, &bridge, deadlines.rpc).await?;
+        }
         Ok(Some(Guest { bridge, capabilities: Arc::new(capabilities) }))
     }
 }
@@ -184,6 +207,56 @@ async fn negotiate(
         Some(ours) if ours != theirs => Err(StartError::AgentVersion { ours, theirs: theirs.clone() }),
         _ => Ok(reply.capabilities),
     }
+}
+
+/// Makes the VM itself known to a guest that wants to be told of it.
+async fn introduce(bridge: &Bridge, capabilities: &Capabilities, deadline: Duration) -> Result<(), StartError> {
+    if !capabilities.send_host_create_message {
+        return Ok(());
+    }
+    let create = Create { config: ContainerConfig::uvm() };
+    bridge.call(ContainerId::UVM, &create, Some(deadline)).await.map_err(StartError::Bridge)?;
+    if capabilities.send_host_start_message {
+        let start = system::Start::default();
+        bridge.call(ContainerId::UVM, &start, Some(deadline)).await.map_err(StartError::Bridge)?;
+    }
+    Ok(())
+}
+
+/// Tells a Windows guest the addresses of its Hyper-V sockets.
+async fn tell_addresses(vm: &dyn PlatformVm, bridge: &Bridge, deadline: Duration) -> Result<(), StartError> {
+    let intent = "tell the guest its socket addresses";
+    let failed = |cause: &str| StartError::Host(PlatformError::host(intent, cause.to_owned()));
+    let runtime_id = vm.runtime_id().ok_or_else(|| failed("the host addresses its sockets otherwise"))?;
+    let local_address = runtime_id.parse::<Guid>().map_err(|_| failed("the host's id of the VM is no GUID"))?;
+    let addresses =
+        HvSocketAddresses { local_address: Some(local_address), parent_address: Some(WINDOWS_PARENT_ADDRESS) };
+    let update = Modification::update(Resource::Windows(WindowsResource::HvSocket(addresses)));
+    let call = ModifySettings { modification: update };
+    bridge.call(ContainerId::UVM, &call, Some(deadline)).await.map_err(StartError::Bridge)?;
+    Ok(())
+}
+
+/// Asks the host's service what it learnt from the guest. Where nobody is to hold the guest connection it may know nothing.
+async fn learn(
+    vm: &dyn PlatformVm,
+    connection: GuestConnection,
+    kept: &OnceLock<HostConnection>,
+) -> Result<(), StartError> {
+    let told = match vm.guest_connection().await {
+        Ok(told) => told,
+        Err(error) if connection == GuestConnection::None => {
+            tracing::debug!(%error, "the host's service knows nothing of the guest");
+            return Ok(());
+        }
+        Err(error) => return Err(StartError::Host(error)),
+    };
+    let guest_defined = serde_json::from_str(&told.capabilities)
+        .map_err(|e| StartError::Host(PlatformError::host("learn what the guest can do", e)))?;
+    let capabilities = Arc::new(Capabilities { guest_defined, ..Capabilities::default() });
+    // A start happens once, so this is the first time.
+    let _ = kept.set(HostConnection { protocol_version: told.protocol_version, capabilities });
+    Ok(())
 }
 
 /// Tells that the output handler is done, also when it panicked or its host ended.

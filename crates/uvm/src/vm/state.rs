@@ -106,8 +106,10 @@ pub(crate) fn admit(phase: Phase, ask: Ask) -> Verdict {
         (Phase::Created | Phase::Starting | Phase::Running | Phase::Broken, Ask::Terminate | Ask::Close) => Go,
 
         (Phase::Ended, Ask::Start | Ask::Use | Ask::Host | Ask::Plug) => Refuse(Refusal::Ended),
-        (Phase::Ended | Phase::Closing | Phase::Closed, Ask::Shutdown | Ask::Terminate) => Done,
-        (Phase::Ended, Ask::Close) => Go,
+        (Phase::Ended, Ask::Shutdown) => Done,
+        // The host may hold something for it as long as it is not closed.
+        (Phase::Ended, Ask::Terminate | Ask::Close) => Go,
+        (Phase::Closing | Phase::Closed, Ask::Shutdown | Ask::Terminate) => Done,
         (Phase::Closing, Ask::Close) => Join,
         (Phase::Closed, Ask::Close) => Done,
         (Phase::Closing | Phase::Closed, Ask::Start | Ask::Use | Ask::Host | Ask::Plug) => Refuse(Refusal::Closed),
@@ -133,7 +135,7 @@ mod tests {
             (Starting, refused(R::AlreadyStarted, R::Starting)),
             (Running, [Refuse(R::AlreadyStarted), Go, Go, Go, Go, Go, Go]),
             (Broken, [Refuse(R::AlreadyStarted), Refuse(R::Broken), Go, Refuse(R::Broken), Refuse(R::Broken), Go, Go]),
-            (Ended, [Refuse(R::Ended), Refuse(R::Ended), Refuse(R::Ended), Refuse(R::Ended), Done, Done, Go]),
+            (Ended, [Refuse(R::Ended), Refuse(R::Ended), Refuse(R::Ended), Refuse(R::Ended), Done, Go, Go]),
             (Closing, [closed, closed, closed, closed, Done, Done, Join]),
             (Closed, [closed, closed, closed, closed, Done, Done, Done]),
         ];
