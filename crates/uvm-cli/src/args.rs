@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use crate::hcs_document::HcsDocumentArgs;
 use crate::report;
 
 /// Light virtual machines for single commands and containers.
@@ -25,6 +26,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     Run(Box<RunArgs>),
     Doctor(DoctorArgs),
+    HcsDocument(HcsDocumentArgs),
     /// Make, list and remove what guests boot from.
     #[command(subcommand)]
     Image(ImageCommand),

@@ -1,5 +1,5 @@
 //! The command `uvm`.
-#![cfg_attr(target_os = "linux", deny(clippy::print_stdout, clippy::print_stderr))]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 #[cfg(target_os = "linux")]
 mod args;
@@ -11,13 +11,13 @@ mod doctor;
 mod gc;
 #[cfg(target_os = "linux")]
 mod generate;
+mod hcs_document;
 #[cfg(target_os = "linux")]
 mod image;
 #[cfg(target_os = "linux")]
 mod log;
 #[cfg(target_os = "linux")]
 mod progress;
-#[cfg(target_os = "linux")]
 mod report;
 #[cfg(target_os = "linux")]
 mod run;
@@ -35,6 +35,7 @@ fn main() {
         Command::Run(args) => run::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Image(command) => report::exit_code(image::run(&command)),
+        Command::HcsDocument(args) => report::exit_code(hcs_document::run(&args)),
         Command::Ps(args) => report::exit_code(gc::ps(&args)),
         Command::Gc(args) => report::exit_code(gc::run(&args)),
         Command::Completions { shell } => report::exit_code(generate::completions(shell)),
@@ -44,8 +45,16 @@ fn main() {
     std::process::exit(code);
 }
 
+/// Where no VM can be run by this command, what needs none is there.
+#[cfg(not(target_os = "linux"))]
+#[derive(clap::Parser)]
+#[command(name = "uvm", version, max_term_width = 100, arg_required_else_help = true)]
+enum Cli {
+    HcsDocument(hcs_document::HcsDocumentArgs),
+}
+
 #[cfg(not(target_os = "linux"))]
 fn main() {
-    eprintln!("uvm: there is no host of utility VMs for this system yet");
-    std::process::exit(125);
+    let Cli::HcsDocument(args) = <Cli as clap::Parser>::parse();
+    std::process::exit(report::exit_code(hcs_document::run(&args)));
 }

@@ -35,8 +35,11 @@ impl PlatformFiles for HcsFiles {
     }
 
     /// `LinuxBootFiles` beside the program if it is there, else `Linux Containers` among the system's programs.
-    fn default_boot_files(&self) -> BoxFuture<'_, io::Result<Option<PathBuf>>> {
+    fn boot_files<'a>(&'a self, named: Option<&'a Path>) -> BoxFuture<'a, io::Result<Option<PathBuf>>> {
         Box::pin(async move {
+            if let Some(named) = named {
+                return Ok(Some(named.to_owned()));
+            }
             if let Some(beside) = self.executable.as_ref().and_then(WinPath::parent) {
                 let beside = beside.join("LinuxBootFiles");
                 if self.host.stat(&beside).await?.is_some() {

@@ -23,8 +23,9 @@ pub trait PlatformFiles: Send + Sync {
     /// The name of the file of the program that runs: whom a VM is for if nobody says.
     fn program_name(&self) -> String;
 
-    /// The directory that guests boot from if nobody names one. `None`: this host has no place for it.
-    fn default_boot_files(&self) -> BoxFuture<'_, io::Result<Option<PathBuf>>>;
+    /// The directory that guests boot from: the one that is `named`, or this host's own. `None`: this host knows nothing of
+    /// boot files, and the library sees to them.
+    fn boot_files<'a>(&'a self, named: Option<&'a Path>) -> BoxFuture<'a, io::Result<Option<PathBuf>>>;
 
     /// The path of `name` in `directory`, or `name` itself if it is absolute.
     fn join(&self, directory: &Path, name: &Path) -> PathBuf;
@@ -43,7 +44,7 @@ impl PlatformFiles for LocalFiles {
         Path::new(&path).file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    fn default_boot_files(&self) -> BoxFuture<'_, io::Result<Option<PathBuf>>> {
+    fn boot_files<'a>(&'a self, _named: Option<&'a Path>) -> BoxFuture<'a, io::Result<Option<PathBuf>>> {
         Box::pin(async { Ok(None) })
     }
 

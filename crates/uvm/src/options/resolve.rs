@@ -18,7 +18,7 @@ impl LcowOptions {
         resolved.exec_command_line.get_or_insert_with(default_exec_command_line);
         if resolved.boot_files.is_none() {
             // What cannot be found now is told when a VM is created.
-            resolved.boot_files = host.files().default_boot_files().await.unwrap_or_default();
+            resolved.boot_files = host.files().boot_files(None).await.unwrap_or_default();
         }
         if let Some(directory) = resolved.boot_files.clone() {
             let names = BootNames::pick(&resolved, host.files(), &directory).await;

@@ -191,12 +191,12 @@ impl Made {
 async fn boot_plan(host: &dyn Platform, options: &LcowOptions) -> Result<(BootPlan, Option<Hold>), UvmError> {
     let named = options.boot_files.clone();
     let failed = |path: Option<std::path::PathBuf>| move |source| UvmError::BootFiles { path, source };
-    let default = host.files().default_boot_files().await;
-    let directory = match default.map_err(|e| failed(named.clone())(e.into()))? {
+    let there = host.files().boot_files(named.as_deref()).await;
+    let directory = match there.map_err(|e| failed(named.clone())(e.into()))? {
         // What is in there on such a host is not written down, so any agent is taken.
-        Some(default) => {
+        Some(path) => {
             let info = BootInfo { agent: GuestAgent::Original, kernel_hz: None };
-            BootDirectory { path: named.unwrap_or(default), info, hold: None }
+            BootDirectory { path, info, hold: None }
         }
         None => {
             let path = named.clone();
