@@ -105,17 +105,14 @@ async fn d20_a_creation_that_nobody_waits_for_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn d20_what_is_wrong_with_the_options_is_found_before_anything_is_made() {
+async fn d20_what_is_wrong_with_the_layers_is_found_before_anything_is_made() {
     let host = host();
     let platform = platform(&host).await;
-    let mut bad_addition = wcow();
-    bad_addition.additional_document = Some("{".into());
     let mut no_layers = wcow();
     no_layers.boot.layers.clear();
     let mut no_system = wcow();
     no_system.boot.layers.pop();
     for (spec, message) in [
-        (bad_addition, "additional JSON \"{\" cannot be used: "),
         (no_layers, "layer folders \"\" cannot be used: at least 2 LayerFolders must be supplied"),
         (no_system, "layer folders \"C:\\\\layers\\\\top\" cannot be used: none of them holds a UtilityVM"),
     ] {
@@ -123,6 +120,17 @@ async fn d20_what_is_wrong_with_the_options_is_found_before_anything_is_made() {
         assert!(error.starts_with(message), "{error}");
     }
     assert_eq!(summaries(&host), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn d20_an_addition_that_is_no_json_leaves_nothing() {
+    let host = host();
+    let before = host.files();
+    let mut spec = wcow();
+    spec.additional_document = Some("{".into());
+    let error = platform(&host).await.create_wcow(&spec).await.err().expect("refused").to_string();
+    assert!(error.starts_with("additional JSON \"{\" cannot be used: "), "{error}");
+    assert_eq!((host.files(), host.open_systems()), (before, 0));
 }
 
 #[tokio::test]
