@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Stdio;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use tokio::net::UnixListener;
 use tokio::process::{Child, Command};
 use uvm::qemu::StateRoot;
@@ -18,6 +18,8 @@ use crate::exchange::{End, Exchange, Plan, assert_whole, within};
 use crate::sockets::{GUEST, program};
 
 const STREAMS: u32 = 200;
+/// How many files a program may have open that did not ask for more.
+const USUAL_FILES: u32 = 1024;
 
 /// A run of the command whose guest exchanges, with the host's end here.
 struct Owner {
@@ -39,11 +41,17 @@ impl Owner {
         let sockets = tempfile::Builder::new().prefix("uvm-host-").tempdir()?;
         let socket = sockets.path().join("socket");
         let listener = UnixListener::bind(&socket)?;
-        let mut command = Command::new(built("uvm", "cargo build -p uvm-cli")?);
+        // With the usual limit of open files, whatever this machine has.
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -S -n {USUAL_FILES}; exec \"$@\""), "sh"]);
+        command.arg(built("uvm", "cargo build -p uvm-cli")?);
         command.args(["run", "--memory", "512", "--cpus", "1", "--name", &id]);
         command.arg("--boot-files").arg(boot_files()?).arg("--vsock").arg(format!("5000:{}", socket.display()));
         let arguments = plan.arguments().join(" ");
-        let script = format!("cat > {GUEST} && chmod +x {GUEST} && exec {GUEST} exchange 5000 {arguments}");
+        // The guest's program has four descriptors for each stream.
+        let files = 4 * plan.streams + 64;
+        let script =
+            format!("cat > {GUEST} && chmod +x {GUEST} && ulimit -n {files} && exec {GUEST} exchange 5000 {arguments}");
         command.args(["--", "sh", "-c", &script]).env("UVM_STATE_DIR", state.path());
         let input = std::fs::File::open(program()?)?;
         let mut child = command.stdin(input).stdout(Stdio::null()).kill_on_drop(true).spawn()?;
@@ -81,6 +89,20 @@ async fn a_stopped_owner_goes_on_where_it_was() -> TestResult {
         tokio::time::sleep(std::time::Duration::from_millis(300)).await;
         owner.signal(Signal::CONT)?;
     }
+    assert_whole(&plan, &owner.exchange.ended().await?);
+    assert!(within(owner.child.wait()).await??.success());
+    Ok(owner.leaks.pass()?)
+}
+
+#[tokio::test]
+async fn more_connections_than_files_are_usual_are_open_at_once() -> TestResult {
+    let plan = Plan { seed: 1100, streams: 1100, up: 16 << 20, down: 16 << 20 };
+    assert!(plan.streams > USUAL_FILES);
+    // This end has as many.
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
+    // The guest dials all of them before it ends one.
+    let mut owner = Owner::start("owner-many", plan).await?;
     assert_whole(&plan, &owner.exchange.ended().await?);
     assert!(within(owner.child.wait()).await??.success());
     Ok(owner.leaks.pass()?)
