@@ -6,7 +6,7 @@ mod driver;
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use driver::{CID, FROM_GUEST, Guest, NEXT, TO_GUEST, WRITE, device, header, start};
+use driver::{CID, ENTRIES, FROM_GUEST, Guest, NEXT, TO_GUEST, WRITE, device, header, start};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use uvm_vsock::header::{HEADER_LEN, Op};
 use uvm_vsock::{Config, Down, Link, StreamError, Vsock, VsockError, VsockListener};
@@ -170,6 +170,40 @@ async fn a_ring_that_is_none_ends_the_device_by_name() {
     guest.offer(false, 0, 1000);
     assert_eq!(within(stream.read_u8()).await.expect_err("cut").kind(), ErrorKind::ConnectionReset);
     assert!(matches!(vsock.dead(), Some(Down::BadRing { .. })), "{:?}", vsock.dead());
+}
+
+#[tokio::test]
+async fn buffers_without_room_that_never_run_out_end_the_device_and_not_its_owner() {
+    let (vsock, mut guest) = start(config());
+    link_is(&vsock, Link::Up { epoch: 1 }).await;
+    for index in 0..ENTRIES {
+        guest.describe(TO_GUEST.descriptor(index), TO_GUEST.buffer(index), HEADER_LEN as u32, WRITE, 0);
+    }
+    let refill = guest.refill_for_ever();
+    guest.say(Op::Request, 6, 1000, &[]);
+    // The end shows on the link, which is looked at without the device's lock.
+    let mut link = vsock.link();
+    let ended = tokio::time::timeout(Duration::from_secs(60), link.wait_for(|link| matches!(link, Link::Down { .. })));
+    let ended = ended.await.map(|link| link.expect("it is told").clone());
+    drop(refill); // before a failure: the thread that sends is let go
+    let message = "more than 64 buffers in a row have no room for a packet; a ring of 64 cannot hold them".to_owned();
+    assert_eq!(ended, Ok(Link::Down { why: Down::BadRing { message } }));
+}
+
+#[tokio::test]
+async fn buffers_for_a_byte_each_that_never_run_out_keep_nobody_from_the_device() {
+    let (vsock, mut guest) = start(config());
+    let mut listener = vsock.listen(5).expect("free");
+    guest.dial(5, 1000);
+    let mut stream = within(listener.accept()).await.expect("it lives");
+    for index in 0..ENTRIES {
+        guest.describe(TO_GUEST.descriptor(index), TO_GUEST.buffer(index), HEADER_LEN as u32 + 1, WRITE, 0);
+    }
+    let refill = guest.refill_for_ever();
+    within(stream.write_all(&[7; 60_000])).await.expect("it goes on");
+    within(stream.flush()).await.expect("all of it was sent, over many turns");
+    drop(refill);
+    assert_eq!(vsock.dead(), None);
 }
 
 #[tokio::test]

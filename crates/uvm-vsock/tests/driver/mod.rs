@@ -2,6 +2,9 @@
 
 use std::fs::File;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
@@ -15,7 +18,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 pub(crate) const CID: u64 = 3;
 const MEMORY: usize = 8 << 20;
-const ENTRIES: u16 = 64;
+pub(crate) const ENTRIES: u16 = 64;
 /// Bytes of a buffer.
 const BUFFER: u64 = 0x2000;
 /// How long the device may take.
@@ -92,6 +95,20 @@ pub(crate) fn connection() -> (UnixListener, UnixStream) {
     let listener = UnixListener::bind(&path).expect("it is free");
     let connection = UnixStream::connect(&path).expect("it waits");
     (listener, connection)
+}
+
+/// A processor of the guest that gives buffers back.
+pub(crate) struct Refill {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Refill {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let ended = self.thread.take().map(JoinHandle::join);
+        assert!(matches!(ended, Some(Ok(()))) || std::thread::panicking(), "the thread ended early");
+    }
 }
 
 impl Guest {
@@ -184,9 +201,7 @@ impl Guest {
         let place = ring.layout.available().0 + 4 + 2 * u64::from(ring.available % ENTRIES);
         memory.write_obj(head, GuestAddress(place)).expect("memory");
         ring.available = ring.available.wrapping_add(steps);
-        memory
-            .store(ring.available, GuestAddress(ring.layout.available().0 + 2), std::sync::atomic::Ordering::Release)
-            .expect("memory");
+        memory.store(ring.available, GuestAddress(ring.layout.available().0 + 2), Ordering::Release).expect("memory");
         ring.kick.write(1).expect("an event");
     }
 
@@ -196,11 +211,31 @@ impl Guest {
         self.offer(true, index, 1);
     }
 
+    /// Gives all buffers of the device back as fast as they are used, whatever is in them, until what this gives is
+    /// dropped: the index of what is available is always as far ahead as it may be.
+    pub(crate) fn refill_for_ever(&self) -> Refill {
+        let (memory, stop) = (self.memory.clone(), Arc::new(AtomicBool::new(false)));
+        let kick = self.down.kick.try_clone().expect("an event");
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let (available, used) = (TO_GUEST.available().0 + 2, TO_GUEST.used().0 + 2);
+            while !stopped.load(Ordering::Relaxed) {
+                for _ in 0..1000 {
+                    let used: u16 = memory.load(GuestAddress(used), Ordering::Acquire).expect("memory");
+                    let ahead = used.wrapping_add(ENTRIES - 1);
+                    memory.store(ahead, GuestAddress(available), Ordering::Release).expect("memory");
+                }
+                kick.write(1).expect("an event");
+            }
+        });
+        Refill { stop, thread: Some(thread) }
+    }
+
     /// The next chain that was used, and how many bytes are in it.
     fn next_used(&mut self, to_guest: bool) -> Option<(u16, u32)> {
         let ring = if to_guest { &mut self.down } else { &mut self.up };
         let used = ring.layout.used();
-        let order = std::sync::atomic::Ordering::Acquire;
+        let order = Ordering::Acquire;
         let index: u16 = self.memory.load(GuestAddress(used.0 + 2), order).expect("memory");
         if index == ring.used {
             return None;
