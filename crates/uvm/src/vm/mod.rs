@@ -5,6 +5,7 @@ mod background;
 mod changes;
 mod create;
 mod driver;
+mod figures;
 mod guest_calls;
 mod sockets;
 mod start;
