@@ -31,6 +31,7 @@ impl LcowOptions {
 
 impl WcowOptions {
     /// These options with the defaults filled in that depend on the host: processors, the owner. The id stays open.
+    #[must_use]
     pub fn resolved_on(&self, host: &dyn Platform) -> Self {
         let mut resolved = self.clone();
         resolved.owner.get_or_insert_with(|| host.files().program_name());

@@ -186,17 +186,14 @@ async fn boot_plan(host: &dyn Platform, options: &LcowOptions) -> Result<(BootPl
     let named = options.boot_files.clone();
     let failed = |path: Option<std::path::PathBuf>| move |source| UvmError::BootFiles { path, source };
     let there = host.files().boot_files(named.as_deref()).await;
-    let directory = match there.map_err(|e| failed(named.clone())(e.into()))? {
+    let directory = if let Some(path) = there.map_err(|e| failed(named.clone())(e.into()))? {
         // What is in there on such a host is not written down, so any agent is taken.
-        Some(path) => {
-            let info = BootInfo { agent: GuestAgent::Original, kernel_hz: None };
-            BootDirectory { path, info, hold: None }
-        }
-        None => {
-            let path = named.clone();
-            let find = move || host::boot_directory(path.as_deref());
-            host::blocking(find).await.map_err(UvmError::Host)?.map_err(failed(named))?
-        }
+        let info = BootInfo { agent: GuestAgent::Original, kernel_hz: None };
+        BootDirectory { path, info, hold: None }
+    } else {
+        let path = named.clone();
+        let find = move || host::boot_directory(path.as_deref());
+        host::blocking(find).await.map_err(UvmError::Host)?.map_err(failed(named))?
     };
     let resolved = LcowOptions { kernel_boot: options.kernel_boot_on(host), ..options.clone() };
     let plan = BootPlan::choose(&resolved, host.files(), &directory.path, directory.info).await?;

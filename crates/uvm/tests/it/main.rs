@@ -8,6 +8,7 @@
 
 mod bridge;
 mod cancel;
+mod changes;
 mod container;
 mod create;
 mod guest_faults;
@@ -17,3 +18,4 @@ mod process;
 mod sockets;
 mod start;
 mod support;
+mod wcow;
