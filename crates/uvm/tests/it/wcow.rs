@@ -5,6 +5,7 @@ use std::sync::Arc;
 use uvm::platform::fake::{FakeGuestEnd, FakePlatform};
 use uvm::platform::spec::{GuestConnection as Held, MemoryBacking as Backing};
 use uvm::platform::{Capabilities, Feature, HostGuestConnection};
+use uvm::wire::call::Done;
 use uvm::wire::create::{Create, CreateReply};
 use uvm::wire::modify::{ModifySettings, RequestType};
 use uvm::wire::negotiate::{self, GuestDefinedCapabilities, GuestOs, NegotiateProtocolReply};
@@ -50,7 +51,7 @@ async fn a_windows_guest_is_told_its_addresses_once_it_has_answered() -> TestRes
     let boot = async {
         let mut guest = Guest::boot(&end).await?;
         guest.negotiate_as(capabilities(|_| ())).await?;
-        let told = guest.answer::<ModifySettings>(Default::default()).await?;
+        let told = guest.answer::<ModifySettings>(Done {}).await?;
         TestResult::Ok((guest, told))
     };
     let (started, booted) = within_a_day(async { tokio::join!(vm.start(), boot) }).await?;
@@ -105,7 +106,7 @@ async fn a_guest_that_asks_for_it_is_told_of_the_vm_itself() -> TestResult {
             let created = guest.answer::<Create>(CreateReply::default()).await?;
             assert!(created.request.base.container_id.is_uvm());
             if wants_start {
-                guest.answer::<Start>(Default::default()).await?;
+                guest.answer::<Start>(Done {}).await?;
             }
             TestResult::Ok(guest)
         };
