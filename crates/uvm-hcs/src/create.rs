@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use uvm_platform::spec::ProcessorSpec;
+use uvm_platform::spec::{MemoryBacking, ProcessorSpec};
 use uvm_platform::{Deadlines, PlatformError, UvmId, VmSpec, WcowSpec};
 use uvm_wire::Guid;
 
@@ -86,6 +86,7 @@ impl Creation {
             runtime_id,
             devices: document.devices(),
             virtual_sockets: spec.virtual_sockets,
+            physically_backed: spec.memory.backing == MemoryBacking::Physical,
             cpu_group: spec.cpu_group,
             scratch: None,
         };
@@ -125,6 +126,7 @@ impl Creation {
             runtime_id,
             devices: document.devices(),
             virtual_sockets: true,
+            physically_backed: spec.memory.backing == MemoryBacking::Physical,
             cpu_group: spec.cpu_group,
             scratch: Some(scratch),
         };

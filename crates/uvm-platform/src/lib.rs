@@ -43,7 +43,8 @@ pub use spec::VmSpec;
 pub use stream::{GuestListener, GuestStream, Port};
 pub use transport::{GuestTransport, Link};
 pub use vm::{
-    Accelerator, CreatedVm, ExitStatus, HostGuestConnection, Platform, PlatformVm, VmEvent, VmEvents, VmProperties,
+    Accelerator, CreatedVm, ExitStatus, HostGuestConnection, MemoryStatistics, Platform, PlatformVm, VmEvent, VmEvents,
+    VmProperties, VmStatistics,
 };
 pub use windows::WcowSpec;
 

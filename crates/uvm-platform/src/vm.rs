@@ -83,6 +83,18 @@ pub trait PlatformVm: Send + Sync + 'static {
     /// What the host knows of the VM. Never asks the guest.
     fn properties(&self) -> BoxFuture<'_, Result<VmProperties, PlatformError>>;
 
+    /// Figures of the VM's processors and memory, as the host's service tells them.
+    ///
+    /// # Errors
+    /// [`PlatformError::Unsupported`] where it does not.
+    fn statistics(&self) -> BoxFuture<'_, Result<VmStatistics, PlatformError>>;
+
+    /// How much of the host's memory the VM has, in bytes; right after a start it may be 0. Never asks the guest.
+    ///
+    /// # Errors
+    /// The host does not tell.
+    fn assigned_memory(&self) -> BoxFuture<'_, Result<u64, PlatformError>>;
+
     /// Lets the guest dial `port`.
     ///
     /// # Errors
@@ -309,6 +321,38 @@ pub struct HostGuestConnection {
     pub protocol_version: u32,
     /// What the guest can do: JSON, in the words of the guest.
     pub capabilities: String,
+}
+
+/// Figures of a VM. What the host does not tell is absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VmStatistics {
+    /// Processor time used by the whole VM, in nanoseconds.
+    pub processor_runtime_ns: Option<u64>,
+    /// Memory of the host that the VM uses now, in bytes.
+    pub working_set_bytes: Option<u64>,
+    /// Nodes of memory in the guest; 0 if the host does not tell.
+    pub virtual_node_count: u32,
+    /// What the host gives it.
+    pub memory: Option<MemoryStatistics>,
+}
+
+/// Memory that the host gives to a VM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryStatistics {
+    /// Memory that is left, in percent of what the guest wants.
+    pub available_percent: i32,
+    /// What is kept for sudden needs, in percent.
+    pub available_buffer_percent: i32,
+    /// Kept for the VM, in pages of 4 KiB.
+    pub reserved_pages: u64,
+    /// Given to the VM, in pages of 4 KiB.
+    pub assigned_pages: u64,
+    /// Some of it is paged out by the host.
+    pub slp_active: bool,
+    /// The host balances it between VMs.
+    pub balancing_enabled: bool,
+    /// It is being changed.
+    pub operation_in_progress: bool,
 }
 
 /// What a host knows of a VM without asking the guest.

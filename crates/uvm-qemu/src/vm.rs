@@ -23,7 +23,7 @@ use uvm_platform::requests::{Change, HostFile, VmAccess};
 use uvm_platform::{
     Accelerator, BoxFuture, Deadlines, ExitStatus, Feature, GuestListener, GuestStream, HostGuestConnection,
     HvSocketServiceConfig, HvSocketServiceId, LastWords, Link, PlatformError, PlatformVm, Port, UvmId, VmEvent,
-    VmProperties,
+    VmProperties, VmStatistics,
 };
 
 use crate::command::MUX_DEVICE;
@@ -373,6 +373,22 @@ impl PlatformVm for QemuVm {
             properties.working_set_bytes = info.as_ref().map(|info| info.resident_bytes);
             Ok(properties)
         })
+    }
+
+    /// Those of its process. QEMU counts nodes and pages no further.
+    fn statistics(&self) -> BoxFuture<'_, Result<VmStatistics, PlatformError>> {
+        let info = ProcessInfo::of(self.vm.child.id());
+        let runtime = info.as_ref().map(|info| u64::try_from(info.processor_time.as_nanos()).unwrap_or(u64::MAX));
+        let working_set_bytes = info.map(|info| info.resident_bytes);
+        let statistics = VmStatistics { processor_runtime_ns: runtime, working_set_bytes, ..VmStatistics::default() };
+        Box::pin(async { Ok(statistics) })
+    }
+
+    /// What its process has in memory.
+    fn assigned_memory(&self) -> BoxFuture<'_, Result<u64, PlatformError>> {
+        let info = ProcessInfo::of(self.vm.child.id());
+        let gone = PlatformError::WrongState { intent: "read its memory", state: "gone" };
+        Box::pin(async { info.map(|info| info.resident_bytes).ok_or(gone) })
     }
 
     fn listen(&self, port: Port) -> Result<GuestListener, PlatformError> {

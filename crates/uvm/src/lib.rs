@@ -28,7 +28,7 @@ pub use uvm_platform::requests::CpuLimits;
 pub use uvm_platform::spec::Console;
 pub use uvm_platform::{
     Accelerator, Deadlines, ExitStatus, GuestListener, GuestStream, HvSocketServiceConfig, HvSocketServiceId,
-    InvalidUvmId, LastWords, UvmId, VmProperties,
+    InvalidUvmId, LastWords, MemoryStatistics, UvmId, VmProperties, VmStatistics,
 };
 pub use uvm_wire as wire;
 

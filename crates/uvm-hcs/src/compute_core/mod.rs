@@ -169,9 +169,26 @@ impl HvSockets for ComputeCore {
 }
 
 impl HostProcesses for ComputeCore {
-    fn memory_process_working_set(&self, runtime_id: Guid) -> BoxFuture<'_, Result<u64, HcsError>> {
+    fn memory_process(&self, runtime_id: Guid) -> BoxFuture<'_, Result<Arc<dyn MemoryProcess>, HcsError>> {
         Box::pin(blocking("find the memory process of", move |intent| {
-            vmmem::working_set(runtime_id).map_err(|error| system_error(intent, &runtime_id.to_string(), &error))
+            let found = vmmem::find(runtime_id);
+            let found = found.map_err(|error| system_error(intent, &runtime_id.to_string(), &error))?;
+            Ok(Arc::new(OpenMemoryProcess { runtime_id, process: Arc::new(found) }) as Arc<dyn MemoryProcess>)
+        }))
+    }
+}
+
+/// The process that holds the memory of this VM.
+struct OpenMemoryProcess {
+    runtime_id: Guid,
+    process: Arc<OwnedHandle>,
+}
+
+impl MemoryProcess for OpenMemoryProcess {
+    fn working_set(&self) -> BoxFuture<'_, Result<u64, HcsError>> {
+        let (runtime_id, process) = (self.runtime_id, Arc::clone(&self.process));
+        Box::pin(blocking("read the working set of the memory process of", move |intent| {
+            vmmem::working_set_of(&process).map_err(|error| system_error(intent, &runtime_id.to_string(), &error))
         }))
     }
 }

@@ -12,15 +12,15 @@ use windows_sys::Win32::System::Diagnostics::ToolHelp::{
 use windows_sys::Win32::System::ProcessStatus::{GetProcessMemoryInfo, PROCESS_MEMORY_COUNTERS};
 use windows_sys::Win32::System::Threading::{OpenProcess, OpenProcessToken, PROCESS_QUERY_LIMITED_INFORMATION};
 
-/// The working set, in bytes, of the process that holds the memory of the VM.
-pub(super) fn working_set(runtime_id: Guid) -> io::Result<u64> {
+/// The process that holds the memory of the VM, open.
+pub(super) fn find(runtime_id: Guid) -> io::Result<OwnedHandle> {
     let owner = runtime_id.to_string();
     for id in processes("vmmem")? {
         // One that has ended meanwhile, or that may not be looked at, is another VM's.
         let Ok(process) = open(id) else { continue };
         let Ok((domain, account)) = owner_of(&process) else { continue };
         if domain.eq_ignore_ascii_case("NT VIRTUAL MACHINE") && account.eq_ignore_ascii_case(&owner) {
-            return working_set_of(&process);
+            return Ok(process);
         }
     }
     Err(io::Error::from_raw_os_error(ERROR_NOT_FOUND.cast_signed()))
@@ -112,7 +112,8 @@ fn owner_of(process: &OwnedHandle) -> io::Result<(String, String)> {
     Ok((text(&domain, domain_length), text(&account, account_length)))
 }
 
-fn working_set_of(process: &OwnedHandle) -> io::Result<u64> {
+/// Its working set, in bytes.
+pub(super) fn working_set_of(process: &OwnedHandle) -> io::Result<u64> {
     let size = size_of::<PROCESS_MEMORY_COUNTERS>() as u32;
     let mut counters = PROCESS_MEMORY_COUNTERS { cb: size, ..PROCESS_MEMORY_COUNTERS::default() };
     // SAFETY: the process is open, and the counters are valid for a write of their size.

@@ -10,6 +10,7 @@ mod notification;
 mod systems;
 
 use std::io;
+use std::sync::Arc;
 
 use uvm_platform::stream::PollAccept;
 use uvm_platform::{BoxFuture, GuestStream};
@@ -88,9 +89,14 @@ pub trait HostNetwork {
 
 /// Processes of the host that belong to VMs.
 pub trait HostProcesses {
-    /// The working set, in bytes, of the process that holds the memory of the VM with this runtime id. It is looked for
-    /// each time: a failure is not kept.
-    fn memory_process_working_set(&self, runtime_id: Guid) -> BoxFuture<'_, Result<u64, HcsError>>;
+    /// Looks for the process that holds the memory of the VM with this runtime id.
+    fn memory_process(&self, runtime_id: Guid) -> BoxFuture<'_, Result<Arc<dyn MemoryProcess>, HcsError>>;
+}
+
+/// The process that holds a VM's memory, open as long as this lives.
+pub trait MemoryProcess: Send + Sync {
+    /// Its working set, in bytes.
+    fn working_set(&self) -> BoxFuture<'_, Result<u64, HcsError>>;
 }
 
 /// Where new GUIDs come from.

@@ -1,13 +1,14 @@
 //! The parts of a host in memory besides its systems and sockets.
 
 use std::io;
+use std::sync::Arc;
 
 use uvm_platform::BoxFuture;
 use uvm_wire::{Guid, Hresult};
 
 use super::{RecordedCall, RecordingHcs};
 use crate::host::{
-    AccessGrants, FileKind, FileStat, Guids, HcsError, HcsHost, HostFiles, HostNetwork, HostProcesses,
+    AccessGrants, FileKind, FileStat, Guids, HcsError, HcsHost, HostFiles, HostNetwork, HostProcesses, MemoryProcess,
     ServiceProperties,
 };
 use crate::win_path::WinPath;
@@ -90,14 +91,30 @@ impl HostNetwork for RecordingHcs {
 }
 
 impl HostProcesses for RecordingHcs {
-    fn memory_process_working_set(&self, runtime_id: Guid) -> BoxFuture<'_, Result<u64, HcsError>> {
+    fn memory_process(&self, runtime_id: Guid) -> BoxFuture<'_, Result<Arc<dyn MemoryProcess>, HcsError>> {
         Box::pin(async move {
             let intent = "find the memory process of";
             self.call(RecordedCall::new("process", "enumerate"), intent).await?;
-            let bytes = self.lock().working_sets.get(&runtime_id).copied();
-            let bytes = bytes.ok_or_else(|| HcsError::new(intent, runtime_id.to_string(), Hresult::NOT_FOUND, ""))?;
-            self.call(RecordedCall::new("process", "memory_info of vmmem"), intent).await?;
-            Ok(bytes)
+            if !self.lock().working_sets.contains_key(&runtime_id) {
+                return Err(HcsError::new(intent, runtime_id.to_string(), Hresult::NOT_FOUND, ""));
+            }
+            Ok(Arc::new(RecordedMemoryProcess { host: self.clone(), runtime_id }) as Arc<dyn MemoryProcess>)
+        })
+    }
+}
+
+struct RecordedMemoryProcess {
+    host: RecordingHcs,
+    runtime_id: Guid,
+}
+
+impl MemoryProcess for RecordedMemoryProcess {
+    fn working_set(&self) -> BoxFuture<'_, Result<u64, HcsError>> {
+        Box::pin(async move {
+            let intent = "read the working set of the memory process of";
+            self.host.call(RecordedCall::new("process", "memory_info of vmmem"), intent).await?;
+            let bytes = self.host.lock().working_sets.get(&self.runtime_id).copied();
+            bytes.ok_or_else(|| HcsError::new(intent, self.runtime_id.to_string(), Hresult::NOT_FOUND, ""))
         })
     }
 }

@@ -162,7 +162,8 @@ async fn a_script_answers_first() {
         ]
     );
     assert_eq!(host.new_guid().expect("a GUID").to_string(), "00000000-0000-4000-8000-000000000001");
-    assert!(host.memory_process_working_set(VM).await.expect_err("none").is_not_found());
+    assert!(host.memory_process(VM).await.err().expect("none").is_not_found());
     host.set_working_set(VM, 4096);
-    assert_eq!(host.memory_process_working_set(VM).await.expect("one"), 4096);
+    let process = host.memory_process(VM).await.expect("one");
+    assert_eq!(process.working_set().await.expect("it is there"), 4096);
 }

@@ -65,8 +65,7 @@ impl HcsVm {
         let vm = Arc::clone(&self.vm);
         self.run(async move {
             vm.require_open("read its memory's working set")?;
-            let found = vm.parts.host.memory_process_working_set(vm.parts.runtime_id);
-            vm.call("read its memory's working set", vm.parts.deadlines.host_call, found).await
+            vm.memory_working_set().await
         })
         .await
     }

@@ -5,6 +5,7 @@
 
 mod changes;
 mod end;
+mod figures;
 mod platform_vm;
 mod transitions;
 
@@ -21,7 +22,7 @@ pub use changes::Access;
 
 use crate::document::DocumentDevices;
 use crate::home::Home;
-use crate::host::{ComputeSystem, HcsError, HcsHost, Notification};
+use crate::host::{ComputeSystem, HcsError, HcsHost, MemoryProcess, Notification};
 use crate::life::{Evidence, Life};
 use crate::ports::{Guest, Ports};
 use crate::scratch::Scratch;
@@ -48,6 +49,8 @@ pub(crate) struct VmParts {
     pub(crate) runtime_id: Guid,
     pub(crate) devices: DocumentDevices,
     pub(crate) virtual_sockets: bool,
+    /// Its memory was taken from the host when it was created.
+    pub(crate) physically_backed: bool,
     /// The CPU group it is to be in.
     pub(crate) cpu_group: Option<String>,
     pub(crate) scratch: Option<Scratch>,
@@ -61,6 +64,8 @@ struct Vm {
     started: Mutex<Option<Instant>>,
     /// The service would not start it: nothing ever ran.
     never_ran: AtomicBool,
+    /// The process that holds its memory, once it was found.
+    memory_process: OnceCell<Arc<dyn MemoryProcess>>,
     /// It is in a CPU group.
     in_cpu_group: AtomicBool,
     ports: Ports,
@@ -81,6 +86,7 @@ impl HcsVm {
             evidence: Mutex::default(),
             started: Mutex::default(),
             never_ran: AtomicBool::new(false),
+            memory_process: OnceCell::new(),
             in_cpu_group: AtomicBool::new(created_in_group),
             ports: Ports::default(),
             closed: OnceCell::new(),

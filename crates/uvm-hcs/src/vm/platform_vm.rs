@@ -7,7 +7,7 @@ use std::time::Duration;
 use uvm_platform::requests::{Change, Device, HostFile, HvSocketService, VmAccess};
 use uvm_platform::{
     Accelerator, BoxFuture, GuestListener, GuestStream, HostGuestConnection, HvSocketServiceConfig, HvSocketServiceId,
-    LastWords, PlatformError, PlatformVm, Port, VmProperties,
+    LastWords, PlatformError, PlatformVm, Port, VmProperties, VmStatistics,
 };
 use uvm_wire::RawJson;
 
@@ -60,6 +60,16 @@ impl PlatformVm for HcsVm {
     fn properties(&self) -> BoxFuture<'_, Result<VmProperties, PlatformError>> {
         let vm = Arc::clone(&self.vm);
         self.run(async move { vm.properties().await })
+    }
+
+    fn statistics(&self) -> BoxFuture<'_, Result<VmStatistics, PlatformError>> {
+        let vm = Arc::clone(&self.vm);
+        self.run(async move { vm.statistics().await })
+    }
+
+    fn assigned_memory(&self) -> BoxFuture<'_, Result<u64, PlatformError>> {
+        let vm = Arc::clone(&self.vm);
+        self.run(async move { vm.assigned_memory().await })
     }
 
     fn listen(&self, port: Port) -> Result<GuestListener, PlatformError> {

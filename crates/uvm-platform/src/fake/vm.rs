@@ -19,7 +19,7 @@ use crate::hvsocket::{HvSocketGate, HvSocketServiceConfig, HvSocketServiceId, Hv
 use crate::id::UvmId;
 use crate::requests::{Change, Device, HostFile, Setting, VmAccess};
 use crate::stream::{GuestListener, GuestStream, Port};
-use crate::vm::{Accelerator, ExitStatus, HostGuestConnection, PlatformVm, VmEvents, VmProperties};
+use crate::vm::{Accelerator, ExitStatus, HostGuestConnection, PlatformVm, VmEvents, VmProperties, VmStatistics};
 
 pub(super) struct FakeVm {
     host: FakePlatform,
@@ -128,6 +128,20 @@ impl PlatformVm for FakeVm {
         Box::pin(async {
             self.host.call("properties").await?;
             Ok(VmProperties { state: self.life.state().name().to_owned(), ..VmProperties::default() })
+        })
+    }
+
+    fn statistics(&self) -> BoxFuture<'_, Result<VmStatistics, PlatformError>> {
+        Box::pin(async {
+            self.host.call("statistics").await?;
+            Ok(VmStatistics { processor_runtime_ns: Some(1), ..VmStatistics::default() })
+        })
+    }
+
+    fn assigned_memory(&self) -> BoxFuture<'_, Result<u64, PlatformError>> {
+        Box::pin(async {
+            self.host.call("assigned memory").await?;
+            Ok(0)
         })
     }
 

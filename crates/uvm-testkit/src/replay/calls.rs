@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use uvm::platform::Platform;
 use uvm::wire::negotiate::GuestOs;
-use uvm::{CpuLimits, HvSocketServiceConfig, HvSocketServiceId, UtilityVm, UvmError};
+use uvm::{CpuLimits, HvSocketServiceConfig, HvSocketServiceId, UtilityVm, UvmError, VmStatistics};
 use uvm_hcs::host::{Notification, NotificationKind};
 
 use super::options::{self, Given};
@@ -112,6 +112,8 @@ impl Session {
                 let bytes = args["sizeInBytes"].as_u64().ok_or("a size is a number")?;
                 Outcome::of(vm.update_memory(bytes).await, nothing)
             }
+            "GetAssignedMemoryInBytes" => Outcome::of(vm.assigned_memory_bytes().await, |bytes| json!(bytes)),
+            "Stats" => Outcome::of(vm.stats().await, |figures| statistics(&figures)),
             "UpdateHvSocketService" => match socket_service(&args["doc"]) {
                 Some(config) => {
                     let service = HvSocketServiceId::new(text(args, "sid")?);
@@ -166,6 +168,29 @@ fn accessors(vm: &UtilityVm) -> Value {
     all["DeleteContainerStateSupported"] = json!(vm.delete_container_state_supported());
     all["SignalProcessSupported"] = json!(vm.signal_process_supported());
     all["UVMMountCounter"] = json!(vm.mount_counter());
+    all
+}
+
+fn statistics(figures: &VmStatistics) -> Value {
+    let mut memory = json!({
+        "virtual_node_count": figures.virtual_node_count,
+        "working_set_bytes": figures.working_set_bytes.unwrap_or_default(),
+    });
+    if let Some(of_vm) = figures.memory {
+        memory["vm_memory"] = json!({
+            "assigned_memory": of_vm.assigned_pages,
+            "available_memory": of_vm.available_percent,
+            "available_memory_buffer": of_vm.available_buffer_percent,
+            "balancing_enabled": of_vm.balancing_enabled,
+            "dm_operation_in_progress": of_vm.operation_in_progress,
+            "reserved_memory": of_vm.reserved_pages,
+            "slp_active": of_vm.slp_active,
+        });
+    }
+    let mut all = json!({ "memory": memory });
+    if let Some(runtime) = figures.processor_runtime_ns {
+        all["processor"] = json!({ "total_runtime_ns": runtime });
+    }
     all
 }
 

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, from_str};
 
-/// What differs, each in one line.
-pub(super) fn differences(recorded: &Value, ours: &Value) -> Vec<String> {
+/// What differs between a case as it is expected and as it was run, each in one line: calls, what was sent in which order,
+/// what was returned, and whether something failed; not the words of errors, message ids and notes.
+pub fn differences(recorded: &Value, ours: &Value) -> Vec<String> {
     let empty = Vec::new();
     let calls = |case: &'_ Value| case["calls"].as_array().cloned().unwrap_or_default();
     let (theirs, ours) = (calls(recorded), calls(ours));

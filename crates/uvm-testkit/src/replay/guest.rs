@@ -8,6 +8,7 @@ use serde_json::{Value, from_slice, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use uvm::platform::fake::FakeStream;
+use uvm::wire::call::Done;
 use uvm::wire::create::{Create, CreateReply};
 use uvm::wire::modify::ModifySettings;
 use uvm::wire::negotiate::{Capabilities, NegotiateProtocol, NegotiateProtocolReply};
@@ -205,15 +206,15 @@ impl Guest {
                 capabilities: self.capabilities.clone(),
             };
             CREATE => Create, CreateReply::default();
-            START => Start, Default::default();
-            SHUTDOWN_GRACEFUL => ShutdownGraceful, Default::default();
-            SHUTDOWN_FORCED => ShutdownForced, Default::default();
-            SIGNAL_PROCESS => SignalProcess, Default::default();
-            RESIZE_CONSOLE => ResizeConsole, Default::default();
-            MODIFY_SETTINGS => ModifySettings, Default::default();
+            START => Start, Done {};
+            SHUTDOWN_GRACEFUL => ShutdownGraceful, Done {};
+            SHUTDOWN_FORCED => ShutdownForced, Done {};
+            SIGNAL_PROCESS => SignalProcess, Done {};
+            RESIZE_CONSOLE => ResizeConsole, Done {};
+            MODIFY_SETTINGS => ModifySettings, Done {};
             DUMP_STACKS => DumpStacks, DumpStacksReply { guest_stacks: STACKS.to_owned() };
-            DELETE_CONTAINER_STATE => DeleteContainerState, Default::default();
-            UPDATE_CONTAINER => UpdateContainer, Default::default();
+            DELETE_CONTAINER_STATE => DeleteContainerState, Done {};
+            UPDATE_CONTAINER => UpdateContainer, Done {};
         }
     }
 }

@@ -133,4 +133,4 @@ pub(super) fn hresult(value: &Value) -> Result<Hresult, String> {
 /// Where the machine of the recordings kept programs. The original's boot files were there, besides the listed files.
 pub(super) const PROGRAM_FILES: &str = r"C:\Program Files";
 /// The working set of the process that holds a VM's memory, in bytes.
-const WORKING_SET: u64 = 777_216;
+const WORKING_SET: u64 = 123_456_789;

@@ -25,6 +25,8 @@ mod session;
 
 use std::fmt;
 
+pub use compare::differences;
+
 use serde_json::Value;
 
 /// What became of a case.
@@ -92,18 +94,17 @@ pub fn read_cases(text: &str) -> Result<Vec<Value>, serde_json::Error> {
 pub fn replay(case: &Value, files: &[Value]) -> Result<Replayed, String> {
     let _level = log_level::of_case(case);
     let (ours, missing) = session::run(case, files)?;
-    let verdict = match missing {
-        Some(call) => Verdict::NotYet(call),
-        None => {
-            let differences = compare::differences(case, &ours);
-            let marks = case["defects"].as_array().map_or(&[][..], Vec::as_slice);
-            let numbers: Vec<String> = marks.iter().filter_map(Value::as_str).map(str::to_owned).collect();
-            match (differences.is_empty(), numbers.is_empty()) {
-                (true, _) => Verdict::Same,
-                (false, true) => Verdict::Differs(differences),
-                (false, false) => Verdict::Defects { numbers, differences },
-            }
-        }
-    };
+    let verdict = missing.map_or_else(|| judge(case, &ours), Verdict::NotYet);
     Ok(Replayed { case: ours, verdict })
+}
+
+fn judge(case: &Value, ours: &Value) -> Verdict {
+    let differences = differences(case, ours);
+    let marks = case["defects"].as_array().map_or(&[][..], Vec::as_slice);
+    let numbers: Vec<String> = marks.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+    match (differences.is_empty(), numbers.is_empty()) {
+        (true, _) => Verdict::Same,
+        (false, true) => Verdict::Differs(differences),
+        (false, false) => Verdict::Defects { numbers, differences },
+    }
 }

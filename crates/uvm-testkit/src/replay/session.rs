@@ -87,19 +87,18 @@ async fn run_here(case: &Value, files: &[Value]) -> Result<(Value, Option<String
         answers.of_call(call);
         let name = call["call"].as_str().ok_or("a call has a name")?;
         let is_for_a_vm = !name.starts_with("NewDefault") && !name.starts_with("Create") && !name.starts_with('#');
-        let outcome = if is_for_a_vm && session.vm.is_none() {
+        if is_for_a_vm && session.vm.is_none() {
             // Where the original had one and we do not: nothing can be compared any more.
             break;
-        } else {
-            session.call(name, &call["args"]).await?
-        };
+        }
+        let outcome = session.call(name, &call["args"]).await?;
         // Whatever was set off by it happens before the next one.
         tokio::time::sleep(SETTLE).await;
         if matches!(outcome, Outcome::NotYet) {
             missing = Some(name.to_owned());
             break;
         }
-        done.push(written(call, outcome, session.host.take_calls())?);
+        done.push(written(call, outcome, &session.host.take_calls())?);
     }
     let mut ours = case.clone();
     ours["calls"] = Value::Array(done);
@@ -116,7 +115,7 @@ impl Session {
 }
 
 /// The call with what we did in place of what was recorded.
-fn written(call: &Value, outcome: Outcome, recorded: Vec<RecordedCall>) -> Result<Value, String> {
+fn written(call: &Value, outcome: Outcome, recorded: &[RecordedCall]) -> Result<Value, String> {
     let mut ours = Map::new();
     for key in ["call", "args", "unordered", "note"] {
         if let Some(value) = call.get(key) {

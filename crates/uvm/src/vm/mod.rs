@@ -6,6 +6,7 @@ mod changes;
 mod containers;
 mod create;
 mod driver;
+mod figures;
 mod guest_calls;
 mod guest_request;
 pub(crate) mod plugged;

@@ -8,6 +8,7 @@
 
 mod bridge;
 mod cancel;
+mod changes;
 mod container;
 mod container_calls;
 mod container_handles;
@@ -21,3 +22,4 @@ mod resources;
 mod sockets;
 mod start;
 mod support;
+mod wcow;
