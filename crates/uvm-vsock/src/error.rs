@@ -81,7 +81,7 @@ pub enum VsockError {
         /// The port.
         port: u32,
     },
-    /// As many streams are open as the device takes. Nothing was sent.
+    /// As many streams are open, or closed by the guest and still held here, as the device takes. Nothing was sent.
     #[error("{limit} vsock streams are open already")]
     TooManyStreams {
         /// The limit that was met.
