@@ -144,6 +144,14 @@ impl Device {
         self.set_link(Link::Up { epoch: self.epochs });
     }
 
+    /// The device was reset, and no driver has taken it since.
+    pub fn driver_gone(&mut self) {
+        if self.is_up() {
+            self.cut_all(&StreamError::LinkDown(Down::Reset));
+            self.set_link(Link::Down { why: Down::Reset });
+        }
+    }
+
     /// The device ends, for the reason given; the first reason stays.
     pub fn end(&mut self, why: Down) {
         if self.dead.is_some() {
