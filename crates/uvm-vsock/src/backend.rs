@@ -53,7 +53,10 @@ impl VhostUserBackend for Backend {
     }
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
-        VhostUserProtocolFeatures::MQ | VhostUserProtocolFeatures::CONFIG | VhostUserProtocolFeatures::REPLY_ACK
+        VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::CONFIG
+            | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::RESET_DEVICE
     }
 
     fn set_event_idx(&self, _enabled: bool) {
@@ -75,6 +78,11 @@ impl VhostUserBackend for Backend {
     /// None: the library never closes the descriptor that it takes from here. [`Served`] ends the thread.
     fn exit_event(&self, _thread_index: usize) -> Option<(EventConsumer, EventNotifier)> {
         None
+    }
+
+    /// Not said of a VM that is paused, whose rings stop, too.
+    fn reset_device(&self) {
+        self.shared.reset();
     }
 
     fn stop_vring(&self, _queue_index: u32) -> io::Result<()> {

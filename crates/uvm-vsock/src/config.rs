@@ -37,7 +37,8 @@ impl Config {
         Ok(Self { cid, max_streams: 2048, window: 64 * 1024, max_window: 256 * 1024, backlog: 1024 })
     }
 
-    /// Streams at once, dialled by either end. Default 2048, kept within 1 to 65,536.
+    /// Streams at once, dialled by either end. One that the guest has closed counts until it is dropped here: it keeps what
+    /// was not read. Default 2048, kept within 1 to 65,536.
     #[must_use]
     pub fn with_max_streams(self, streams: u32) -> Self {
         Self { max_streams: streams.clamp(1, 65_536), ..self }

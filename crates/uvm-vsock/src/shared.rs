@@ -110,6 +110,14 @@ impl Shared {
         }
     }
 
+    /// The device was reset.
+    pub(crate) fn reset(&self) {
+        self.change(|state| {
+            state.rings = None;
+            state.device.driver_gone();
+        });
+    }
+
     /// Waits until nobody uses the rings any more. They must have been marked as not ready before.
     pub(crate) fn rings_stopped(&self) {
         drop(self.lock());

@@ -80,6 +80,23 @@ async fn a_device_reset_in_mid_transfer_cuts_streams_and_the_next_driver_is_serv
 }
 
 #[tokio::test]
+async fn a_driver_that_goes_away_is_missed_where_resets_are_told_and_the_next_is_served() {
+    let (vsock, mut guest) = start(config());
+    let mut listener = vsock.listen(5).expect("free");
+    guest.dial(5, 1000);
+    let mut stream = within(listener.accept()).await.expect("it lives");
+    guest.reset_device();
+    guest.tell_reset();
+    link_is(&vsock, Link::Down { why: Down::Reset }).await;
+    assert_eq!(within(stream.read_u8()).await.expect_err("cut").kind(), ErrorKind::ConnectionReset);
+    assert_eq!(stream.cut_reason(), Some(StreamError::LinkDown(Down::Reset)));
+    assert!(matches!(vsock.dial(9).await, Err(VsockError::LinkDown { why: Down::Reset })));
+    guest.start_driver();
+    assert_eq!(within(vsock.up()).await.expect("it lives"), 2);
+    serves(&mut listener, &mut guest, 1000).await;
+}
+
+#[tokio::test]
 async fn the_end_of_the_vms_process_is_told_to_everybody() {
     let (vsock, mut guest) = start(config());
     let mut listener = vsock.listen(5).expect("free");

@@ -123,7 +123,9 @@ impl Guest {
         let features = frontend.get_features().expect("answered");
         // Version 1, and vhost-user's own; no event indices, so that every chain is told of.
         frontend.set_features(features & (1 << 32 | 1 << 30)).expect("taken");
-        let wanted = VhostUserProtocolFeatures::MQ | VhostUserProtocolFeatures::REPLY_ACK;
+        let wanted = VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::RESET_DEVICE;
         let offered = frontend.get_protocol_features().expect("answered");
         frontend.set_protocol_features(wanted & offered).expect("taken");
         // Each message from now on is answered, also with an error.
@@ -181,6 +183,12 @@ impl Guest {
             self.frontend.set_vring_enable(index, false).expect("taken");
             self.frontend.get_vring_base(index).expect("answered");
         }
+    }
+
+    /// What a VM's process that tells of resets says after that.
+    pub(crate) fn tell_reset(&mut self) {
+        self.frontend.reset_device().expect("taken");
+        self.frontend.set_features(1 << 32 | 1 << 30).expect("taken");
     }
 
     fn ring(&mut self, index: usize) -> &mut Ring {
