@@ -217,7 +217,7 @@ async fn buffers_for_a_byte_each_that_never_run_out_keep_nobody_from_the_device(
         guest.describe(TO_GUEST.descriptor(index), TO_GUEST.buffer(index), HEADER_LEN as u32 + 1, WRITE, 0);
     }
     let refill = guest.refill_for_ever();
-    within(stream.write_all(&[7; 60_000])).await.expect("it goes on");
+    within(stream.write_all(&vec![7; 60_000])).await.expect("it goes on");
     within(stream.flush()).await.expect("all of it was sent, over many turns");
     drop(refill);
     assert_eq!(vsock.dead(), None);

@@ -440,7 +440,7 @@ mod flow {
             data(&mut device, 5, 1000, &[1; WINDOW as usize]);
             let _ = read(&mut device, slot, usize::MAX);
         }
-        data(&mut device, 5, 1000, &[1; 3 * WINDOW as usize]);
+        data(&mut device, 5, 1000, &vec![1; 3 * WINDOW as usize]);
         shut(&mut device, SHUTDOWN_BOTH, 5, 1000);
         assert_eq!(device.large, 1);
         let _ = read(&mut device, slot, 2 * WINDOW as usize);
