@@ -39,7 +39,7 @@ async fn a_fault_fails_just_the_calls_it_fits() {
     assert_eq!(results, [true, true, false, false, true]);
     assert_eq!(host.calls()[3].failure.as_deref(), Some("0x80070005 no"));
     host.plant(Fault::on("hcs", "start_system").hang());
-    let waits = tokio::time::timeout(std::time::Duration::from_millis(1), system.start()).await;
+    let waits = tokio::time::timeout(Duration::from_millis(1), system.start()).await;
     assert!(waits.is_err());
 }
 

@@ -55,8 +55,8 @@ async fn d66_memory_is_rounded_up_and_never_none() -> TestResult {
 async fn limits_are_passed_on_and_refused_by_a_vm_that_is_over() -> TestResult {
     let (played, _guest) = Played::boot().await?;
     let limits = CpuLimits { limit: 50_000, weight: 200, reservation: 0, maximum_frequency_mhz: 0 };
-    played.vm.update_cpu_limits(limits.clone()).await?;
-    assert_eq!(changes(&played), [Change::Update(Setting::CpuLimits(limits.clone()))]);
+    played.vm.update_cpu_limits(limits).await?;
+    assert_eq!(changes(&played), [Change::Update(Setting::CpuLimits(limits))]);
     played.vm.terminate().await?;
     let error = played.vm.update_cpu_limits(limits).await.expect_err("it has ended");
     assert_eq!(error.kind(), ErrorKind::Exited);
