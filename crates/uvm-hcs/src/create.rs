@@ -162,6 +162,10 @@ impl Creation {
         };
         match self.runtime_id(&*open.system).await {
             Ok(runtime_id) => Ok((open, runtime_id)),
+            Err(error) if document.ends_when_closed() => {
+                close(id, &*open.system, self.deadlines).await;
+                Err(error)
+            }
             Err(error) => {
                 discard(id, open, self.deadlines).await;
                 Err(error)
@@ -198,6 +202,11 @@ async fn discard(id: &UvmId, open: OpenSystem, deadlines: Deadlines) {
     if tokio::time::timeout(deadlines.terminate, end).await.is_err() {
         tracing::warn!(vm = %id, "the end of a VM that is not used was not told in time");
     }
+    close(id, &*system, deadlines).await;
+}
+
+/// Closes a system that will not be used.
+async fn close(id: &UvmId, system: &dyn ComputeSystem, deadlines: Deadlines) {
     match tokio::time::timeout(deadlines.host_call, system.close()).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(vm = %id, %error, "a VM that is not used was not closed"),

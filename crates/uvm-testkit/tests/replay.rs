@@ -24,8 +24,8 @@ const FILES: [&str; 10] = [
 /// How many cases there are, how many are as recorded, and how many differ by the numbered defects they are marked with.
 /// The rest is in the lists below.
 const CASES: usize = 395;
-const SAME: usize = 162;
-const DEFECTS: usize = 84;
+const SAME: usize = 163;
+const DEFECTS: usize = 83;
 
 /// Cases that differ without being marked with a defect, and why.
 const DELIBERATE: [(&str, &str); 7] = [

@@ -35,7 +35,7 @@ pub(crate) enum Guest {
 
 /// What Linux and Windows guests have in common.
 #[derive(Debug, Args)]
-#[expect(clippy::struct_excessive_bools, reason = "independent switches of the command line")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(crate) struct CommonArgs {
     /// The VM's id; it is not part of the document [default: a random GUID].
     #[arg(long)]

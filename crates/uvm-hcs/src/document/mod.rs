@@ -30,7 +30,7 @@ pub mod path;
 pub mod query;
 pub mod result;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use container::create_container;
 pub use devices::DocumentDevices;
@@ -60,6 +60,18 @@ impl SystemDocument {
     /// The JSON.
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// Whether the system ends when it is closed: so it is, unless what was merged says otherwise.
+    pub fn ends_when_closed(&self) -> bool {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Told {
+            #[serde(rename = "ShouldTerminateOnLastHandleClosed")]
+            ends: bool,
+        }
+        // What was merged may be of another type.
+        serde_json::from_str(&self.text).unwrap_or(Told::default()).ends
     }
 
     /// What the document plugs in, also by what was merged into it.

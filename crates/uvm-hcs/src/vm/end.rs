@@ -91,7 +91,7 @@ impl Vm {
         if self.closed.initialized() || self.evidence().service_lost {
             return Ok(());
         }
-        if self.never_ran.load(Ordering::Relaxed) {
+        if self.nothing_to_end.load(Ordering::Relaxed) {
             // There is nothing to end: it is let go of when it is closed.
             self.life.send_if_modified(|life| {
                 let is_news = !life.has_ended();

@@ -62,8 +62,8 @@ struct Vm {
     life: watch::Sender<Life>,
     evidence: Mutex<Evidence>,
     started: Mutex<Option<Instant>>,
-    /// The service would not start it: nothing ever ran.
-    never_ran: AtomicBool,
+    /// The service would not start it, or was told to end it because of that: nothing is left to end, only to close.
+    nothing_to_end: AtomicBool,
     /// The process that holds its memory, once it was found.
     memory_process: OnceCell<Arc<dyn MemoryProcess>>,
     /// It is in a CPU group.
@@ -85,7 +85,7 @@ impl HcsVm {
             life: watch::Sender::new(Life::Created),
             evidence: Mutex::default(),
             started: Mutex::default(),
-            never_ran: AtomicBool::new(false),
+            nothing_to_end: AtomicBool::new(false),
             memory_process: OnceCell::new(),
             in_cpu_group: AtomicBool::new(created_in_group),
             ports: Ports::default(),

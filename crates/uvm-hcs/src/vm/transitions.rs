@@ -38,7 +38,7 @@ impl Vm {
         let transition = Transition { intent: "start it", from: Life::Created, to: Life::Running, deadline };
         let start = async {
             let started = self.parts.system.start().await;
-            self.never_ran.store(started.is_err(), Ordering::Relaxed);
+            self.nothing_to_end.store(started.is_err(), Ordering::Relaxed);
             started
         };
         self.enter(transition, start).await?;
@@ -49,8 +49,11 @@ impl Vm {
         let join = Change::Update(Setting::CpuGroup(CpuGroup { id: Some(group) }));
         if let Err(error) = self.change(&join, None).await {
             // It must not run where it was not meant to. What fails here is told, the first error counts.
-            if let Err(error) = self.terminate().await {
-                tracing::warn!(vm = %self.parts.id, %error, "a VM that could not join its CPU group still runs");
+            match self.terminate().await {
+                Ok(()) => self.nothing_to_end.store(true, Ordering::Relaxed),
+                Err(error) => {
+                    tracing::warn!(vm = %self.parts.id, %error, "a VM that could not join its CPU group still runs");
+                }
             }
             return Err(error);
         }

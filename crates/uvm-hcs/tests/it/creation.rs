@@ -29,10 +29,18 @@ async fn d24_a_creation_that_fails_late_is_undone_whatever_the_reason() {
         host.plant(fault);
         let error = platform.create_lcow(&lcow()).await.err().expect("no runtime id");
         assert!(error.to_string().starts_with(message), "{error}");
-        let calls = summaries(&host);
-        assert_eq!(calls[3..], ["hcs terminate_system vm-under-test", "hcs close_system vm-under-test"]);
+        // Closing ends it.
+        assert_eq!(summaries(&host)[3..], ["hcs close_system vm-under-test"]);
         assert_eq!(host.open_systems(), 0);
     }
+    // Unless what was merged into its document says that it does not.
+    let host = RecordingHcs::new();
+    let mut spec = lcow();
+    spec.additional_document = Some(r#"{"ShouldTerminateOnLastHandleClosed":false}"#.into());
+    let platform_of_it = platform(&host).await;
+    host.plant(Fault::on("hcs", "get_properties").code(DENIED));
+    assert!(platform_of_it.create_lcow(&spec).await.is_err());
+    assert_eq!(summaries(&host)[3..], ["hcs terminate_system vm-under-test", "hcs close_system vm-under-test"]);
     let host = RecordingHcs::new().with_answers(|call| (call.op == "get_properties").then(|| "{}".to_owned()));
     let error = platform(&host).await.create_lcow(&lcow()).await.err().expect("no runtime id");
     let cause = std::error::Error::source(&error).expect("a cause").to_string();

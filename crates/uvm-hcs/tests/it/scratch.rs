@@ -105,14 +105,17 @@ async fn d20_a_creation_that_nobody_waits_for_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn d20_what_is_wrong_with_the_layers_is_found_before_anything_is_made() {
+async fn d20_what_is_wrong_with_the_options_is_found_before_anything_is_made() {
     let host = host();
     let platform = platform(&host).await;
+    let mut no_processors = wcow();
+    no_processors.processors.count = 0;
     let mut no_layers = wcow();
     no_layers.boot.layers.clear();
     let mut no_system = wcow();
     no_system.boot.layers.pop();
     for (spec, message) in [
+        (no_processors, "processors \"0\" cannot be used: "),
         (no_layers, "layer folders \"\" cannot be used: at least 2 LayerFolders must be supplied"),
         (no_system, "layer folders \"C:\\\\layers\\\\top\" cannot be used: none of them holds a UtilityVM"),
     ] {
@@ -123,14 +126,15 @@ async fn d20_what_is_wrong_with_the_layers_is_found_before_anything_is_made() {
 }
 
 #[tokio::test]
-async fn d20_an_addition_that_is_no_json_leaves_nothing() {
+async fn d20_what_was_made_for_a_document_that_cannot_be_merged_is_undone() {
     let host = host();
     let before = host.files();
     let mut spec = wcow();
     spec.additional_document = Some("{".into());
-    let error = platform(&host).await.create_wcow(&spec).await.err().expect("refused").to_string();
+    let error = platform(&host).await.create_wcow(&spec).await.err().expect("no JSON").to_string();
     assert!(error.starts_with("additional JSON \"{\" cannot be used: "), "{error}");
     assert_eq!((host.files(), host.open_systems()), (before, 0));
+    assert!(summaries(&host).contains(&"grant revoke vm vm-under-test".to_owned()));
 }
 
 #[tokio::test]

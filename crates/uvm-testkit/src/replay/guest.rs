@@ -134,9 +134,12 @@ impl Guest {
         };
         let serve = async {
             if let Ok(bridge) = bridge {
-                // It ends with its VM in any way.
-                let _ = self.serve(bridge).await;
-                self.host.note_down(RecordedCall::new("guest", "bridge closed"));
+                // It ends with its VM in any way. One that the host never said a word on was never a bridge.
+                let mut was_used = false;
+                let _ = self.serve(bridge, &mut was_used).await;
+                if was_used {
+                    self.host.note_down(RecordedCall::new("guest", "bridge closed"));
+                }
             }
         };
         tokio::join!(hold_log, serve);
@@ -146,12 +149,13 @@ impl Guest {
         self.host.dial(self.vm, vsock_service(port))
     }
 
-    async fn serve(&mut self, mut bridge: FakeStream) -> io::Result<()> {
+    async fn serve(&mut self, mut bridge: FakeStream, was_used: &mut bool) -> io::Result<()> {
         let mut decoder = FrameDecoder::new(SizeLimit::FROM_HOST);
         let mut unread = Vec::new();
         loop {
             let mut bytes = unread.as_slice();
             while let Some(frame) = decoder.next_frame(&mut bytes).map_err(io::Error::other)? {
+                *was_used = true;
                 let (header, payload) = (frame.header, frame.payload.to_vec());
                 let answer = self.answer(header.message_type, header.id, &payload);
                 bridge.write_all(&answer).await?;
