@@ -8,6 +8,7 @@ use std::fmt::Display;
 use std::io::{self, Write};
 
 /// This program failed, not the command in the VM.
+#[cfg(target_os = "linux")]
 pub(crate) const FAILED: i32 = 125;
 /// What a shell makes of a program that was killed by SIGPIPE.
 const BROKEN_PIPE: i32 = 128 + 13;
@@ -34,6 +35,7 @@ pub(crate) fn line(text: impl Display) -> anyhow::Result<()> {
 }
 
 /// Prints a value as JSON.
+#[cfg(target_os = "linux")]
 pub(crate) fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     line(serde_json::to_string_pretty(value)?)
 }
@@ -57,6 +59,7 @@ pub(crate) fn describe(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 /// The same in one line, for logs.
+#[cfg(any(target_os = "linux", test))]
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     texts(error).join(": ")
 }

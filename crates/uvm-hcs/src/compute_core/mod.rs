@@ -19,6 +19,7 @@ mod system;
 mod vmmem;
 
 use std::io;
+use std::os::windows::io::OwnedHandle;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -33,7 +34,7 @@ use libraries::{ComputeCoreLibrary, Libraries};
 use owned::{LocalText, wide};
 use sockets::HyperVSockets;
 
-use crate::host::{AccessGrants, Guids, HcsError, HcsHost, HostProcesses, HvSockets, ServiceProperties};
+use crate::host::{AccessGrants, Guids, HcsError, HcsHost, HostProcesses, HvSockets, MemoryProcess, ServiceProperties};
 use crate::win_path::WinPath;
 use crate::windows_build::WindowsBuild;
 
