@@ -5,12 +5,14 @@ use anyhow::bail;
 use crate::setup;
 use crate::shell::Cmd;
 
-const MEASUREMENTS: [(&str, &str); 7] = [
+const MEASUREMENTS: [(&str, &str); 9] = [
     ("boot", "spawn to the first exec's exit code, against a bare QEMU"),
     ("run", "`uvm run -- uname -a`, against `vng` of virtme-ng"),
     ("exec", "500 times a static `true`, against a guest that does only that"),
     ("stdout", "1 GiB of a process's output, against a raw stream"),
     ("mux", "round trips and throughput of streams, against the plain port"),
+    ("vsock", "round trips, throughput and idle virtual sockets, against vhost-device-vsock"),
+    ("vsock-exec", "processes of an agent by virtual sockets, against a small program over one connection"),
     ("size", "binary, initramfs, memory of agent and owner"),
     ("parallel", "1 to 16 starts at once, against as many bare QEMUs"),
 ];
@@ -23,8 +25,15 @@ from all that are there. With --rounds it is a short form: written to target/ben
 ";
 
 /// What the guests run, besides the agent.
-const GUESTS: [&str; 6] =
-    ["bench-true", "bench-write", "bench-guest-boot", "bench-guest-exec", "bench-guest-stream", "bench-mux-guest"];
+const GUESTS: [&str; 7] = [
+    "bench-true",
+    "bench-write",
+    "bench-guest-boot",
+    "bench-guest-exec",
+    "bench-guest-stream",
+    "bench-guest-vsock",
+    "bench-mux-guest",
+];
 
 /// What virtme-ng needs, and the Debian package that has it. Without udev its guests find no port for their output.
 const VNG_PROGRAMS: [(&str, &str); 4] =

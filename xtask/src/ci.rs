@@ -23,7 +23,7 @@ const STAGES: [Stage; 4] = [
 const NOT_RUN: [(&str, &str); 3] = [
     ("KVM", "runs where /proc/cpuinfo shows vmx or svm; elsewhere only the decision and the command line are tested"),
     ("Windows", "what exists for it is checked by the compiler; there is no host for it yet"),
-    ("the trimmed kernel", "takes 20 minutes to build: `cargo xtask soak kernel`"),
+    ("the trimmed kernel, and root disks", "it takes 20 minutes to build: `cargo xtask soak kernel`"),
 ];
 
 /// Runs every stage.

@@ -11,7 +11,7 @@ struct Campaign {
     run: fn() -> anyhow::Result<()>,
 }
 
-const CAMPAIGNS: [Campaign; 7] = [
+const CAMPAIGNS: [Campaign; 9] = [
     Campaign { name: "boots", about: "100 boots, 8 at a time, each checked for leaks", run: || vm("boots::", "8") },
     Campaign {
         name: "owner-kill",
@@ -23,15 +23,32 @@ const CAMPAIGNS: [Campaign; 7] = [
         about: "200 times 8 MiB of output from a process that exits at once",
         run: || vm("output_of_a_process_that_exits", "1"),
     },
+    Campaign {
+        name: "sockets",
+        about: "200 virtual sockets, each end of them killed, stopped and cut 10 times",
+        run: || vm("sockets_", "1"),
+    },
+    Campaign {
+        name: "volume",
+        about: "256 MiB each way on 64 streams, on each transport",
+        run: || vm("volume::", "1"),
+    },
     Campaign { name: "mux-model", about: "100,000 random histories of two mux ends against a model", run: mux_model },
-    Campaign { name: "fuzz", about: "every fuzz target for 15 minutes; nothing else should run meanwhile", run: fuzz },
-    Campaign { name: "kernel", about: "build the trimmed kernel and boot it", run: kernel },
+    Campaign {
+        name: "fuzz",
+        about: "every fuzz target, or those named after it, for 15 minutes each; nothing else should run meanwhile",
+        run: || fuzz(&[]),
+    },
+    Campaign { name: "kernel", about: "build the trimmed kernel, boot it, and root disks with it", run: kernel },
     Campaign { name: "image", about: "boot files by the real apt, as root and as nobody", run: image },
 ];
 
 /// Runs the campaign that is named.
 pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     let name = arguments.first().map_or("", String::as_str);
+    if let ("fuzz", targets @ [_, ..]) = (name, arguments.get(1..).unwrap_or_default()) {
+        return fuzz(targets);
+    }
     if let Some(campaign) = CAMPAIGNS.iter().find(|campaign| campaign.name == name) {
         return (campaign.run)();
     }
@@ -61,13 +78,18 @@ fn mux_model() -> anyhow::Result<()> {
 /// Time for each target, in seconds: that of one processor, if nothing else runs.
 const FUZZ_SECONDS: u32 = 900;
 
-fn fuzz() -> anyhow::Result<()> {
+/// Those that are named, or all.
+fn fuzz(named: &[String]) -> anyhow::Result<()> {
     if !Cmd::cargo().args(["fuzz", "--version"]).succeeds() {
         Cmd::cargo().args(["install", "cargo-fuzz", "--locked"]).run()?;
     }
     let cargo_fuzz = |args: &[&str]| Cmd::cargo().arg("fuzz").args(args).env("RUSTC_BOOTSTRAP", "1");
-    let targets = cargo_fuzz(&["list"]).output()?;
-    for target in targets.split_whitespace() {
+    let list = cargo_fuzz(&["list"]).output()?;
+    let all: Vec<&str> = list.split_whitespace().collect();
+    if let Some(unknown) = named.iter().find(|name| !all.contains(&name.as_str())) {
+        bail!("no fuzz target is called {unknown:?}; there are: {}", all.join(", "));
+    }
+    for target in all.iter().filter(|target| named.is_empty() || named.iter().any(|name| name == *target)) {
         let limit = format!("-max_total_time={FUZZ_SECONDS}");
         cargo_fuzz(&["run", target, "--", &limit, "-seed=1", "-print_final_stats=1"]).run()?;
     }
@@ -77,7 +99,9 @@ fn fuzz() -> anyhow::Result<()> {
 fn kernel() -> anyhow::Result<()> {
     setup::all()?;
     Cmd::new(setup::UVM).args(["image", "kernel"]).run()?;
-    Cmd::new(setup::UVM).args(["run", "--kernel", "trimmed", "--", "uname", "-a"]).run()
+    Cmd::new(setup::UVM).args(["run", "--kernel", "trimmed", "--", "uname", "-a"]).run()?;
+    // What takes a kernel with everything built in.
+    Cmd::cargo().args(["test", "-p", "uvm-vm-tests", "--", "root_disk", "--ignored"]).run()
 }
 
 fn image() -> anyhow::Result<()> {

@@ -28,6 +28,25 @@ pub const MUX_PORT: &str = "uvm.mux";
 /// The stream on which a guest reads a number of blocks (8 bytes, little endian) and writes them.
 pub const SOURCE: u32 = 1;
 
+/// Ports of the guest that serves virtual sockets, each connection by itself until its end.
+pub mod vsock_port {
+    /// Sends back messages of [`MESSAGE`](super::MESSAGE) bytes.
+    pub const ECHO: u32 = 1;
+    /// Reads a number of blocks (8 bytes, little endian), reads them, sends one byte; and again.
+    pub const SINK: u32 = 2;
+    /// Reads a number of blocks and writes them; and again.
+    pub const SOURCE: u32 = 3;
+    /// At each byte dials [`OUTPUT`] and [`ERRORS`] of the host, starts [`TRUE`](super::TRUE) with them, and sends its
+    /// exit code.
+    pub const EXEC: u32 = 4;
+    /// Of the host: a process's standard output.
+    pub const OUTPUT: u32 = 5;
+    /// Of the host: a process's standard error.
+    pub const ERRORS: u32 = 6;
+}
+/// Bytes of a message whose round trip is measured.
+pub const MESSAGE: usize = 64;
+
 /// Makes a program one that may stand in the agent's place: whoever makes an initramfs looks for a version in it.
 #[macro_export]
 macro_rules! in_the_agents_place {
@@ -49,10 +68,15 @@ pub fn pid_1(guest: impl FnOnce() -> io::Result<()>) {
 
 /// Loads the modules that the agent loads first, in its order.
 pub fn load_boot_modules() -> io::Result<()> {
+    load_modules("boot")
+}
+
+/// Loads the modules of a group.
+pub fn load_modules(group: &str) -> io::Result<()> {
     let index = fs::read_to_string("/lib/modules/uvm.index")?;
     let value = |key: &str| index.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default().trim();
     let root = Path::new("/lib/modules").join(value("release:"));
-    for module in value("group boot:").split_whitespace() {
+    for module in value(&format!("group {group}:")).split_whitespace() {
         let file = File::open(root.join(module))?;
         match rustix::system::finit_module(&file, c"", 0) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}

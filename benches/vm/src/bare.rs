@@ -31,11 +31,24 @@ const POWER_ON: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"con
 impl BareQemu {
     /// Starts `program` on `line` with these boot files.
     pub(crate) fn spawn(program: &Path, line: &CommandLine, files: &BootFiles) -> anyhow::Result<Self> {
+        Self::spawn_with(program, line, files, BTreeMap::new())
+    }
+
+    /// The same, with these ends of channels, by the id of the character device, instead of new ones.
+    pub(crate) fn spawn_with(
+        program: &Path,
+        line: &CommandLine,
+        files: &BootFiles,
+        given: BTreeMap<String, OwnedFd>,
+    ) -> anyhow::Result<Self> {
         let began = Instant::now();
         let kernel = OwnedFd::from(File::open(files.kernel_path())?);
         let initrd = OwnedFd::from(File::open(files.initrd_path())?);
-        let (mut channels, mut theirs) = (BTreeMap::new(), BTreeMap::new());
+        let (mut channels, mut theirs) = (BTreeMap::new(), given);
         for id in line.channels() {
+            if theirs.contains_key(&id) {
+                continue;
+            }
             let (our_end, its_end) = UnixStream::pair()?;
             channels.insert(id.clone(), our_end);
             theirs.insert(id, OwnedFd::from(its_end));

@@ -21,6 +21,8 @@ pub(crate) struct Descriptors {
 
 /// The character device that carries the multiplexer.
 pub(crate) const MUX: &str = "mux";
+/// The one of the device for virtual sockets.
+pub(crate) const VSOCK: &str = "vsock";
 /// The one of the monitor.
 pub(crate) const QMP: &str = "qmp";
 

@@ -17,6 +17,9 @@ mod size;
 mod statistics;
 mod stdout;
 mod vng;
+mod vsock;
+mod vsock_device;
+mod vsock_exec;
 
 use std::path::PathBuf;
 
@@ -47,7 +50,7 @@ struct Options {
 }
 
 /// The measurements, in the order of the page.
-const NAMES: [&str; 7] = ["boot", "run", "exec", "stdout", "mux", "size", "parallel"];
+const NAMES: [&str; 9] = ["boot", "run", "exec", "stdout", "mux", "vsock", "vsock-exec", "size", "parallel"];
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
@@ -87,6 +90,8 @@ async fn measure(name: &str, context: &Context) -> anyhow::Result<Report> {
         "exec" => exec::measure(context).await,
         "stdout" => stdout::measure(context).await,
         "mux" => mux::measure(context),
+        "vsock" => vsock::measure(context).await,
+        "vsock-exec" => vsock_exec::measure(context).await,
         "size" => size::measure(context).await,
         _ => parallel::measure(context).await,
     }

@@ -114,7 +114,8 @@ async fn one_more(context: &Context, options: &LcowOptions) -> anyhow::Result<f6
     Ok(grown / f64::from(u32::try_from(MORE)?))
 }
 
-fn pss_of(pid: u32) -> anyhow::Result<f64> {
+/// The memory that a process uses, in MiB: of what it shares, its part.
+pub(crate) fn pss_of(pid: u32) -> anyhow::Result<f64> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).context("memory of the owner")?;
     kib_of(&text, "Pss").map(|kib| mib(kib << 10))
 }

@@ -114,7 +114,7 @@ fn package(downloads: &Path, release: &str) -> anyhow::Result<PathBuf> {
 }
 
 /// Makes a directory by `make`, unless it has been made before to its end.
-fn once(directory: &Path, make: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
+pub(crate) fn once(directory: &Path, make: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let complete = directory.join(".complete");
     if complete.exists() {
         return Ok(());
@@ -128,14 +128,14 @@ fn once(directory: &Path, make: impl FnOnce(&Path) -> anyhow::Result<()>) -> any
     Ok(())
 }
 
-fn run(command: &mut Command) -> anyhow::Result<()> {
+pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     let status = command.stdin(Stdio::null()).status();
     let status = status.with_context(|| format!("start {}", command.get_program().display()))?;
     ensure!(status.success(), "{}: {status}", command.get_program().display());
     Ok(())
 }
 
-fn cache_directory() -> anyhow::Result<PathBuf> {
+pub(crate) fn cache_directory() -> anyhow::Result<PathBuf> {
     let given = std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
     Ok(given.or_else(home).context("neither XDG_CACHE_HOME nor HOME is set")?.join("uvm-bench"))

@@ -1,15 +1,18 @@
 //! Which transport carries the bridge: the serial port of this project's host, or virtual sockets, as with any other host.
 //!
 //! The device tells them apart. A VM with the named serial port has the bridge on it; if it has virtual sockets as well,
-//! these are for programs in the guest.
+//! these are for programs in the guest. A host whose devices are no PCI functions has no such port; what its virtual sockets
+//! are made of is its own affair: that they lead to a host is all there is to know.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use crate::flags::Level;
 use crate::log::Log;
 use crate::modules::{ModuleError, Modules};
 use crate::port::{self, Port};
+use crate::sys;
 
 /// What carries the bridge.
 pub(crate) enum Carrier {
@@ -23,7 +26,7 @@ pub(crate) enum Carrier {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NoCarrier {
     #[error("this VM has neither a virtio serial port nor virtual sockets: nothing carries the bridge")]
-    NoDevice,
+    NoDevice(#[source] io::Error),
     #[error("the serial port to the host")]
     Port(#[source] io::Error),
     #[error("this VM has no serial port for the bridge, and its virtual sockets cannot be used")]
@@ -34,11 +37,13 @@ pub(crate) enum NoCarrier {
 pub(crate) async fn find(modules: &Modules, log: &Log) -> Result<Carrier, NoCarrier> {
     let functions = std::fs::read_to_string("/proc/bus/pci/devices").unwrap_or_default();
     let devices = Devices::among(&functions);
+    if devices == (Devices { serial: false, virtual_sockets: false }) {
+        return on_another_bus(modules).await;
+    }
     let sockets = devices.virtual_sockets.then(|| modules.load("vsock"));
     let sockets_only = |sockets: Option<Result<(), ModuleError>>| match sockets {
-        Some(Ok(())) => Ok(Carrier::VirtualSockets),
         Some(Err(e)) => Err(NoCarrier::VirtualSockets(e)),
-        None => Err(NoCarrier::NoDevice),
+        Some(Ok(())) | None => Ok(Carrier::VirtualSockets),
     };
     let Some(patience) = devices.patience() else { return sockets_only(sockets) };
     match port::open(patience).await {
@@ -55,6 +60,34 @@ pub(crate) async fn find(modules: &Modules, log: &Log) -> Result<Carrier, NoCarr
         Err(e) => Err(NoCarrier::Port(e)),
     }
 }
+
+/// Virtual sockets of a device that is no PCI function, such as those of Hyper-V.
+async fn on_another_bus(modules: &Modules) -> Result<Carrier, NoCarrier> {
+    for group in ["other-buses", "vsock"] {
+        modules.load(group).map_err(NoCarrier::VirtualSockets)?;
+    }
+    lead_to_a_host(sys::begin_vsock_to_host).await.map_err(NoCarrier::NoDevice)?;
+    Ok(Carrier::VirtualSockets)
+}
+
+/// Waits until dialling finds a device. The sockets themselves are there without one; dialling fails at once then, and else
+/// is on its way, whether anybody listens or not.
+async fn lead_to_a_host(begin: impl Fn(u32) -> io::Result<OwnedFd>) -> io::Result<()> {
+    let give_up = tokio::time::Instant::now() + ANOTHER_BUS;
+    loop {
+        match begin(NOBODYS_PORT) {
+            Ok(_) => return Ok(()),
+            Err(e) if tokio::time::Instant::now() >= give_up => return Err(e),
+            Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
+        }
+    }
+}
+
+/// A port of the host that means nothing to anybody.
+const NOBODYS_PORT: u32 = 0xffff_fff0;
+/// Devices of other buses may be found after their driver was loaded, within this time.
+const ANOTHER_BUS: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Which of the devices that could carry the bridge are there.
 #[derive(Debug, PartialEq, Eq)]
@@ -84,13 +117,16 @@ impl Devices {
     }
 }
 
-/// A serial device may be there for something else; then virtual sockets are taken.
+/// A serial device may be there for something else; then virtual sockets are taken. A port that shows up after that, on a
+/// host that was slow, is served as well.
 const BEFORE_SOCKETS: Duration = Duration::from_secs(5);
 /// With nothing else to take, the slowest device may come.
 const WITHOUT_CHOICE: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     #[test]
@@ -111,5 +147,21 @@ mod tests {
             assert_eq!(devices.patience(), patience.map(Duration::from_secs), "{second}");
         }
         assert_eq!(Devices::among(""), Devices { serial: false, virtual_sockets: false });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_pci_function_dialling_tells_whether_there_is_a_device() {
+        let descriptor = || std::fs::File::open("/dev/null").map(OwnedFd::from);
+        lead_to_a_host(|_| descriptor()).await.expect("there from the beginning");
+        let dialled = Cell::new(0);
+        let late = |_| {
+            dialled.set(dialled.get() + 1);
+            if dialled.get() < 100 { Err(rustix::io::Errno::NODEV.into()) } else { descriptor() }
+        };
+        lead_to_a_host(late).await.expect("there in the end");
+        let error = lead_to_a_host(|_| Err(rustix::io::Errno::AFNOSUPPORT.into())).await.expect_err("nothing is there");
+        assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()));
+        let fatal = crate::failure::with_causes(&NoCarrier::NoDevice(error));
+        assert!(fatal.contains("nor virtual sockets") && fatal.contains("not supported"), "{fatal}");
     }
 }

@@ -61,12 +61,11 @@ async fn live(arguments: &[String]) -> Result<(), Fatal> {
 
     let carrier = carrier::find(&modules, &log).await.map_err(|e| Fatal::new("the way to the host", e))?;
     let transports = Transports::new(log.clone());
-    let (link, mux) = match carrier {
+    let link = match carrier {
         Carrier::Serial(port) => {
-            let mux = transports.add(port).map_err(|e| Fatal::new("the serial port to the host", e))?;
-            (Link::Mux(mux.clone()), Some(mux))
+            Link::Mux(transports.add(port).map_err(|e| Fatal::new("the serial port to the host", e))?)
         }
-        Carrier::VirtualSockets => (Link::virtual_sockets(), None),
+        Carrier::VirtualSockets => Link::virtual_sockets(),
     };
     if let Some(port) = orders.entropy_port {
         tokio::spawn(host_link::read_entropy(link.clone(), port, log.clone()));
@@ -80,14 +79,13 @@ async fn live(arguments: &[String]) -> Result<(), Fatal> {
             let log_port = begin_log(&flags, &streams, &link, &log)?;
             let bridge = if flags.bridge_on_stdio {
                 link.up().await.map_err(|e| Fatal::new("the bridge", e))?;
-                send_log(log_port, &link, &log);
+                if let Some(port) = log_port {
+                    tokio::spawn(log_out::send(link.clone(), port, log.clone(), Arc::default()));
+                }
                 let bridge = streams.bridge(&link).await.map_err(|e| Fatal::new("the bridge", e))?;
                 tokio::spawn(bridge::serve_once(Arc::clone(&agent), link, bridge))
-            } else if let Some(mux) = mux {
-                tokio::spawn(transports.clone().serve(Arc::clone(&agent), mux, log_port))
             } else {
-                send_log(log_port, &link, &log);
-                tokio::spawn(bridge::serve(Arc::clone(&agent), link))
+                tokio::spawn(transports.clone().serve(Arc::clone(&agent), link, log_port))
             };
             shutdown::when_wanted(&agent, bridge).await;
         }
@@ -102,12 +100,6 @@ async fn live(arguments: &[String]) -> Result<(), Fatal> {
         log::console("the host did not take all that was sent");
     }
     Ok(())
-}
-
-fn send_log(port: Option<u32>, link: &Link, log: &Log) {
-    if let Some(port) = port {
-        tokio::spawn(log_out::send(link.clone(), port, log.clone()));
-    }
 }
 
 /// Lets the log go where the flags say. Gives the port that it is to be sent to, if it is to be sent.

@@ -1,8 +1,8 @@
 //! What the kernel's command line tells init, behind `--`: `-e 1 /bin/vsockexec -e 109 /bin/gcs -v4 ...`.
 //!
 //! The shape is that of the original: its /init takes `-e PORT` (boot entropy) and a program; its vsockexec takes `-i`,
-//! `-o`, `-e PORT` (where the program's standard streams go) and a program; its agent takes flags. Here one process is all
-//! three, so the line is read in one go.
+//! `-o`, `-e PORT` (where the program's standard streams go), of late `-r` (where output goes is dialled again whenever it is
+//! lost), and a program; its agent takes flags. Here one process is all three, so the line is read in one go.
 
 use std::fmt;
 use std::iter::Peekable;
@@ -58,12 +58,16 @@ impl InitLine {
                 _ => return Err(BadLine(format!("init: unknown flag {word}; -e PORT is allowed"))),
             }
         }
+        let mut redials = false;
         if words.next_if(|program| named(program, "vsockexec")).is_some() {
-            line.streams = streams(&mut words)?;
+            (line.streams, redials) = streams(&mut words)?;
         }
         let program = words.next().ok_or_else(|| BadLine("init: no program is named".into()))?;
         line.program = if named(program, "gcs") {
+            // Its log is dialled again in any case.
             Program::Agent(AgentFlags::parse(words)?)
+        } else if redials {
+            return Err(BadLine(format!("vsockexec: {NO_RELAY} {program:?}")));
         } else {
             Program::Other(std::iter::once(program).chain(words).map(str::to_owned).collect())
         };
@@ -87,28 +91,36 @@ impl ExecLine {
     /// A flag without its port, a port that is no number, no program.
     pub fn parse<S: AsRef<str>>(arguments: &[S]) -> Result<Self, BadLine> {
         let mut words = arguments.iter().map(AsRef::as_ref).peekable();
-        let streams = streams(&mut words)?;
+        let (streams, redials) = streams(&mut words)?;
         let command: Vec<String> = words.map(str::to_owned).collect();
-        if command.is_empty() {
-            return Err(BadLine("vsockexec: no program is named".into()));
+        let program = command.first().ok_or_else(|| BadLine("vsockexec: no program is named".into()))?;
+        if redials {
+            return Err(BadLine(format!("vsockexec: {NO_RELAY} {program:?}")));
         }
         Ok(Self { streams, command })
     }
 }
 
-/// The flags of vsockexec.
-fn streams<'a>(words: &mut Peekable<impl Iterator<Item = &'a str>>) -> Result<[Option<u32>; 3], BadLine> {
-    let mut streams = [None; 3];
+/// Why `-r` is refused: a program that holds its streams itself cannot be given others in their place.
+const NO_RELAY: &str = "flag -r is for the agent that init starts, whose log is dialled again; there is no relay for";
+
+/// The flags of vsockexec: the ports, and whether output is to be dialled again.
+fn streams<'a>(words: &mut Peekable<impl Iterator<Item = &'a str>>) -> Result<([Option<u32>; 3], bool), BadLine> {
+    let (mut streams, mut redials) = ([None; 3], false);
     while let Some(word) = words.next_if(|word| word.starts_with('-')) {
         let stream = match word.trim_start_matches('-') {
             "i" => 0,
             "o" => 1,
             "e" => 2,
-            _ => return Err(BadLine(format!("vsockexec: unknown flag {word}; -i, -o, -e PORT are allowed"))),
+            "r" => {
+                redials = true;
+                continue;
+            }
+            _ => return Err(BadLine(format!("vsockexec: unknown flag {word}; -r and -i, -o, -e PORT are allowed"))),
         };
         streams[stream] = Some(port(word, words.next())?);
     }
-    Ok(streams)
+    Ok((streams, redials))
 }
 
 fn named(program: &str, name: &str) -> bool {
@@ -151,6 +163,12 @@ mod tests {
     }
 
     #[test]
+    fn the_agents_log_may_be_dialled_again() {
+        let (with, without) = ("-e 1 /bin/vsockexec -r -e 109 /bin/gcs -v4", "-e 1 /bin/vsockexec -e 109 /bin/gcs -v4");
+        assert_eq!(parse(with).expect("valid"), parse(without).expect("valid"));
+    }
+
+    #[test]
     fn any_other_program_is_run_as_it_is() {
         let line = parse("-e 1 /bin/vsockexec -e 109 /bin/sh -c true").expect("valid");
         assert_eq!(line.program, Program::Other(vec!["/bin/sh".into(), "-c".into(), "true".into()]));
@@ -172,6 +190,7 @@ mod tests {
             ("-e 1", "no program"),
             ("-e 1 /bin/vsockexec -e 109", "no program"),
             ("/bin/vsockexec -z 1 /bin/gcs", "-z"),
+            ("/bin/vsockexec -r -e 109 /bin/sh -c true", "flag -r is for the agent"),
             ("/bin/gcs -loglevel loud", "\"loud\""),
             ("/bin/gcs -log-format xml", "\"xml\""),
             ("/bin/gcs -kmsgLogLevel", "-kmsgLogLevel"),
@@ -181,6 +200,7 @@ mod tests {
             assert!(error.contains(word), "{line}: {error}");
         }
     }
+
     #[test]
     fn vsockexec_by_itself_takes_the_same_flags() {
         let parse = |line: &str| ExecLine::parse(&line.split_whitespace().collect::<Vec<_>>());
@@ -191,7 +211,8 @@ mod tests {
             ("", "no program"),
             ("-e", "needs a port"),
             ("-o 4294967296 x", "4294967296"),
-            ("-r -e 1 x", "unknown flag -r"),
+            ("-r -e 1 x", "flag -r is for the agent"),
+            ("-r -e 1", "no program"),
         ] {
             let error = parse(line).expect_err(line).to_string();
             assert!(error.contains(word), "{line}: {error}");

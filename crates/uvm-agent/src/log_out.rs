@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
@@ -16,15 +17,21 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// When nobody listens, the pause grows up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// Which transport carries the log.
+pub(crate) type Turn = tokio::sync::Mutex<()>;
+
 /// Sends the log to `port`, for ever: a connection that is lost is made again, and no entry is lost with it that was not
 /// handed on. That nobody listens is said on the console, once: the VM is worth more than its log.
-pub(crate) async fn send(link: Link, port: u32, log: Log) {
+///
+/// Of several transports one carries the log: each dials when it has its `turn`, and keeps it while it is connected.
+pub(crate) async fn send(link: Link, port: u32, log: Log, turn: Arc<Turn>) {
     let mut pause = PAUSE;
     let mut said = false;
     loop {
         if link.up().await.is_err() {
             return;
         }
+        let taken = turn.lock().await;
         match link.dial(port).await {
             Ok(mut stream) => {
                 pause = PAUSE;
@@ -42,6 +49,7 @@ pub(crate) async fn send(link: Link, port: u32, log: Log) {
             }
             Err(_) => {}
         }
+        drop(taken);
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
@@ -102,7 +110,7 @@ mod tests {
         for (host, link) in each().await {
             let mut listener = host.listen(109);
             let log = Log::new(&AgentFlags::default());
-            tokio::spawn(send(link, 109, log.clone()));
+            tokio::spawn(send(link, 109, log.clone(), Arc::default()));
             let mut first = listener.accept().await;
             log.add(Level::Info, "one", &[]);
             let mut buffer = [0; 4096];

@@ -54,14 +54,17 @@ pub enum ModuleError {
 }
 
 impl Modules {
-    /// Reads the index at `path`.
+    /// Reads the index at `path`. Where there is none, there are no modules: a root file system of somebody else's, for a
+    /// kernel that has everything built in.
     ///
     /// # Errors
     /// It cannot be read, or is of another format.
     pub fn read(path: &Path) -> Result<Self, ModuleError> {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| ModuleError::Index { path: path.to_owned(), source })?;
-        Self::parse(&text)
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(source) => Err(ModuleError::Index { path: path.to_owned(), source }),
+        }
     }
 
     fn parse(text: &str) -> Result<Self, ModuleError> {
@@ -142,7 +145,11 @@ mod tests {
         for text in ["", "format: 2\n", "release: x\n"] {
             assert!(matches!(Modules::parse(text), Err(ModuleError::Format { .. })), "{text}");
         }
-        let error = Modules::read(Path::new("/nonexistent")).expect_err("no index").to_string();
-        assert_eq!(error, "cannot read the module index /nonexistent");
+        let error = Modules::read(Path::new("/")).expect_err("no index").to_string();
+        assert_eq!(error, "cannot read the module index /");
+        assert_eq!(
+            Modules::read(Path::new("/nonexistent")).expect("none").load("boot").map_err(|e| e.to_string()),
+            Ok(())
+        );
     }
 }

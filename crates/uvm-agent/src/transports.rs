@@ -33,7 +33,7 @@ struct Shared {
     /// Speaks when one was lost for good.
     lost: Notify,
     /// Only one transport carries the log.
-    log_turn: Arc<tokio::sync::Mutex<()>>,
+    log_turn: Arc<log_out::Turn>,
 }
 
 impl Transports {
@@ -65,8 +65,9 @@ impl Transports {
     }
 
     /// Serves the bridge, and the log if it has a port, over `first` and over every transport that shows up later, until
-    /// the VM is to end and nothing is owed any more.
-    pub(crate) async fn serve(self, agent: Arc<Agent>, first: Mux, log_port: Option<u32>) {
+    /// the VM is to end and nothing is owed any more. Virtual sockets as the first may be those of programs, taken for the
+    /// bridge because the serial port was late: then nobody takes what is dialled over them, and the port carries all.
+    pub(crate) async fn serve(self, agent: Arc<Agent>, first: Link, log_port: Option<u32>) {
         let later = LaterPorts::watch();
         if let Err(e) = &later {
             self.shared.log.error("serial ports that appear later are not noticed", e);
@@ -74,7 +75,7 @@ impl Transports {
         self.serve_also(agent, first, log_port, later.ok()).await;
     }
 
-    async fn serve_also<L: Later>(self, agent: Arc<Agent>, first: Mux, log_port: Option<u32>, mut later: Option<L>) {
+    async fn serve_also<L: Later>(self, agent: Arc<Agent>, first: Link, log_port: Option<u32>, mut later: Option<L>) {
         let mut bridges = JoinSet::new();
         self.serve_over(&mut bridges, &agent, first, log_port);
         let mut retry = None;
@@ -92,7 +93,7 @@ impl Transports {
                     match port {
                         Ok((name, channel)) => {
                             let mux = self.run(name, channel);
-                            self.serve_over(&mut bridges, &agent, mux, log_port);
+                            self.serve_over(&mut bridges, &agent, Link::Mux(mux), log_port);
                         }
                         Err(e) => {
                             self.shared.log.error("a serial port to the host cannot be used", &e);
@@ -104,15 +105,12 @@ impl Transports {
         }
     }
 
-    fn serve_over(&self, bridges: &mut JoinSet<()>, agent: &Arc<Agent>, mux: Mux, log_port: Option<u32>) {
+    fn serve_over(&self, bridges: &mut JoinSet<()>, agent: &Arc<Agent>, link: Link, log_port: Option<u32>) {
         if let Some(port) = log_port {
-            let (mux, log, turn) = (mux.clone(), self.shared.log.clone(), Arc::clone(&self.shared.log_turn));
-            tokio::spawn(async move {
-                let _turn = turn.lock().await;
-                log_out::send(Link::Mux(mux), port, log).await;
-            });
+            let (log, turn) = (self.shared.log.clone(), Arc::clone(&self.shared.log_turn));
+            tokio::spawn(log_out::send(link.clone(), port, log, turn));
         }
-        bridges.spawn(bridge::serve(Arc::clone(agent), Link::Mux(mux)));
+        bridges.spawn(bridge::serve(Arc::clone(agent), link));
     }
 
     /// Waits until the host has taken what is on its way.
@@ -187,18 +185,23 @@ mod tests {
         }
     }
 
+    fn agent(log: &Log) -> Arc<Agent> {
+        let (ready, is_ready) = oneshot::channel();
+        ready.send(()).expect("waits");
+        Arc::new(Agent::new(Reap::Known, log.clone(), is_ready))
+    }
+
     #[tokio::test]
     async fn the_bridge_is_dialled_over_a_transport_that_shows_up_after_the_first_is_lost() {
         let log = Log::new(&AgentFlags::default());
         let transports = Transports::new(log.clone());
-        let (ready, is_ready) = oneshot::channel();
-        ready.send(()).expect("waits");
-        let agent = Arc::new(Agent::new(Reap::Known, log, is_ready));
+        let agent = agent(&log);
         let (appear, sockets) = mpsc::unbounded_channel();
         let (host, channel) = host_end();
         let mut bridges = host.listen(BRIDGE_PORT).expect("free");
         let first = transports.run("first".into(), channel);
-        let serving = transports.clone().serve_also(Arc::clone(&agent), first.clone(), None, Some(Sockets(sockets)));
+        let serving =
+            transports.clone().serve_also(Arc::clone(&agent), Link::Mux(first.clone()), None, Some(Sockets(sockets)));
         let serving = tokio::spawn(serving);
         let mut bridge = bridges.accept().await.expect("dialled");
         first.close(); // as when the port is pulled out
@@ -223,6 +226,42 @@ mod tests {
                 std::future::pending::<()>().await;
             });
         }
+        agent.shut_down(Shutdown::Graceful);
+        agent.last_call();
+        serving.await.expect("ends with the VM");
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_late_carries_the_bridge_and_the_log_in_place_of_sockets_that_nobody_serves() {
+        let log = Log::new(&AgentFlags::default());
+        let agent = agent(&log);
+        let (appear, ports) = mpsc::unbounded_channel();
+        let (dialled, mut attempts) = mpsc::unbounded_channel();
+        let link = Link::Sockets(crate::link::Sockets::new(move |port| {
+            dialled.send(port).expect("waits");
+            Err(io::ErrorKind::ConnectionReset.into())
+        }));
+        let serving =
+            Transports::new(log.clone()).serve_also(Arc::clone(&agent), link, Some(109), Some(Sockets(ports)));
+        let serving = tokio::spawn(serving);
+        let mut in_vain = HashSet::new();
+        while in_vain != HashSet::from([109, BRIDGE_PORT]) {
+            in_vain.insert(attempts.recv().await.expect("dials"));
+        }
+        let (host, channel) = host_end();
+        let (mut bridges, mut logs) = (host.listen(BRIDGE_PORT).expect("free"), host.listen(109).expect("free"));
+        appear.send(("late".into(), channel)).expect("waits");
+        let mut bridge = bridges.accept().await.expect("dialled");
+        agent.outbox.push(b"owed".to_vec());
+        let mut owed = [0; 4];
+        bridge.read_exact(&mut owed).await.expect("delivered");
+        assert_eq!(&owed, b"owed");
+        let mut entry = [0; 1];
+        logs.accept().await.expect("dialled").read_exact(&mut entry).await.expect("an entry");
+        tokio::spawn(async move {
+            let _open = (host, bridges, bridge, attempts);
+            std::future::pending::<()>().await;
+        });
         agent.shut_down(Shutdown::Graceful);
         agent.last_call();
         serving.await.expect("ends with the VM");

@@ -1,8 +1,9 @@
 //! What can be plugged into a VM, changed or unplugged while it runs: one typed request a thing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::capabilities::Feature;
+use crate::error::PlatformError;
 use crate::hvsocket::{HvSocketServiceConfig, HvSocketServiceId};
 use crate::stream::Port;
 
@@ -263,4 +264,41 @@ pub enum VmAccess {
     Group,
     /// This VM.
     Individual,
+}
+
+/// What is at a path of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostFile {
+    /// A directory.
+    Directory,
+    /// A regular file.
+    File {
+        /// Its size in bytes.
+        bytes: u64,
+        /// The directory it is in, spelt as the host wants it.
+        directory: PathBuf,
+        /// Its name there.
+        name: String,
+    },
+}
+
+impl HostFile {
+    /// What is at a path of this machine. Blocking, for a moment.
+    ///
+    /// # Errors
+    /// As [`PlatformVm::look_at`](crate::PlatformVm::look_at).
+    pub fn at(path: &Path) -> Result<Self, PlatformError> {
+        let bad = |why: String| PlatformError::BadInput { what: "file", value: path.display().to_string(), why };
+        let meta = path.metadata().map_err(|e| bad(e.to_string()))?;
+        if meta.is_dir() {
+            return Ok(Self::Directory);
+        }
+        if !meta.is_file() {
+            return Err(bad("it is neither a directory nor a regular file".into()));
+        }
+        let name = path.file_name().and_then(|name| name.to_str());
+        let name = name.ok_or_else(|| bad("its name is not Unicode".into()))?.to_owned();
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Ok(Self::File { bytes: meta.len(), directory: directory.to_owned(), name })
+    }
 }

@@ -12,7 +12,7 @@ use crate::capabilities::Capabilities;
 use crate::error::{LastWords, PlatformError};
 use crate::files::PlatformFiles;
 use crate::hvsocket::{HvSocketServiceConfig, HvSocketServiceId};
-use crate::requests::{Change, VmAccess};
+use crate::requests::{Change, HostFile, VmAccess};
 use crate::spec::VmSpec;
 use crate::stream::{GuestListener, GuestStream, Port};
 use crate::windows::WcowSpec;
@@ -118,6 +118,16 @@ pub trait PlatformVm: Send + Sync + 'static {
     /// go of it; it is still there, and can be removed later.
     fn remove_sockets(&self) -> BoxFuture<'_, Result<(), PlatformError>>;
 
+    /// Whether [`update_socket_service`](Self::update_socket_service) would take it.
+    ///
+    /// # Errors
+    /// [`PlatformError::BadInput`].
+    fn check_socket_service(
+        &self,
+        service: &HvSocketServiceId,
+        config: &HvSocketServiceConfig,
+    ) -> Result<(), PlatformError>;
+
     /// Creates, changes or removes the service that allows one port of the virtual sockets to be used. Listeners that are
     /// not allowed any more end in an error, and whoever dials them is refused; streams go on.
     ///
@@ -162,6 +172,15 @@ pub trait PlatformVm: Send + Sync + 'static {
     /// # Errors
     /// [`PlatformError::Unsupported`] where the service does not hold the guest connection.
     fn pass_on<'a>(&'a self, request: &'a str) -> BoxFuture<'a, Result<(), PlatformError>>;
+
+    /// What is at a path of the host. Links are followed.
+    ///
+    /// # Errors
+    /// Nothing is there, it cannot be looked at, or is neither a directory nor a regular file.
+    fn look_at<'a>(&'a self, path: &'a Path) -> BoxFuture<'a, Result<HostFile, PlatformError>>;
+
+    /// The same text for every spelling of a path of the host, as far as can be told without looking at it.
+    fn path_key(&self, path: &Path) -> String;
 
     /// Lets the VM open a file of the host.
     ///

@@ -47,7 +47,7 @@ const EVENT_BACKLOG: usize = 16;
 
 /// Creates the VM `spec` describes, powered off. To be run on `thread`.
 pub(crate) async fn create(host: Arc<Shared>, spec: VmSpec, thread: Arc<VmThread>) -> Result<CreatedVm, PlatformError> {
-    let plan = Plan::check(&host, &spec)?;
+    let plan = Plan::make(Arc::clone(&host), spec.clone()).await?;
     // From here on whatever fails drops the residue, which removes what was made.
     let residue = claim(&host, &spec).await?;
     let outlet = Outlet::open(&spec.console, &residue)?;
@@ -101,6 +101,12 @@ struct Plan {
 }
 
 impl Plan {
+    /// Away from the VM's thread: a root disk may have to be copied.
+    async fn make(host: Arc<Shared>, spec: VmSpec) -> Result<Self, PlatformError> {
+        let checked = tokio::task::spawn_blocking(move || Self::check(&host, &spec)).await;
+        checked.unwrap_or_else(|e| Err(PlatformError::host("look at the boot files", e)))
+    }
+
     fn check(host: &Shared, spec: &VmSpec) -> Result<Self, PlatformError> {
         require(&host.capabilities, spec)?;
         let accelerator = host.accelerator.accelerator;

@@ -1,6 +1,7 @@
 //! The device for virtual sockets: there at boot, or plugged into the running VM; and who may use which port of it.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
@@ -16,24 +17,41 @@ use crate::vm::{Life, Vm};
 
 /// The device, if it is there, and its services.
 pub(crate) struct Sockets {
-    device: Mutex<Option<Vsock>>,
+    device: Mutex<Option<Plugged>>,
     pub(crate) gate: HvSocketGate,
     /// One plugs at a time; whoever comes meanwhile finds it done.
     turn: tokio::sync::Mutex<()>,
+    /// Every device gets a name of its own: what QEMU says late of an earlier one is not of this one.
+    count: AtomicU32,
+}
+
+/// A device that QEMU has, as far as is known.
+#[derive(Clone)]
+struct Plugged {
+    device: Vsock,
+    /// QEMU's name of it, and of its connection.
+    name: String,
 }
 
 impl Sockets {
     /// With the device that is there at boot.
     pub(crate) fn new(device: Option<Vsock>) -> Self {
-        Self { device: Mutex::new(device), gate: HvSocketGate::default(), turn: tokio::sync::Mutex::default() }
+        let plugged = device.map(|device| Plugged { device, name: VSOCK_DEVICE.into() });
+        Self {
+            device: Mutex::new(plugged),
+            gate: HvSocketGate::default(),
+            turn: tokio::sync::Mutex::default(),
+            count: AtomicU32::default(),
+        }
     }
 
-    fn slot(&self) -> MutexGuard<'_, Option<Vsock>> {
+    fn slot(&self) -> MutexGuard<'_, Option<Plugged>> {
         self.device.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn device(&self) -> Result<Vsock, PlatformError> {
-        self.slot().clone().ok_or_else(|| PlatformError::no_virtual_sockets("qemu"))
+        let plugged = self.slot().clone().ok_or_else(|| PlatformError::no_virtual_sockets("qemu"))?;
+        Ok(plugged.device)
     }
 
     pub(crate) fn listen(&self, port: Port) -> Result<GuestListener, PlatformError> {
@@ -52,90 +70,121 @@ impl Vm {
     /// Plugs the device in, if it is not there. In a running VM, waits for the guest's driver.
     pub(crate) async fn add_sockets(&self) -> Result<(), PlatformError> {
         let _turn = self.sockets.turn.lock().await;
-        if self.sockets.slot().is_some() {
-            return Ok(());
-        }
-        let intent = "plug in virtual sockets";
-        let dir = self.residue.dir().map_err(|e| PlatformError::host(intent, e))?;
-        let (device, end) = transport::device(&dir)?;
-        if let Err(e) = self.plug(&end).await {
-            device.close();
-            return Err(e);
-        }
-        *self.sockets.slot() = Some(device.clone());
+        let there = self.sockets.slot().clone();
+        let device = match there {
+            Some(there) if there.device.dead().is_none() => there.device,
+            // Its end is told when QEMU has let go of it, or its driver broke it: neither is of use to anybody.
+            Some(there) if !self.agent_uses_sockets() => {
+                self.unplug(&there.name).await?;
+                self.plug_new().await?
+            }
+            Some(there) => there.device,
+            None => self.plug_new().await?,
+        };
         if self.life() != Life::Running {
             return Ok(());
         }
         let limit = self.deadlines.rpc;
-        match tokio::time::timeout(limit, device.up()).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(e)) => Err(self.end_or(intent, PlatformError::host(intent, e)).await),
-            Err(_) => {
-                let error = self.timeout("the guest's driver for virtual sockets", limit);
-                // A guest that does not take it may not let go of it either: then it stays, and can be removed later.
-                if let Err(e) = self.unplug().await {
-                    tracing::warn!(vm = %self.id, error = %e, "virtual sockets stay plugged in");
+        let intent = "plug in virtual sockets";
+        tokio::select! {
+            up = tokio::time::timeout(limit, device.up()) => match up {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(e)) => Err(self.end_or(intent, PlatformError::host(intent, e)).await),
+                Err(_) => {
+                    let error = self.timeout("the guest's driver for virtual sockets", limit);
+                    self.unplug_what_nobody_takes().await;
+                    Err(error)
                 }
-                Err(error)
-            }
+            },
+            () = self.qmp.closed() => Err(self.end_or(intent, PlatformError::host(intent, "QEMU is gone")).await),
+        }
+    }
+
+    /// A guest that does not take it may not let go of it either: then it stays, and can be removed later.
+    async fn unplug_what_nobody_takes(&self) {
+        let name = self.sockets.slot().as_ref().map(|plugged| plugged.name.clone());
+        if let Some(name) = name.filter(|_| !self.agent_uses_sockets())
+            && let Err(e) = self.unplug(&name).await
+        {
+            tracing::warn!(vm = %self.id, error = %e, "virtual sockets stay plugged in");
         }
     }
 
     /// Takes the device out, if it is there.
     pub(crate) async fn remove_sockets(&self) -> Result<(), PlatformError> {
         let _turn = self.sockets.turn.lock().await;
-        if self.transport.get().needs_shared_ram() {
+        if self.agent_uses_sockets() {
             return Err(PlatformError::NotAllowed {
                 intent: "removing the virtual sockets".into(),
                 why: "the guest's agent itself uses them".into(),
             });
         }
-        if self.sockets.slot().is_none() {
-            return Ok(());
-        }
+        let Some(name) = self.sockets.slot().as_ref().map(|plugged| plugged.name.clone()) else { return Ok(()) };
         match self.life() {
-            Life::Running => self.unplug().await,
+            Life::Running => self.unplug(&name).await,
             life => Err(PlatformError::WrongState { intent: "remove the virtual sockets", state: life.name() }),
         }
     }
 
-    async fn plug(&self, end: &OwnedFd) -> Result<(), PlatformError> {
-        let fdname = VSOCK_DEVICE;
-        self.call_with("getfd", json!({ "fdname": fdname }), Some(end.as_fd())).await?;
-        let address = json!({ "type": "fd", "data": { "str": fdname } });
-        let backend = json!({ "type": "socket", "data": { "addr": address, "server": false } });
-        if let Err(e) = self.call("chardev-add", json!({ "id": VSOCK_DEVICE, "backend": backend })).await {
-            // Else the descriptor stays open in QEMU.
-            let _ = self.call("closefd", json!({ "fdname": fdname })).await;
+    fn agent_uses_sockets(&self) -> bool {
+        self.transport.get().needs_shared_ram()
+    }
+
+    async fn plug_new(&self) -> Result<Vsock, PlatformError> {
+        let dir = self.residue.dir().map_err(|e| PlatformError::host("plug in virtual sockets", e))?;
+        let (device, end) = transport::device(&dir)?;
+        let name = format!("{VSOCK_DEVICE}-{}", self.sockets.count.fetch_add(1, Ordering::Relaxed));
+        // Our copy of QEMU's end is closed by then: else its death would not be seen at ours.
+        if let Err(e) = self.plug(&name, end).await {
+            device.close();
             return Err(e);
         }
-        let device = json!({
-            "driver": "vhost-user-vsock-pci", "id": VSOCK_DEVICE, "chardev": VSOCK_DEVICE, "bus": HOT_PLUG_BUS,
-        });
+        *self.sockets.slot() = Some(Plugged { device: device.clone(), name });
+        Ok(device)
+    }
+
+    async fn plug(&self, name: &str, end: OwnedFd) -> Result<(), PlatformError> {
+        self.call_with("getfd", json!({ "fdname": name }), Some(end.as_fd())).await?;
+        drop(end);
+        let address = json!({ "type": "fd", "data": { "str": name } });
+        let backend = json!({ "type": "socket", "data": { "addr": address, "server": false } });
+        if let Err(e) = self.call("chardev-add", json!({ "id": name, "backend": backend })).await {
+            // Else the descriptor stays open in QEMU.
+            let _ = self.call("closefd", json!({ "fdname": name })).await;
+            return Err(e);
+        }
+        let device = json!({ "driver": "vhost-user-vsock-pci", "id": name, "chardev": name, "bus": HOT_PLUG_BUS });
         if let Err(e) = self.call("device_add", device).await {
-            let _ = self.call("chardev-remove", json!({ "id": VSOCK_DEVICE })).await;
+            let _ = self.call("chardev-remove", json!({ "id": name })).await;
             return Err(e);
         }
         Ok(())
     }
 
     /// The device goes first: a guest whose device is dead would not let go of it any more.
-    async fn unplug(&self) -> Result<(), PlatformError> {
-        self.remove_device(VSOCK_DEVICE).await?;
-        self.call("chardev-remove", json!({ "id": VSOCK_DEVICE })).await?;
-        if let Some(device) = self.sockets.slot().take() {
-            device.close();
+    async fn unplug(&self, name: &str) -> Result<(), PlatformError> {
+        self.remove_device(name).await?;
+        // It is dead then, and its connection of no use; one that QEMU does not give up costs a descriptor there.
+        if let Err(e) = self.call("chardev-remove", json!({ "id": name })).await {
+            tracing::warn!(vm = %self.id, error = %e, "the connection of a device that is gone stays in QEMU");
+        }
+        if let Some(plugged) = self.sockets.slot().take() {
+            plugged.device.close();
         }
         Ok(())
     }
 
     /// Has the guest let go of a device, and QEMU remove it.
-    async fn remove_device(&self, id: &'static str) -> Result<(), PlatformError> {
+    async fn remove_device(&self, id: &str) -> Result<(), PlatformError> {
         let mut events = self.qmp.events();
         match self.qmp.call("device_del", json!({ "id": id })).await {
             Ok(_) => {}
             // An earlier removal that was not waited for to the end has come through.
             Err(CallError::Refused(e)) if e.class == "DeviceNotFound" => return Ok(()),
+            // Or is still under way; its end is waited for now.
+            Err(CallError::Refused(e)) if e.desc.contains("unplug") => {
+                tracing::debug!(vm = %self.id, error = %e, "a device is being removed already");
+            }
             Err(e) => return Err(self.call_error("device_del", e).await),
         }
         let gone = async {
@@ -144,30 +193,27 @@ impl Vm {
                     Ok(event)
                         if event.name == "DEVICE_DELETED" && event.data.get("device") == Some(&Value::from(id)) =>
                     {
-                        return true;
+                        return;
                     }
-                    Ok(_) => {}
-                    // What was missed may have been it.
-                    Err(RecvError::Lagged(_)) => return false,
+                    // What was missed may have been it: another command tells.
+                    Err(RecvError::Lagged(_)) if self.is_removed(id).await => return,
+                    Ok(_) | Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => std::future::pending().await,
                 }
             }
         };
-        let limit = self.deadlines.host_call;
+        let (intent, limit) = ("remove a device", self.deadlines.host_call);
         tokio::select! {
             seen = tokio::time::timeout(limit, gone) => match seen {
-                Ok(true) => Ok(()),
-                _ => self.is_removed(id, limit).await,
+                Ok(()) => Ok(()),
+                Err(_) => Err(self.timeout(&format!("the guest to let go of the device {id}"), limit)),
             },
-            () = self.qmp.closed() => Err(self.end_or("remove a device", PlatformError::host("remove a device", "QEMU is gone")).await),
+            () = self.qmp.closed() => Err(self.end_or(intent, PlatformError::host(intent, "QEMU is gone")).await),
         }
     }
 
-    /// The last look: nothing was heard of the device's end.
-    async fn is_removed(&self, id: &'static str, waited: std::time::Duration) -> Result<(), PlatformError> {
-        match self.qmp.call("device_del", json!({ "id": id })).await {
-            Err(CallError::Refused(e)) if e.class == "DeviceNotFound" => Ok(()),
-            _ => Err(self.timeout(&format!("the guest to let go of the device {id}"), waited)),
-        }
+    async fn is_removed(&self, id: &str) -> bool {
+        let path = json!({ "path": format!("/machine/peripheral/{id}") });
+        matches!(self.qmp.call("qom-list", path).await, Err(CallError::Refused(_)))
     }
 }

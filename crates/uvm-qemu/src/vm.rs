@@ -18,7 +18,8 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
-use uvm_platform::requests::{Change, VmAccess};
+use uvm_platform::hvsocket::HvSocketServices;
+use uvm_platform::requests::{Change, HostFile, VmAccess};
 use uvm_platform::{
     Accelerator, BoxFuture, Deadlines, ExitStatus, Feature, GuestListener, GuestStream, HostGuestConnection,
     HvSocketServiceConfig, HvSocketServiceId, LastWords, Link, PlatformError, PlatformVm, Port, UvmId, VmEvent,
@@ -408,6 +409,14 @@ impl PlatformVm for QemuVm {
         self.run(async move { vm.remove_sockets().await })
     }
 
+    fn check_socket_service(
+        &self,
+        service: &HvSocketServiceId,
+        config: &HvSocketServiceConfig,
+    ) -> Result<(), PlatformError> {
+        HvSocketServices::check(service, config)
+    }
+
     fn update_socket_service<'a>(
         &'a self,
         service: &'a HvSocketServiceId,
@@ -434,6 +443,19 @@ impl PlatformVm for QemuVm {
 
     fn pass_on<'a>(&'a self, _request: &'a str) -> BoxFuture<'a, Result<(), PlatformError>> {
         Box::pin(async { Err(not_here(Feature::HostOwnedGuestConnection, NO_HOST_SERVICE)) })
+    }
+
+    fn look_at<'a>(&'a self, path: &'a Path) -> BoxFuture<'a, Result<HostFile, PlatformError>> {
+        let path = path.to_owned();
+        self.run(async move {
+            let looked = tokio::task::spawn_blocking(move || HostFile::at(&path)).await;
+            looked.unwrap_or_else(|e| Err(PlatformError::host("look at a file", e)))
+        })
+    }
+
+    fn path_key(&self, path: &Path) -> String {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        path.to_string_lossy().into_owned()
     }
 
     fn grant<'a>(&'a self, _path: &'a Path, _access: VmAccess) -> BoxFuture<'a, Result<(), PlatformError>> {

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use vhost::vhost_user::Listener;
@@ -20,7 +21,7 @@ use crate::shared::{FROM_GUEST, Memory, Shared, TO_GUEST};
 
 /// Entries of a ring; what Linux and QEMU use.
 const RING_SIZE: usize = 128;
-/// The event of [`Backend::resume`]: past those of the rings and of the thread's end.
+/// The event of [`Backend::resume`]: past those of the rings, and the one that the library keeps for itself.
 const RESUME: u16 = 3;
 
 pub(crate) struct Backend {
@@ -28,8 +29,10 @@ pub(crate) struct Backend {
     /// The same that the daemon keeps up to date.
     memory: Memory,
     cid: u64,
-    /// What the guest sent is to be read on.
+    /// What the guest sent is to be read on, or the thread is to end.
     resume: EventConsumer,
+    /// The thread is to end.
+    ended: AtomicBool,
 }
 
 impl VhostUserBackend for Backend {
@@ -50,7 +53,10 @@ impl VhostUserBackend for Backend {
     }
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
-        VhostUserProtocolFeatures::MQ | VhostUserProtocolFeatures::CONFIG | VhostUserProtocolFeatures::REPLY_ACK
+        VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::CONFIG
+            | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::RESET_DEVICE
     }
 
     fn set_event_idx(&self, _enabled: bool) {
@@ -69,8 +75,14 @@ impl VhostUserBackend for Backend {
         Ok(())
     }
 
+    /// None: the library never closes the descriptor that it takes from here. [`Served`] ends the thread.
     fn exit_event(&self, _thread_index: usize) -> Option<(EventConsumer, EventNotifier)> {
-        new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC).ok()
+        None
+    }
+
+    /// Not said of a VM that is paused, whose rings stop, too.
+    fn reset_device(&self) {
+        self.shared.reset();
     }
 
     fn stop_vring(&self, _queue_index: u32) -> io::Result<()> {
@@ -81,6 +93,10 @@ impl VhostUserBackend for Backend {
     fn handle_event(&self, event: u16, _events: EventSet, vrings: &[VringRwLock], _thread: usize) -> io::Result<()> {
         if event == RESUME {
             self.resume.consume()?;
+            if self.ended.load(Ordering::Acquire) {
+                // What ends the library's loop; nobody is told of it.
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
         }
         if let TO_GUEST | FROM_GUEST | RESUME = event {
             self.shared.kicked(&self.memory, vrings);
@@ -89,27 +105,54 @@ impl VhostUserBackend for Backend {
     }
 }
 
+/// The library's daemon, with a thread that watches the rings, which ends with this.
+struct Served {
+    daemon: VhostUserDaemon<Arc<Backend>>,
+    backend: Arc<Backend>,
+    resume: Arc<EventNotifier>,
+}
+
+impl Served {
+    fn new(shared: &Arc<Shared>, cid: u64) -> io::Result<Self> {
+        let (consumer, notifier) = new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC)?;
+        let wakes = consumer.as_raw_fd();
+        let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
+        let (shared, ended) = (Arc::clone(shared), AtomicBool::new(false));
+        let backend = Arc::new(Backend { shared, memory: memory.clone(), cid, resume: consumer, ended });
+        let daemon =
+            VhostUserDaemon::new("uvm-vsock".into(), Arc::clone(&backend), memory).map_err(|error| other(&error))?;
+        for handler in daemon.get_epoll_handlers() {
+            if let Err(error) = handler.register_listener(wakes, EventSet::IN, u64::from(RESUME)) {
+                // Its thread sleeps for good: nothing can wake it, and dropping the daemon would wait for it.
+                std::mem::forget(daemon);
+                return Err(error);
+            }
+        }
+        Ok(Self { daemon, backend, resume: Arc::new(notifier) })
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.backend.ended.store(true, Ordering::Release);
+        let _ = self.resume.notify(); // fails only if its count is at the limit: then it is readable
+        // Dropping the daemon waits for the thread.
+    }
+}
+
 /// Serves the one connection that waits at `listener`, from threads of its own, until it closes or the device ends.
 pub(crate) fn serve(shared: &Arc<Shared>, cid: u64, listener: UnixListener) -> io::Result<()> {
-    let (resume, resumer) = new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC)?;
-    let wakes = resume.as_raw_fd();
-    let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
-    let backend = Arc::new(Backend { shared: Arc::clone(shared), memory: memory.clone(), cid, resume });
-    let mut daemon = VhostUserDaemon::new("uvm-vsock".into(), backend, memory).map_err(|error| other(&error))?;
-    for handler in daemon.get_epoll_handlers() {
-        handler.register_listener(wakes, EventSet::IN, u64::from(RESUME))?;
-    }
-    daemon.start(&mut Listener::from(listener)).map_err(|error| other(&error))?;
-    shared.served(daemon.shutdown_handle(), resumer);
+    let mut served = Served::new(shared, cid)?;
+    served.daemon.start(&mut Listener::from(listener)).map_err(|error| other(&error))?;
+    shared.served(served.daemon.shutdown_handle(), Arc::clone(&served.resume));
     let shared = Arc::clone(shared);
     thread::Builder::new().name("uvm-vsock-end".into()).spawn(move || {
-        let why = match daemon.wait() {
+        let why = match served.daemon.wait() {
             Ok(()) => Down::Detached,
             Err(error) => ended_by(&error),
         };
         shared.end(why);
-        // The rings' thread ends with the daemon.
-        drop(daemon);
+        drop(served);
     })?;
     Ok(())
 }

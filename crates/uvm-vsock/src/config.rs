@@ -34,10 +34,11 @@ impl Config {
         if !(FIRST_GUEST_CID..u64::from(u32::MAX)).contains(&cid) {
             return Err(VsockError::BadCid { cid });
         }
-        Ok(Self { cid, max_streams: 2048, window: 64 * 1024, max_window: 256 * 1024, backlog: 128 })
+        Ok(Self { cid, max_streams: 2048, window: 64 * 1024, max_window: 256 * 1024, backlog: 1024 })
     }
 
-    /// Streams at once, dialled by either end. Default 2048, kept within 1 to 65,536.
+    /// Streams at once, dialled by either end. One that the guest has closed counts until it is dropped here: it keeps what
+    /// was not read. Default 2048, kept within 1 to 65,536.
     #[must_use]
     pub fn with_max_streams(self, streams: u32) -> Self {
         Self { max_streams: streams.clamp(1, 65_536), ..self }
@@ -57,7 +58,8 @@ impl Config {
         Self { max_window: bytes.clamp(self.window, 64 * 1024 * 1024), ..self }
     }
 
-    /// Streams that wait on one listener to be accepted. Default 128, at least 1.
+    /// Streams that wait on one listener to be accepted. Default 1024, at least 1: a program that dials hundreds at once
+    /// does so before a task of the host runs, and whoever finds no room is refused.
     #[must_use]
     pub fn with_backlog(self, streams: u32) -> Self {
         Self { backlog: streams.max(1), ..self }

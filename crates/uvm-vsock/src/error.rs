@@ -8,6 +8,10 @@ use crate::header::Op;
 
 /// Whether the guest's driver is there. Each time it comes up is a new epoch: streams of an older one have ended in
 /// reset.
+///
+/// A driver that goes away and is not followed by another is known only if the VM's process tells of resets (vhost-user's
+/// `RESET_DEVICE`), which QEMU 7.2 does not: it stops the rings, as it does for a VM that is paused, and nothing tells the
+/// two apart. There the link stays up and streams stay open until the next driver starts or the process ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Link {
     /// Not yet up, or lost.
@@ -29,6 +33,10 @@ pub enum Down {
     /// The guest's driver has not taken the device yet.
     #[error("the guest has no vsock driver running yet")]
     NoDriverYet,
+    /// The guest, or its restart, has reset the device, and no driver has taken it since. Known only where the VM's process
+    /// tells of it, as [`Link`] says.
+    #[error("the vsock device was reset, and no driver has taken it since")]
+    Reset,
     /// The VM's process closed the device's socket: it ended, or the device was removed. Final.
     #[error("the VM's process let go of the device")]
     Detached,
@@ -81,7 +89,7 @@ pub enum VsockError {
         /// The port.
         port: u32,
     },
-    /// As many streams are open as the device takes. Nothing was sent.
+    /// As many streams are open, or closed by the guest and still held here, as the device takes. Nothing was sent.
     #[error("{limit} vsock streams are open already")]
     TooManyStreams {
         /// The limit that was met.

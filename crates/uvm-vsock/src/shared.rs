@@ -4,6 +4,7 @@
 //! Whoever changed something also puts packets into the guest's ring: a message leaves in the task that wrote it, without
 //! a hop to another thread. Tasks are woken after the lock is let go.
 
+use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
@@ -35,8 +36,8 @@ struct State {
     rings: Option<Rings>,
     /// Ends the connection to the VM's process.
     hang_up: Option<ShutdownHandle>,
-    /// Has the rings' thread read on.
-    resume: Option<EventNotifier>,
+    /// Has the rings' thread go on.
+    resume: Option<Arc<EventNotifier>>,
 }
 
 struct Rings {
@@ -74,10 +75,13 @@ impl Shared {
         look(&self.lock().device)
     }
 
-    pub(crate) fn served(&self, hang_up: Option<ShutdownHandle>, resume: EventNotifier) {
+    pub(crate) fn served(&self, hang_up: Option<ShutdownHandle>, resume: Arc<EventNotifier>) {
         let mut state = self.lock();
         state.hang_up = hang_up;
         state.resume = Some(resume);
+        if state.rings.is_some() {
+            state.resume(); // the guest was quicker, and what its rings' thread left could not be resumed
+        }
     }
 
     /// Ends the device. The VM's process sees the connection close.
@@ -104,6 +108,14 @@ impl Shared {
                 return;
             }
         }
+    }
+
+    /// The device was reset.
+    pub(crate) fn reset(&self) {
+        self.change(|state| {
+            state.rings = None;
+            state.device.driver_gone();
+        });
     }
 
     /// Waits until nobody uses the rings any more. They must have been marked as not ready before.
@@ -192,37 +204,36 @@ impl State {
         }
         let memory = rings.memory.memory();
         let mut vring = rings.to_guest.vring.get_mut();
-        let sent = (|| {
-            let mut total = 0;
-            loop {
-                let sent = rings::send(&mut self.device, vring.get_queue_mut(), &memory)?;
-                total += sent;
-                // Asks for a kick when there is room again; room that came meanwhile is used.
-                let room = self.device.has_packet() && vring.enable_notification()?;
-                if !room {
-                    break;
-                }
-            }
-            if total > 0 && vring.needs_notification()? {
+        let sent = rings::send(&mut self.device, vring.get_queue_mut(), &memory).and_then(|turn| {
+            if turn.used > 0 && vring.needs_notification()? {
                 let _ = vring.signal_used_queue();
             }
-            Ok::<(), virtio_queue::Error>(())
-        })();
+            Ok(turn.more)
+        });
         rings.to_guest.at = vring.get_queue().next_avail();
         drop(vring);
-        let stalled = rings.stalled;
-        if let Err(error) = sent {
-            self.broken(&error);
-        } else if stalled && self.device.can_receive() {
-            // The answers have gone out: the packets that waited for that are read, but not by a task of a handle.
-            rings.stalled = false;
-            if let Some(resume) = &self.resume {
-                let _ = resume.notify(); // fails only if its count is at the limit: then it is readable
+        match sent {
+            Err(error) => {
+                self.broken(&error);
             }
+            // There is more than one turn's worth, or the answers have gone out and the packets that waited for that
+            // are read: not by a task of a handle.
+            Ok(more) if more || rings.stalled && self.device.can_receive() => {
+                rings.stalled &= !self.device.can_receive();
+                self.resume();
+            }
+            Ok(_) => {}
         }
     }
 
-    fn broken(&mut self, error: &virtio_queue::Error) -> bool {
+    /// Has the rings' thread go on.
+    fn resume(&self) {
+        if let Some(resume) = &self.resume {
+            let _ = resume.notify(); // fails only if its count is at the limit: then it is readable
+        }
+    }
+
+    fn broken(&mut self, error: &impl Display) -> bool {
         self.rings = None;
         self.device.end(Down::BadRing { message: error.to_string() });
         false

@@ -43,7 +43,7 @@ impl Vsock {
     }
 
     /// Dials `port` of the guest and waits until it accepts. Cancel-safe: a stream that was not accepted yet is reset. The
-    /// deadline is the caller's.
+    /// deadline is the caller's, and needed: a driver that went away may not be known to have ([`Link`]).
     ///
     /// # Errors
     /// [`VsockError::LinkDown`], [`VsockError::TooManyStreams`] or [`VsockError::NotAccepted`].

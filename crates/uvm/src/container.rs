@@ -1,22 +1,35 @@
-//! Containers in the VM: made, started, ended, forgotten.
+//! Containers in the VM: made, started, looked at, limited, ended, forgotten.
 
 mod create;
+mod options;
+mod properties;
+mod update;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use uvm_wire::execute::ProcessParameters;
 use uvm_wire::system::{DeleteContainerState, ShutdownForced, ShutdownGraceful};
-use uvm_wire::{Hresult, RawJson, Rpc};
+use uvm_wire::{ContainerId, Hresult, RawJson, Rpc};
 
 pub(crate) use create::create;
+pub use options::ContainerOptions;
+pub use properties::ContainerProcesses;
 
 use crate::bridge::{BridgeError, ContainerEnd, Registration};
 use crate::error::{ContainerError, UvmError};
 use crate::process::{self, Launch, Process};
 use crate::vm::{Guest, UtilityVm};
 
-/// A container in the VM. Dropping it does not end it; nobody learns of its end any more.
+use options::object;
+
+/// A container in the VM: one that was [made](UtilityVm::create_container), or another handle of it
+/// ([`UtilityVm::open_container`]). Dropping the handle does not end the container; whoever holds only this one does not
+/// learn of its end any more.
+///
+/// Each call waits at most [`rpc`](crate::Deadlines::rpc) for the guest's answer, unless it says otherwise. Besides the
+/// errors they name, all can fail with [`UvmError::Exited`] and [`UvmError::Refused`].
 pub struct Container {
     vm: UtilityVm,
     guest: Guest,
@@ -34,13 +47,27 @@ pub struct ContainerStdio {
     pub stderr: bool,
 }
 
+/// A handle of a container that may be there.
+pub(crate) fn open(vm: &UtilityVm, id: &str) -> Result<Container, UvmError> {
+    let guest = vm.inner.guest("open a container in")?;
+    let failed = |source| vm.inner.witness().container(id.to_owned(), "open", source);
+    let container = ContainerId::from(id);
+    // Above all, none of its calls may mean the VM itself.
+    container.check_new().map_err(|e| failed(ContainerError::Id(e)))?;
+    let registration = guest.bridge.register(&container);
+    Ok(Container { vm: vm.clone(), guest, registration: Arc::new(registration) })
+}
+
 impl Container {
     /// Its id.
     pub fn id(&self) -> &str {
         self.registration.id().as_str()
     }
 
-    /// Starts its init process. To be done once.
+    /// Starts its init process, with a terminal if the specification says so: then it has no standard error, and
+    /// [`Process::resize`] tells it the size. To be done once.
+    ///
+    /// The guest tells the end of a container whose init process was started, and of no other.
     ///
     /// # Errors
     /// [`UvmError::Program`].
@@ -49,13 +76,13 @@ impl Container {
         process::create(&self.vm, self.launch(program, stdio, None)).await
     }
 
-    /// Starts a further process in it. `process` is an OCI process object as JSON.
+    /// Starts a further process in it. `process` is an OCI process object as JSON; with `"terminal": true` in it, the
+    /// process has a terminal and no standard error.
     ///
     /// # Errors
-    /// [`UvmError::Container`] if it is no JSON, [`UvmError::Program`].
+    /// [`UvmError::Container`] if it is no JSON object, [`UvmError::Program`].
     pub async fn exec(&self, process: &str, stdio: ContainerStdio) -> Result<Process, UvmError> {
-        let process =
-            RawJson::parse(process).map_err(|e| self.failed("start a process in", ContainerError::Specification(e)))?;
+        let (process, _) = object("process", process).map_err(|e| self.failed("start a process in", e))?;
         let program = format!("a process of container {:?}", self.id());
         process::create(&self.vm, self.launch(program, stdio, Some(process))).await
     }
@@ -71,12 +98,14 @@ impl Container {
         Launch { container: self.registration.id().clone(), program, parameters }
     }
 
-    /// Waits for its end: its init process has ended, or the VM, or this handle was closed. Cancel-safe.
+    /// Waits for its end: its init process has ended and its output was read, or its state was deleted, or the VM has
+    /// ended, or this handle was closed. Without limit, since a container may run for ever. Cancel-safe.
     pub async fn wait(&self) -> ContainerEnd {
         self.registration.ended().await
     }
 
-    /// Asks its init process to end (SIGTERM). Success if it has ended.
+    /// Asks its init process to end (SIGTERM), and does not wait for its end: see [`wait`](Self::wait). Success if it has
+    /// ended or is not there. A caller that gives up does not call it back.
     ///
     /// # Errors
     /// [`UvmError::Container`].
@@ -84,7 +113,7 @@ impl Container {
         self.end("shut down", ShutdownGraceful {}).await
     }
 
-    /// Kills it. Success if it has ended.
+    /// Kills it, and does not wait for its end. Success if it has ended or is not there.
     ///
     /// # Errors
     /// [`UvmError::Container`].
@@ -92,16 +121,27 @@ impl Container {
         self.end("terminate", ShutdownForced {}).await
     }
 
-    /// Frees its id in the guest. It must have ended.
+    /// Frees its id in the guest, and what the guest keeps of it. It must have ended.
+    ///
+    /// Agents of January 2021 at times fail here for a container that has ended, and keep its id; nothing can be done
+    /// about it in the life of that VM.
     ///
     /// # Errors
-    /// [`UvmError::Container`].
+    /// [`UvmError::Container`], [`UvmError::GuestUnsupported`].
     pub async fn delete_state(&self) -> Result<(), UvmError> {
         if !self.guest.capabilities.guest_defined.delete_container_state {
             let what = "deleting the state of a container";
             return Err(UvmError::GuestUnsupported { id: self.vm.id().clone(), what });
         }
-        self.call("delete the state of", DeleteContainerState {}).await
+        let (guest, id, deadline) = self.target();
+        let deleted = async move {
+            let result = guest.bridge.call(id.clone(), &DeleteContainerState {}, Some(deadline)).await;
+            if result.is_ok() {
+                guest.bridge.container_deleted(&id);
+            }
+            result
+        };
+        self.outcome("delete the state of", self.vm.inner.run(deleted).await?).await.map(drop)
     }
 
     /// Closes this handle; whoever waits for the container is told so. The container goes on.
@@ -111,22 +151,31 @@ impl Container {
 
     async fn end<R>(&self, intent: &'static str, call: R) -> Result<(), UvmError>
     where
-        R: Rpc<Reply = uvm_wire::call::Done> + Send + Sync + 'static,
+        R: Rpc<Reply: Send> + Send + Sync + 'static,
     {
         match self.call(intent, call).await {
             Err(UvmError::Container { source: ContainerError::Guest(source), .. }) if has_ended(&source) => Ok(()),
-            result => result,
+            result => result.map(drop),
         }
     }
 
-    async fn call<R>(&self, intent: &'static str, call: R) -> Result<(), UvmError>
+    async fn call<R>(&self, intent: &'static str, call: R) -> Result<R::Reply, UvmError>
     where
-        R: Rpc<Reply = uvm_wire::call::Done> + Send + Sync + 'static,
+        R: Rpc<Reply: Send> + Send + Sync + 'static,
     {
-        let (guest, id, deadline) = (self.guest.clone(), self.registration.id().clone(), self.vm.inner.deadlines.rpc);
+        let (guest, id, deadline) = self.target();
         let call = async move { guest.bridge.call(id, &call, Some(deadline)).await };
-        match self.vm.inner.run(call).await? {
-            Ok(_) => Ok(()),
+        self.outcome(intent, self.vm.inner.run(call).await?).await
+    }
+
+    /// What a call takes.
+    fn target(&self) -> (Guest, ContainerId, Duration) {
+        (self.guest.clone(), self.registration.id().clone(), self.vm.inner.deadlines.rpc)
+    }
+
+    async fn outcome<T>(&self, intent: &'static str, result: Result<T, BridgeError>) -> Result<T, UvmError> {
+        match result {
+            Ok(reply) => Ok(reply),
             Err(source) => {
                 let source = self.vm.inner.unless_ended("use a container of", source).await?;
                 Err(self.failed(intent, ContainerError::Guest(source)))

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use uvm_platform::{ExitStatus, LastWords, PlatformError, PlatformVm, UvmId};
+use uvm_wire::{Failure, Hresult};
 
 use crate::bridge::BridgeError;
 use crate::options::OptionsError;
+use crate::resources::ResourceError;
 use crate::vm::Refusal;
 
 /// Why an operation failed. Each variant's doc says in what state things are left; the causes are in
@@ -104,6 +106,18 @@ pub enum UvmError {
         /// Why.
         source: BridgeError,
     },
+    /// Something could not be plugged in, unplugged or found. The cause says how things are left.
+    #[error("cannot {intent} {what} of utility VM {id}")]
+    Resource {
+        /// The VM.
+        id: UvmId,
+        /// What was tried, as the object of "cannot".
+        intent: &'static str,
+        /// The thing.
+        what: String,
+        /// Why.
+        source: Box<ResourceError>,
+    },
     /// A program could not be started. The VM goes on; nothing of the process is left.
     #[error("cannot run {program} in utility VM {id}{last_words}")]
     Program {
@@ -130,6 +144,16 @@ pub enum UvmError {
         last_words: Box<LastWords>,
         /// Why.
         source: ContainerError,
+    },
+    /// There is no sense in a request to the guest. It was not sent.
+    #[error("cannot modify {resource:?} of utility VM {id}: {why}")]
+    GuestRequest {
+        /// The VM.
+        id: UvmId,
+        /// The resource, as it is named on the wire.
+        resource: String,
+        /// What is wrong with it.
+        why: &'static str,
     },
     /// The guest's agent, or the guest connection, cannot do this. Nothing was changed.
     #[error("utility VM {id}: {what}: the guest agent does not support it")]
@@ -267,12 +291,27 @@ pub enum ContainerError {
     /// The id cannot be that of a container.
     #[error(transparent)]
     Id(uvm_wire::ids::InvalidContainerId),
-    /// A handle of a container with this id is open in this VM.
+    /// This VM has a container with this id, whose handle is open.
     #[error("it already exists")]
     Exists,
-    /// The specification is no JSON.
-    #[error("its specification is no JSON")]
-    Specification(#[source] uvm_wire::JsonError),
+    /// What describes it, or a part of it, is no JSON object. The guest was not asked.
+    #[error("its {what} must be a JSON object")]
+    Document {
+        /// Which document: "specification", ...
+        what: &'static str,
+        /// What it is.
+        source: uvm_wire::JsonError,
+    },
+    /// The specification lacks something without which no agent can make a container, and some fail themselves. The
+    /// guest was not asked.
+    #[error("its specification has no object {missing:?}")]
+    Incomplete {
+        /// The key.
+        missing: &'static str,
+    },
+    /// The guest answered with something that was not asked for.
+    #[error("the guest's answer makes no sense")]
+    Answer(#[source] uvm_wire::JsonError),
     /// The guest refused, or did not answer.
     #[error(transparent)]
     Guest(BridgeError),
@@ -284,17 +323,17 @@ pub enum ContainerError {
 pub enum ErrorKind {
     /// The caller gave something that cannot be used.
     InvalidInput,
-    /// Something with this name exists.
+    /// Something with this name exists, on the host or in the guest.
     AlreadyExists,
     /// This host or guest cannot do it.
     Unsupported,
-    /// It does not fit the VM's state.
+    /// It does not fit the VM's state, or the container's.
     WrongState,
     /// The VM has ended.
     Exited,
     /// Something took too long.
     Timeout,
-    /// A program or a file in the guest is not there.
+    /// A program, a file or a container in the guest is not there.
     NotFound,
     /// A file in the guest may not be used so, or is no program.
     PermissionDenied,
@@ -356,7 +395,7 @@ impl UvmError {
     /// The kind of failure.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Options(_) | Self::NotJson { .. } => ErrorKind::InvalidInput,
+            Self::Options(_) | Self::GuestRequest { .. } | Self::NotJson { .. } => ErrorKind::InvalidInput,
             Self::Host(source) | Self::Create { source, .. } | Self::Operation { source, .. } => host_kind(source),
             Self::BootFiles { .. } | Self::Stream { .. } => ErrorKind::Host,
             Self::Start { source, .. } => match &**source {
@@ -377,12 +416,32 @@ impl UvmError {
                 ProgramError::StreamNotDialled { .. } => ErrorKind::Timeout,
             },
             Self::Container { source, .. } => match source {
-                ContainerError::Id(_) | ContainerError::Specification(_) => ErrorKind::InvalidInput,
+                ContainerError::Id(_) | ContainerError::Document { .. } | ContainerError::Incomplete { .. } => {
+                    ErrorKind::InvalidInput
+                }
                 ContainerError::Exists => ErrorKind::AlreadyExists,
+                ContainerError::Answer(_) => ErrorKind::Guest,
                 ContainerError::Guest(source) => bridge_kind(source),
             },
             Self::GuestUnsupported { .. } => ErrorKind::Unsupported,
+            Self::Resource { source, .. } => resource_kind(source),
         }
+    }
+}
+
+fn resource_kind(error: &ResourceError) -> ErrorKind {
+    match error {
+        ResourceError::NoScsiControllers | ResourceError::NotForThisGuest { .. } | ResourceError::NoGuestConnection => {
+            ErrorKind::Unsupported
+        }
+        ResourceError::NoAvailableLocation { .. } | ResourceError::Pinned { .. } | ResourceError::Broken { .. } => {
+            ErrorKind::WrongState
+        }
+        ResourceError::AttachedOtherwise { .. } => ErrorKind::AlreadyExists,
+        ResourceError::NotAttached => ErrorKind::NotFound,
+        ResourceError::LayerTooLarge { .. } | ResourceError::BadInput { .. } => ErrorKind::InvalidInput,
+        ResourceError::Host(source) => host_kind(source),
+        ResourceError::Guest(source) => bridge_kind(source),
     }
 }
 
@@ -405,12 +464,22 @@ fn bridge_kind(error: &BridgeError) -> ErrorKind {
         BridgeError::Encode { .. } => ErrorKind::InvalidInput,
         // Where it was the end of the VM that closed the bridge, the error is another.
         BridgeError::Closed { .. } | BridgeError::Answer { .. } => ErrorKind::Guest,
-        // Errno values of Linux, whose guest this is; the host may be another system.
-        BridgeError::Failed(failure) => match failure.errno {
-            Some(2 | 20) => ErrorKind::NotFound,
-            Some(1 | 8 | 13 | 26) => ErrorKind::PermissionDenied,
-            _ if failure.result == uvm_wire::Hresult::NOT_IMPLEMENTED => ErrorKind::Unsupported,
-            _ => ErrorKind::Guest,
-        },
+        BridgeError::Failed(failure) => failure_kind(failure),
+    }
+}
+
+fn failure_kind(failure: &Failure) -> ErrorKind {
+    // Errno values of Linux, whose guest this is; the host may be another system.
+    match failure.errno {
+        Some(2 | 20) => return ErrorKind::NotFound,
+        Some(1 | 8 | 13 | 26) => return ErrorKind::PermissionDenied,
+        _ => {}
+    }
+    match failure.result {
+        Hresult::NOT_IMPLEMENTED => ErrorKind::Unsupported,
+        Hresult::SYSTEM_NOT_FOUND => ErrorKind::NotFound,
+        Hresult::SYSTEM_ALREADY_EXISTS => ErrorKind::AlreadyExists,
+        Hresult::SYSTEM_ALREADY_STOPPED | Hresult::INVALID_STATE => ErrorKind::WrongState,
+        _ => ErrorKind::Guest,
     }
 }

@@ -7,6 +7,7 @@
 //! | [`UtilityVm`] | a VM: create, start, use, end |
 //! | [`Process`] | a process in it |
 //! | [`Container`] | a container in it |
+//! | [`ScsiMount`], [`VpmemMount`], [`Plan9Share`], [`PipeMount`], [`CombinedLayers`] | what is plugged into it |
 //! | [`OutputHandler`] | what is done with the guest's log |
 //! | [`gc`](fn@gc) | what VMs left whose owner was killed |
 //! | [`UvmError`] | how it fails |
@@ -19,6 +20,7 @@ mod host;
 mod options;
 mod output;
 mod process;
+mod resources;
 mod vm;
 
 pub use uvm_platform as platform;
@@ -31,7 +33,7 @@ pub use uvm_platform::{
 pub use uvm_wire as wire;
 
 pub use bridge::{BridgeClosed, BridgeError, ContainerEnd};
-pub use container::{Container, ContainerStdio};
+pub use container::{Container, ContainerOptions, ContainerProcesses, ContainerStdio};
 pub use error::{ContainerError, ErrorKind, ProgramError, StartError, StartPhase, UvmError};
 pub use host::{Gc, Reclaimed, gc};
 #[cfg(target_os = "linux")]
@@ -43,4 +45,9 @@ pub use options::{
 };
 pub use output::{GuestLogEntry, GuestLogParser, LogLevel, NotALog, OutputHandler};
 pub use process::{Output, Process, ProcessExit, ProcessInput, ProcessOutput, ProcessSpec, TerminalSize};
+pub use resources::{
+    CombinedLayers, PipeMount, Plan9Share, Plan9ShareOptions, ResourceError, ScsiDisk, ScsiMount, Share, VpciDevice,
+    VpmemMount,
+};
+pub use uvm_platform::requests::{ScsiKind, VmAccess};
 pub use vm::{Refusal, UtilityVm};

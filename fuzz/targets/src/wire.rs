@@ -9,11 +9,11 @@ use uvm_wire::frame::SizeLimit;
 use uvm_wire::modify::ModifySettings;
 use uvm_wire::negotiate::NegotiateProtocol;
 use uvm_wire::process::{ResizeConsole, SignalProcess, WaitForProcess};
-use uvm_wire::properties::GetProperties;
+use uvm_wire::properties::{GetProperties, GetPropertiesReply};
 use uvm_wire::system::{DeleteContainerState, DumpStacks, ShutdownForced, ShutdownGraceful, Start, UpdateContainer};
 use uvm_wire::{
-    Call, ContainerNotification, EncodeError, FrameDecoder, FrameError, Guid, Header, Hresult, MessageType, Rpc,
-    decode_request, decode_response, encode_failure, encode_response,
+    Call, ContainerNotification, EncodeError, FrameDecoder, FrameError, Guid, Header, Hresult, MessageType, RawJson,
+    Rpc, decode_request, decode_response, encode_failure, encode_response,
 };
 
 /// Expands to a `match` on a request type: `$body` with `$call` standing for the type of the call, or `$other`.
@@ -150,6 +150,20 @@ fn answer_arrives(message_type: MessageType, id: u64, activity_id: Option<Guid>,
 fn host_gets(message_type: MessageType, id: u64, payload: &[u8]) {
     let request_type = MessageType::from_bits(message_type.bits() ^ 0x3000_0000);
     for_call!(request_type, R => host_gets_response::<R>(id, payload), else host_gets_other(message_type, payload));
+    if request_type == MessageType::GET_PROPERTIES {
+        host_gets_properties(payload);
+    }
+}
+
+/// The document inside an answer is read when somebody wants to know what is in it.
+fn host_gets_properties(payload: &[u8]) {
+    let Ok(response) = decode_response::<GetProperties>(MessageType::GET_PROPERTIES.response(), payload) else {
+        return;
+    };
+    let Some(Ok(properties)) = response.outcome.ok().map(|reply| reply.linux()) else { return };
+    let written = RawJson::of(&properties).expect("what was read is written");
+    let read = GetPropertiesReply::Document(written).linux().expect("what was written is read");
+    assert_eq!(read, properties, "properties change when they are written and read");
 }
 
 fn host_gets_response<R: Rpc>(id: u64, payload: &[u8])

@@ -1,82 +1,43 @@
-//! A program for guests of tests: at one end of virtual sockets.
+//! A program for guests of tests: at one end of virtual sockets, or of its standard streams.
 //!
 //! * `dial PORT COUNT BYTES`: dials the host COUNT times at once, sends BYTES on each in writes of 64 KiB, half-closes, reads
 //!   to the end; prints how many bytes came on all of them.
 //! * `echo PORT`: listens, says `ready`, sends back what one connection sends, to the end of file.
 //! * `close PORT BYTES`: dials the host, sends BYTES, and is gone.
+//! * `exchange PORT SEED STREAMS UP DOWN RECORD`: dials the host STREAMS times and says on each which it is (4 bytes); then
+//!   both directions carry their pattern at the same time and end each by itself, after its share of UP and DOWN bytes. How
+//!   far each is stands in the file RECORD. Success if all came to its end.
+//! * `leave PORT SEED STREAMS UP DOWN RECORD`: the same, but after its share of UP bytes each stream is closed in both
+//!   directions, whatever is still to come.
+//! * `stdio SEED STREAM STREAMS UP DOWN`: the same as `exchange` for one stream, which is standard input and output.
+
+#[cfg(target_os = "linux")]
+mod exchange;
+#[cfg(target_os = "linux")]
+mod simple;
 
 #[cfg(target_os = "linux")]
 fn main() -> std::io::Result<()> {
+    use exchange::{End, Plan};
+
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let number = |at: usize| arguments.get(at).and_then(|text| text.parse::<u32>().ok()).unwrap_or_default();
+    let number = |at: usize| arguments.get(at).and_then(|text| text.parse::<u64>().ok()).unwrap_or_default();
+    let small = |at: usize| number(at) as u32;
+    let plan = || Plan { seed: number(2), streams: small(3), up: number(4), down: number(5) };
+    let record = arguments.get(6).map_or("/dev/null", String::as_str);
     match arguments.first().map(String::as_str) {
-        Some("dial") => linux::dial(number(1), number(2), number(3) as usize),
-        Some("echo") => linux::echo(number(1)),
-        Some("close") => linux::close(number(1), number(2) as usize),
-        _ => Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "dial, echo or close")),
+        Some("dial") => simple::dial(small(1), small(2), number(3) as usize),
+        Some("echo") => simple::echo(small(1)),
+        Some("close") => simple::close(small(1), number(2) as usize),
+        Some("exchange") => exchange::sockets(&plan(), small(1), record, End::HalfClose),
+        Some("leave") => exchange::sockets(&plan(), small(1), record, End::Close),
+        Some("stdio") => {
+            let plan = Plan { seed: number(1), streams: small(3), up: number(4), down: number(5) };
+            exchange::stdio(&plan, small(2))
+        }
+        _ => Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "see the source")),
     }
 }
 
 #[cfg(not(target_os = "linux"))]
 fn main() {}
-
-#[cfg(target_os = "linux")]
-mod linux {
-    use std::io::{self, Read, Write};
-    use std::net::Shutdown;
-    use std::thread;
-
-    use vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockAddr, VsockListener, VsockStream};
-
-    /// More than Linux puts into one piece of memory.
-    const BLOCK: usize = 64 * 1024;
-
-    fn host(port: u32) -> io::Result<VsockStream> {
-        VsockStream::connect(&VsockAddr::new(VMADDR_CID_HOST, port))
-    }
-
-    fn send(stream: &mut VsockStream, bytes: usize) -> io::Result<()> {
-        let block: Vec<u8> = (0..BLOCK).map(|at| (at % 251) as u8).collect();
-        let mut left = bytes;
-        while left > 0 {
-            let n = left.min(BLOCK);
-            stream.write_all(&block[..n])?;
-            left -= n;
-        }
-        Ok(())
-    }
-
-    pub(crate) fn dial(port: u32, count: u32, bytes: usize) -> io::Result<()> {
-        let streams: Vec<VsockStream> = (0..count).map(|_| host(port)).collect::<io::Result<_>>()?;
-        let threads: Vec<_> = streams
-            .into_iter()
-            .map(|mut stream| {
-                thread::spawn(move || -> io::Result<usize> {
-                    send(&mut stream, bytes)?;
-                    stream.shutdown(Shutdown::Write)?;
-                    let mut answer = Vec::new();
-                    stream.read_to_end(&mut answer)
-                })
-            })
-            .collect();
-        let mut came = 0;
-        for thread in threads {
-            came += thread.join().map_err(|_| io::Error::other("a thread panicked"))??;
-        }
-        println!("{came}");
-        Ok(())
-    }
-
-    pub(crate) fn echo(port: u32) -> io::Result<()> {
-        let listener = VsockListener::bind(&VsockAddr::new(VMADDR_CID_ANY, port))?;
-        println!("ready");
-        let (mut stream, _) = listener.accept()?;
-        let mut bytes = Vec::new();
-        stream.read_to_end(&mut bytes)?;
-        stream.write_all(&bytes)
-    }
-
-    pub(crate) fn close(port: u32, bytes: usize) -> io::Result<()> {
-        send(&mut host(port)?, bytes)
-    }
-}

@@ -1,5 +1,6 @@
 //! `uvm run`: one command in a VM of its own.
 
+mod connection;
 mod end;
 mod outside;
 mod settle;
@@ -156,8 +157,8 @@ async fn in_vm(vm: &UtilityVm, args: &RunArgs, passing: &Passing) -> End {
     let interactive = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     let tty = args.tty || (interactive && !args.no_tty);
     let spec = spec(args, tty);
-    // Before the command can dial; until this function ends.
-    let _sockets = match Sockets::open(vm, &args.virtual_sockets).await {
+    // Before the command can dial.
+    let sockets = match Sockets::open(vm, &args.virtual_sockets).await {
         Ok(sockets) => sockets,
         Err(e) => return End::failed(&e),
     };
@@ -180,7 +181,8 @@ async fn in_vm(vm: &UtilityVm, args: &RunArgs, passing: &Passing) -> End {
         Err(e) => return End::failed(&e),
     };
     // What it wrote is on its way. If others still hold its output open, they end with the VM, in order.
-    if relay.settled().await == Settled::HeldOpen {
+    let (output, ()) = tokio::join!(relay.settled(), sockets.settled());
+    if output == Settled::HeldOpen {
         let end = async {
             if let Err(e) = vm.shutdown().await {
                 tracing::warn!(error = report::chain(&e), "the VM did not shut down by itself");

@@ -7,16 +7,19 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use uvm::{GuestListener, HvSocketServiceConfig, HvSocketServiceId, UtilityVm, UvmError};
 
+use super::connection::{self, Outwards};
 use crate::args::VirtualSocket;
 use crate::report;
 
 /// The ports that are relayed. Dropping it closes them and cuts their connections.
 pub(crate) struct Sockets {
-    _ports: JoinSet<()>,
+    ports: JoinSet<()>,
+    command_ended: watch::Sender<bool>,
 }
 
 impl Sockets {
@@ -25,13 +28,29 @@ impl Sockets {
         if !wanted.is_empty() {
             raise_descriptor_limit();
         }
-        let mut ports = JoinSet::new();
+        let mut sockets = Self::new();
         for VirtualSocket { port, socket } in wanted {
             let service = HvSocketServiceId::of_port(*port);
             vm.update_hvsocket_service(&service, &HvSocketServiceConfig::guest_dials()).await?;
-            ports.spawn(serve(vm.listen(*port)?, socket.clone()));
+            sockets.serve(vm.listen(*port)?, socket.clone());
         }
-        Ok(Self { _ports: ports })
+        Ok(sockets)
+    }
+
+    fn new() -> Self {
+        Self { ports: JoinSet::new(), command_ended: watch::Sender::new(false) }
+    }
+
+    fn serve(&mut self, listener: GuestListener, socket: PathBuf) {
+        self.ports.spawn(serve(listener, socket, self.command_ended.subscribe()));
+    }
+
+    /// The command has ended: nobody can dial any more, and what it had sent is passed on before its connections are cut.
+    /// Those that others in the guest hold open do not count once they are quiet, nor do those whose peer on the host takes
+    /// nothing for a while.
+    pub(crate) async fn settled(mut self) {
+        self.command_ended.send_replace(true);
+        while self.ports.join_next().await.is_some() {}
     }
 }
 
@@ -43,22 +62,32 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Relays what comes until the VM is gone, and then what is still open.
-async fn serve(mut listener: GuestListener, socket: PathBuf) {
+/// Relays what comes until the command has ended or the VM is gone, and then what is still open.
+async fn serve(mut listener: GuestListener, socket: PathBuf, command_ended: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
     let mut has_warned = false;
+    let mut ended = command_ended.clone();
+    let begin = |connections: &mut JoinSet<_>, stream| {
+        let (socket, command_ended) = (socket.clone(), command_ended.clone());
+        connections.spawn(async move { connection(stream, &socket, command_ended).await });
+    };
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok(stream) => {
-                    let socket = socket.clone();
-                    connections.spawn(async move { relay(stream, &socket).await });
-                }
+                Ok(stream) => begin(&mut connections, stream),
                 Err(e) => {
                     tracing::debug!(error = report::chain(&e), "nobody can dial any more");
                     break;
                 }
             },
+            () = ends(&mut ended) => {
+                // What it dialled may wait to be accepted.
+                for _ in 0..BACKLOG {
+                    let Some(Ok(stream)) = at_once(listener.accept()).await else { break };
+                    begin(&mut connections, stream);
+                }
+                break;
+            }
             Some(ended) = connections.join_next() => {
                 let Ok(Err(NotConnected(e))) = ended else { continue };
                 let (port, socket) = (listener.port(), socket.display());
@@ -71,21 +100,62 @@ async fn serve(mut listener: GuestListener, socket: PathBuf) {
             }
         }
     }
+    drop(listener);
     while connections.join_next().await.is_some() {}
+}
+
+/// Waits for the end of the command.
+async fn ends(command_ended: &mut watch::Receiver<bool>) {
+    if command_ended.wait_for(|ended| *ended).await.is_err() {
+        // Nobody will say so, as all of this is being dropped.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// More connections than can wait to be accepted. Others may dial for ever.
+const BACKLOG: usize = 4096;
+
+/// What a future gives without waiting.
+async fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        result = future => Some(result),
+        () = std::future::ready(()) => None,
+    }
 }
 
 /// Nobody takes connections of the socket.
 #[derive(Debug)]
 struct NotConnected(io::Error);
 
-/// Relays one connection until both directions have ended, each by itself, or one was cut. Dropping `guest` before that
+/// Relays one connection to its end, or until all that the command sent over it was passed on. Dropping `guest` before that
 /// resets it.
-async fn relay(mut guest: impl AsyncRead + AsyncWrite + Unpin, socket: &Path) -> Result<(), NotConnected> {
-    let mut host = connect(socket).await.map_err(NotConnected)?;
-    if let Err(e) = tokio::io::copy_bidirectional(&mut guest, &mut host).await {
-        tracing::debug!(socket = %socket.display(), error = report::chain(&e), "a connection was cut");
+async fn connection(
+    guest: impl AsyncRead + AsyncWrite + Unpin,
+    socket: &Path,
+    mut command_ended: watch::Receiver<bool>,
+) -> Result<(), NotConnected> {
+    let progress = Outwards::new();
+    let relayed = async {
+        let host = connect(socket).await.map_err(NotConnected)?;
+        if let Err(e) = connection::relay(guest, host, &progress).await {
+            tracing::debug!(socket = %socket.display(), error = report::chain(&e), "a connection was cut");
+        }
+        Ok(())
+    };
+    let settled = async {
+        ends(&mut command_ended).await;
+        progress.settled().await
+    };
+    tokio::select! {
+        relayed = relayed => relayed,
+        all_taken = settled => {
+            if !all_taken {
+                tracing::warn!(socket = %socket.display(), "nobody takes what the command sent: the rest is lost");
+            }
+            Ok(())
+        }
     }
-    Ok(())
 }
 
 /// Connects to the socket; if as many wait as its listener allows, when there is room.
@@ -138,10 +208,12 @@ mod tests {
         }
     }
 
-    fn served(socket: &Path) -> (Guest, tokio::task::JoinHandle<()>) {
+    /// What is dialled is relayed to the socket.
+    fn served(socket: &Path) -> (Guest, Sockets) {
         let (sender, dialled) = mpsc::unbounded_channel();
-        let listener = GuestListener::new(Port(5000), Dialled(dialled));
-        (Guest(sender), tokio::spawn(serve(listener, socket.to_owned())))
+        let mut sockets = Sockets::new();
+        sockets.serve(GuestListener::new(Port(5000), Dialled(dialled)), socket.to_owned());
+        (Guest(sender), sockets)
     }
 
     async fn all(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
@@ -155,7 +227,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let socket = dir.path().join("socket");
         let listener = UnixListener::bind(&socket).expect("it is free");
-        let (guest, served) = served(&socket);
+        let (guest, mut served) = served(&socket);
         // This one stalls all the time.
         let stalled = guest.dial();
         let (stalled_host, _) = listener.accept().await.expect("it connects");
@@ -183,14 +255,14 @@ mod tests {
         program.shutdown().await.expect("it goes on");
         assert_eq!(all(&mut host).await, b"thanks");
         drop((stalled, stalled_host, guest));
-        served.await.expect("it ends with the VM");
+        served.ports.join_next().await.expect("one port").expect("it ends with the VM");
     }
 
     #[tokio::test]
     async fn a_socket_that_is_not_there_cuts_the_connection_and_only_it() {
         let dir = tempfile::tempdir().expect("a directory");
         let socket = dir.path().join("socket");
-        let (guest, served) = served(&socket);
+        let (guest, mut served) = served(&socket);
         for _ in 0..3 {
             let mut program = guest.dial();
             assert_eq!(all(&mut program).await, b"", "missing");
@@ -205,6 +277,41 @@ mod tests {
         drop(host);
         assert_eq!(all(&mut program).await, b"at last");
         drop((program, guest));
-        served.await.expect("it ends with the VM");
+        served.ports.join_next().await.expect("one port").expect("it ends with the VM");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_command_sent_before_it_ended_is_passed_on() {
+        const BYTES: usize = 1 << 20;
+        let dir = tempfile::tempdir().expect("a directory");
+        let socket = dir.path().join("socket");
+        let listener = UnixListener::bind(&socket).expect("it is free");
+        let (guest, served) = served(&socket);
+        let dial = || {
+            let (program, stream) = tokio::io::duplex(BYTES);
+            guest.0.send(GuestStream::new(stream)).expect("it is served");
+            program
+        };
+        // Of these nothing was accepted when the command ends: one that is closed, one that others hold.
+        let (mut closed, mut held) = (dial(), dial());
+        closed.write_all(&vec![b'c'; BYTES]).await.expect("there is room");
+        held.write_all(b"held").await.expect("there is room");
+        drop(closed);
+        let hosts = async {
+            let (mut first, _) = listener.accept().await.expect("it connects");
+            let (mut second, _) = listener.accept().await.expect("it connects");
+            // Slower than anything settles, and yet it goes on.
+            let mut first_came = vec![0; BYTES / 2];
+            for half in first_came.chunks_mut(BYTES / 4) {
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                first.read_exact(half).await.expect("it is there");
+            }
+            first.read_to_end(&mut first_came).await.expect("an end");
+            (first_came.len(), all(&mut second).await)
+        };
+        let ((), (first, second)) = tokio::join!(served.settled(), hosts);
+        assert_eq!((first, &second[..]), (BYTES, &b"held"[..]));
+        assert!(guest.0.is_closed(), "nobody can dial any more");
+        assert_eq!(all(&mut held).await, b"");
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use uvm_platform::requests::{Change, Device, HvSocketService, VmAccess};
+use uvm_platform::requests::{Change, Device, HostFile, HvSocketService, VmAccess};
 use uvm_platform::{
     Accelerator, BoxFuture, GuestListener, GuestStream, HostGuestConnection, HvSocketServiceConfig, HvSocketServiceId,
     LastWords, PlatformError, PlatformVm, Port, VmProperties, VmStatistics,
@@ -14,7 +14,7 @@ use uvm_wire::RawJson;
 use super::{Access, HcsVm, Vm};
 use crate::PLATFORM;
 use crate::document::query::{AnswerError, PropertyType, SystemProperties};
-use crate::host::HcsError;
+use crate::host::{FileKind, HcsError};
 use crate::life::Life;
 use crate::win_path::WinPath;
 
@@ -105,6 +105,15 @@ impl PlatformVm for HcsVm {
         Box::pin(async { Err(PlatformError::NotAllowed { intent, why }) })
     }
 
+    /// The service itself judges.
+    fn check_socket_service(
+        &self,
+        _service: &HvSocketServiceId,
+        _config: &HvSocketServiceConfig,
+    ) -> Result<(), PlatformError> {
+        Ok(())
+    }
+
     fn update_socket_service<'a>(
         &'a self,
         service: &'a HvSocketServiceId,
@@ -128,6 +137,18 @@ impl PlatformVm for HcsVm {
 
     fn pass_on<'a>(&'a self, request: &'a str) -> BoxFuture<'a, Result<(), PlatformError>> {
         Box::pin(async move { self.guest_request(raw_json(request)?).await })
+    }
+
+    fn look_at<'a>(&'a self, path: &'a Path) -> BoxFuture<'a, Result<HostFile, PlatformError>> {
+        let (vm, path) = (Arc::clone(&self.vm), path.to_owned());
+        self.run(async move { vm.look_at(&win_path(&path)?).await })
+    }
+
+    fn path_key(&self, path: &Path) -> String {
+        match WinPath::from_std(path) {
+            Some(path) => path.clean().key(),
+            None => path.to_string_lossy().into_owned(),
+        }
     }
 
     fn grant<'a>(&'a self, path: &'a Path, access: VmAccess) -> BoxFuture<'a, Result<(), PlatformError>> {
@@ -166,6 +187,24 @@ fn win_path(path: &Path) -> Result<WinPath, PlatformError> {
 }
 
 impl Vm {
+    async fn look_at(&self, path: &WinPath) -> Result<HostFile, PlatformError> {
+        let bad = |why: String| PlatformError::BadInput { what: "file", value: path.to_string(), why };
+        let looked = tokio::time::timeout(self.parts.deadlines.host_call, self.parts.host.stat(path)).await;
+        let looked = looked.map_err(|_| self.timeout("the file system", self.parts.deadlines.host_call))?;
+        let stat = looked.map_err(|e| bad(e.to_string()))?.ok_or_else(|| bad("there is no such file".into()))?;
+        match stat.kind {
+            FileKind::Directory => Ok(HostFile::Directory),
+            FileKind::File => {
+                let parts = path.file_name().zip(path.parent());
+                let (name, parent) = parts.ok_or_else(|| bad("it has no name".into()))?;
+                // With the separator at its end, as the service has always been given it.
+                let parent = parent.as_str().trim_end_matches('\\');
+                Ok(HostFile::File { bytes: stat.size, directory: format!("{parent}\\").into(), name: name.to_owned() })
+            }
+            FileKind::Other => Err(bad("it is neither a directory nor a regular file".into())),
+        }
+    }
+
     fn require_sockets(&self) -> Result<(), PlatformError> {
         if self.parts.virtual_sockets { Ok(()) } else { Err(PlatformError::no_virtual_sockets(PLATFORM)) }
     }

@@ -130,7 +130,7 @@ impl WinPath {
     }
 
     /// What equality compares.
-    fn key(&self) -> String {
+    pub fn key(&self) -> String {
         let plain = without_verbatim(&self.0).map(Self);
         fold(&plain.as_ref().unwrap_or(self).clean().0).collect()
     }

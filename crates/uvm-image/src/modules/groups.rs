@@ -37,6 +37,8 @@ pub const GROUPS: &[Group] = &[
     feature("memory", &["virtio_mem"]),
     feature("pmem", &["virtio_pmem", "nd_pmem", "nfit"]),
     feature("vsock", &["vsock", "vmw_vsock_virtio_transport"]),
+    // Asked for where no device is a PCI function: virtio's on the other bus, and virtual sockets of Hyper-V.
+    feature("other-buses", &["?virtio_mmio", "?hv_sock"]),
     // File systems and what lies below them.
     feature("9p", &["9p", "9pnet_fd", "9pnet_virtio"]),
     feature("virtiofs", &["virtiofs"]),

@@ -15,9 +15,9 @@ use super::life::{Life, State};
 use super::ports::Ports;
 use crate::BoxFuture;
 use crate::error::{LastWords, PlatformError};
-use crate::hvsocket::{HvSocketGate, HvSocketServiceConfig, HvSocketServiceId};
+use crate::hvsocket::{HvSocketGate, HvSocketServiceConfig, HvSocketServiceId, HvSocketServices};
 use crate::id::UvmId;
-use crate::requests::{Change, Device, Setting, VmAccess};
+use crate::requests::{Change, Device, HostFile, Setting, VmAccess};
 use crate::stream::{GuestListener, GuestStream, Port};
 use crate::vm::{Accelerator, ExitStatus, HostGuestConnection, PlatformVm, VmEvents, VmProperties, VmStatistics};
 
@@ -177,6 +177,14 @@ impl PlatformVm for FakeVm {
         })
     }
 
+    fn check_socket_service(
+        &self,
+        service: &HvSocketServiceId,
+        config: &HvSocketServiceConfig,
+    ) -> Result<(), PlatformError> {
+        HvSocketServices::check(service, config)
+    }
+
     fn update_socket_service<'a>(
         &'a self,
         service: &'a HvSocketServiceId,
@@ -224,6 +232,19 @@ impl PlatformVm for FakeVm {
 
     fn pass_on<'a>(&'a self, request: &'a str) -> BoxFuture<'a, Result<(), PlatformError>> {
         Box::pin(async move { self.host.call(&format!("pass on {request}")).await })
+    }
+
+    /// Looks at this machine's files.
+    fn look_at<'a>(&'a self, path: &'a Path) -> BoxFuture<'a, Result<HostFile, PlatformError>> {
+        Box::pin(async move {
+            self.host.call(&format!("look at {}", path.display())).await?;
+            HostFile::at(path)
+        })
+    }
+
+    /// As on Windows, so that tests see that it is asked for.
+    fn path_key(&self, path: &Path) -> String {
+        path.to_string_lossy().to_lowercase()
     }
 
     fn grant<'a>(&'a self, path: &'a Path, access: VmAccess) -> BoxFuture<'a, Result<(), PlatformError>> {

@@ -150,6 +150,15 @@ struct Access {
 pub struct HvSocketServices(BTreeMap<u32, Access>);
 
 impl HvSocketServices {
+    /// Whether [`update`](Self::update) would take it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check(service: &HvSocketServiceId, config: &HvSocketServiceConfig) -> Result<(), PlatformError> {
+        port(service)?;
+        config.access().map(drop)
+    }
+
     /// Creates, changes or removes a service, as the Host Compute Service does. Gives its port.
     ///
     /// # Errors

@@ -101,7 +101,7 @@ impl Session {
                 let resources = args["resources"].to_string();
                 Outcome::of(vm.update_container(text(args, "cid")?, &resources).await, nothing)
             }
-            "GuestRequest" => Outcome::of(vm.guest_request(&args["request"].to_string()).await, nothing),
+            "GuestRequest" => Outcome::of(vm.guest_request_raw(&args["request"].to_string()).await, nothing),
             "SetCPUGroup" => Outcome::of(vm.set_cpu_group(text(args, "id")?).await, nothing),
             "ReleaseCPUGroup" => Outcome::of(vm.release_cpu_group().await, nothing),
             "UpdateCPULimits" => match cpu_limits(args) {

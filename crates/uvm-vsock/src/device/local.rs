@@ -129,6 +129,7 @@ impl Device {
             if conn.consumed >= 4 * self.config.window {
                 self.enlarge(slot);
             }
+            self.shrink(slot);
             self.schedule(slot);
             return Poll::Ready(Ok(total));
         }
@@ -201,7 +202,7 @@ impl Device {
     pub fn release(&mut self, slot: Slot) {
         let Some(conn) = self.conns.get_mut(&slot) else { return };
         if conn.phase == Phase::Gone {
-            self.conns.remove(&slot);
+            self.remove(slot);
         } else if conn.sending == Sending::Open {
             self.reset_guest(slot);
             self.forget(slot);

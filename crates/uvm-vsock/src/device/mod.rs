@@ -44,7 +44,7 @@ pub struct Device {
     by_ports: HashMap<Ports, Slot>,
     next_slot: Slot,
     next_port: u32,
-    /// Streams with the larger window.
+    /// Streams with the larger window, also those that the guest has closed and that hold more than the smaller one.
     large: u32,
     listeners: HashMap<u32, Listener>,
     /// Streams that nobody holds, oldest first.
@@ -144,6 +144,14 @@ impl Device {
         self.set_link(Link::Up { epoch: self.epochs });
     }
 
+    /// The device was reset, and no driver has taken it since.
+    pub fn driver_gone(&mut self) {
+        if self.is_up() {
+            self.cut_all(&StreamError::LinkDown(Down::Reset));
+            self.set_link(Link::Down { why: Down::Reset });
+        }
+    }
+
     /// The device ends, for the reason given; the first reason stays.
     pub fn end(&mut self, why: Down) {
         if self.dead.is_some() {
@@ -175,9 +183,15 @@ impl Device {
                 self.conns.remove(&slot);
             }
         }
+        let small = self.config.window;
         self.conns.retain(|_, conn| !conn.lingering);
+        self.large = 0;
         for conn in self.conns.values_mut() {
             conn.scheduled = false;
+            if conn.received.len() <= small as usize {
+                conn.window = small;
+            }
+            self.large += u32::from(conn.window > small);
             if conn.phase != Phase::Gone {
                 conn.phase = Phase::Gone;
                 conn.unsent = VecDeque::new();
@@ -188,7 +202,6 @@ impl Device {
             self.woken.extend(conn.reader.take());
             self.woken.extend(conn.writer.take());
         }
-        self.large = 0;
         self.woken.append(&mut self.quiet);
     }
 
@@ -204,9 +217,10 @@ impl Device {
         slot
     }
 
-    /// Makes room for one more stream: one that only waits for the guest's last word gives way.
+    /// Makes room for one more stream: one that only waits for the guest's last word gives way. One that the guest has
+    /// closed counts as long as it is held here or waits to be accepted: it keeps what was not read.
     fn has_room(&mut self) -> bool {
-        while self.by_ports.len() >= self.config.max_streams as usize {
+        while self.conns.len() >= self.config.max_streams as usize {
             let Some(slot) = self.lingering.pop_first() else { return false };
             self.reset_guest(slot);
             self.forget(slot);
@@ -223,15 +237,14 @@ impl Device {
         conn.phase = Phase::Gone;
         conn.lost |= !conn.unsent.is_empty();
         conn.unsent = VecDeque::new();
-        if conn.window > self.config.window {
-            self.large -= 1;
-        }
         self.by_ports.remove(&conn.ports);
         self.woken.extend(conn.reader.take());
         self.woken.extend(conn.writer.take());
         if conn.lingering {
             self.lingering.remove(&slot);
-            self.conns.remove(&slot);
+            self.remove(slot);
+        } else {
+            self.shrink(slot);
         }
         self.unqueue(slot);
         self.tell_quiet();
@@ -248,7 +261,28 @@ impl Device {
     /// The stream is gone at both ends.
     fn forget(&mut self, slot: Slot) {
         self.part(slot);
-        self.conns.remove(&slot);
+        self.remove(slot);
+    }
+
+    fn remove(&mut self, slot: Slot) {
+        if let Some(conn) = self.conns.remove(&slot)
+            && conn.window > self.config.window
+        {
+            self.large -= 1;
+        }
+    }
+
+    /// A stream that the guest has closed gives the larger window back once what it holds needs it no more.
+    fn shrink(&mut self, slot: Slot) {
+        let small = self.config.window;
+        if let Some(conn) = self.conns.get_mut(&slot)
+            && conn.phase == Phase::Gone
+            && conn.window > small
+            && conn.received.len() <= small as usize
+        {
+            conn.window = small;
+            self.large -= 1;
+        }
     }
 
     /// Tells the guest that the stream is no more, if it knows it.

@@ -161,6 +161,27 @@ mod dials {
     }
 
     #[test]
+    fn streams_that_the_guest_has_closed_count_until_they_are_dropped_here() {
+        let mut device = device();
+        device.listen(5).expect("free");
+        let mut answers = Vec::new();
+        for guest in 0..6 {
+            say(&mut device, Op::Request, 5, guest);
+            answers.extend(ops(&mut device));
+            data(&mut device, 5, guest, &[1; WINDOW as usize]);
+            shut(&mut device, SHUTDOWN_BOTH, 5, guest);
+            packets(&mut device);
+        }
+        let (yes, no) = (Op::Response, Op::Reset);
+        assert_eq!(answers, [yes, yes, yes, yes, no, no], "four wait to be accepted");
+        assert_eq!((device.usage().streams, device.usage().received), (0, 4 * WINDOW as usize));
+        let slot = accept(&mut device, 5).expect("waits");
+        assert!(matches!(device.dial(7), Err(VsockError::TooManyStreams { limit: 4 })), "it is held");
+        device.release(slot);
+        assert!(device.dial(7).is_ok());
+    }
+
+    #[test]
     fn what_only_waits_for_the_guests_last_word_gives_way_to_a_new_stream() {
         let mut device = device();
         let slot = accepted(&mut device);
@@ -412,6 +433,23 @@ mod flow {
     }
 
     #[test]
+    fn a_closed_stream_keeps_the_larger_window_as_long_as_it_holds_more_than_the_smaller() {
+        let mut device = device();
+        let slot = accepted(&mut device);
+        for _ in 0..5 {
+            data(&mut device, 5, 1000, &[1; WINDOW as usize]);
+            let _ = read(&mut device, slot, usize::MAX);
+        }
+        data(&mut device, 5, 1000, &vec![1; 3 * WINDOW as usize]);
+        shut(&mut device, SHUTDOWN_BOTH, 5, 1000);
+        assert_eq!(device.large, 1);
+        let _ = read(&mut device, slot, 2 * WINDOW as usize);
+        assert_eq!(device.large, 0);
+        device.release(slot);
+        assert_eq!(device.large, 0);
+    }
+
+    #[test]
     fn control_goes_first_and_bulk_streams_take_turns() {
         let mut device = device();
         let a = accepted(&mut device);
@@ -520,7 +558,7 @@ proptest! {
                 _ => { packets(&mut device); }
             }
             prop_assert!(device.by_ports.len() <= 4);
-            prop_assert!(device.conns.len() <= 4 + slots.len() + 128);
+            prop_assert!(device.conns.len() <= 4);
             prop_assert!(device.control.len() + device.bulk.len() <= device.conns.len());
             prop_assert!(device.resets.len() <= MAX_RESETS + 8);
             for conn in device.conns.values() {

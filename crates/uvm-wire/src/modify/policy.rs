@@ -13,6 +13,15 @@ omitting_object! {
     }
 }
 
+impl ContainerConstraints {
+    /// Those of a container in a Linux guest: the `linux.resources` of an OCI specification.
+    #[expect(clippy::missing_panics_doc, reason = "the text is a constant")]
+    pub fn linux(resources: RawJson) -> Self {
+        let windows = RawJson::parse("{}").expect("an empty object is JSON");
+        Self { windows: Some(windows), linux: Some(resources) }
+    }
+}
+
 omitting_object! {
     /// The security policy, accepted once in the life of a VM. Newer agents (2021-08).
     pub struct SecurityPolicy {

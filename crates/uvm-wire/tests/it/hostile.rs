@@ -5,8 +5,9 @@ use proptest::prelude::*;
 use uvm_wire::execute::ExecuteProcess;
 use uvm_wire::frame::SizeLimit;
 use uvm_wire::negotiate::NegotiateProtocol;
+use uvm_wire::properties::GetPropertiesReply;
 use uvm_wire::{
-    ContainerNotification, Failure, Hresult, MessageType, RequestBase, Rpc, decode_request, encode_failure,
+    ContainerNotification, Failure, Hresult, MessageType, RawJson, RequestBase, Rpc, decode_request, encode_failure,
     encode_request, encode_response,
 };
 
@@ -90,6 +91,29 @@ proptest! {
         serve(message_type, id, json.get().as_bytes())?;
         receive(message_type.response(), id, json.get().as_bytes())?;
         receive(MessageType::CONTAINER_NOTIFICATION, id, json.get().as_bytes())?;
+    }
+
+    #[test]
+    fn properties_of_any_shape_are_read_or_refused(
+        list in arbitrary::raw(),
+        metrics in arbitrary::raw(),
+        omitted: i64,
+        other in arbitrary::raw(),
+    ) {
+        let (list, metrics) = (list.get(), metrics.get());
+        for text in [
+            format!(r#"{{"ProcessList":{list},"ProcessesOmitted":{omitted}}}"#),
+            format!(r#"{{"ProcessList":[{{"ProcessId":{omitted}}}]}}"#),
+            format!(r#"{{"LCOWMetrics":{metrics}}}"#),
+            format!(r#"{{"LCOWMetrics":{{"memory":{metrics},"network":{list}}}}}"#),
+            other.get().to_owned(),
+        ] {
+            let reply = GetPropertiesReply::Document(RawJson::parse(&text).unwrap());
+            if let Ok(properties) = reply.linux() {
+                let written = GetPropertiesReply::Document(RawJson::of(&properties).unwrap());
+                prop_assert_eq!(written.linux().unwrap(), properties, "{}", text);
+            }
+        }
     }
 
     #[test]

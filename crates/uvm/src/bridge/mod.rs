@@ -139,12 +139,27 @@ impl Bridge {
         response.outcome.map_err(|failure| BridgeError::Failed(Box::new(failure)))
     }
 
-    /// Wants to know when the container `id` ends. To be called before it is created.
-    pub(crate) fn register(&self, id: &ContainerId) -> Option<Registration> {
-        let ended = self.shared.containers().register(id)?;
+    /// Wants to know when the container `id` ends, which is about to be made. `None`: somebody has made it.
+    pub(crate) fn register_maker(&self, id: &ContainerId) -> Option<Registration> {
+        let ended = self.shared.containers().register_maker(id)?;
+        Some(self.registration(id, ended))
+    }
+
+    /// Wants to know when the container `id` ends, which may be there.
+    pub(crate) fn register(&self, id: &ContainerId) -> Registration {
+        let ended = self.shared.containers().register_other(id);
+        self.registration(id, ended)
+    }
+
+    fn registration(&self, id: &ContainerId, ended: watch::Sender<Option<ContainerEnd>>) -> Registration {
         let shared = Arc::clone(&self.shared);
         let unregister = move |r: &Registration| shared.containers().unregister(r.id(), r.sender());
-        Some(Registration::new(id.clone(), ended, unregister))
+        Registration::new(id.clone(), ended, unregister)
+    }
+
+    /// The guest has forgotten the container `id`: it has ended for whoever waits.
+    pub(crate) fn container_deleted(&self, id: &ContainerId) {
+        self.shared.containers().deleted(id);
     }
 
     /// Calls the guest as [`call`](Self::call) does. If no answer comes in time but the call succeeds after all, `undo` gets

@@ -7,27 +7,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use uvm_wire::create::{ContainerConfig, Create};
+use uvm_wire::create::Create;
 use uvm_wire::system::{DeleteContainerState, ShutdownForced, Start};
-use uvm_wire::{ContainerId, RawJson, Rpc};
+use uvm_wire::{ContainerId, Rpc};
 
-use super::{Container, has_ended};
+use super::{Container, ContainerOptions, has_ended};
 use crate::bridge::{BridgeError, Registration};
 use crate::error::{ContainerError, UvmError, chain};
 use crate::vm::{Background, Guest, UtilityVm};
 
 const INTENT: &str = "create a container in";
 
-pub(crate) async fn create(vm: &UtilityVm, id: &str, specification: &str) -> Result<Container, UvmError> {
+pub(crate) async fn create(vm: &UtilityVm, options: &ContainerOptions) -> Result<Container, UvmError> {
     let inner = &vm.inner;
     let guest = inner.guest(INTENT)?;
-    let failed = |source| inner.witness().container(id.to_owned(), "create", source);
-    let container = ContainerId::from(id.to_owned());
+    let failed = |source| inner.witness().container(options.id.clone(), "create", source);
+    let container = ContainerId::from(options.id.as_str());
     container.check_new().map_err(|e| failed(ContainerError::Id(e)))?;
-    let specification = RawJson::parse(specification).map_err(|e| failed(ContainerError::Specification(e)))?;
+    let config = options.config().map_err(failed)?;
     // Before it is created: its end may be told at any time after that.
-    let registration = guest.bridge.register(&container).ok_or_else(|| failed(ContainerError::Exists))?;
-    let config = ContainerConfig::linux(format!("/run/gcs/c/{id}"), specification);
+    let registration = guest.bridge.register_maker(&container).ok_or_else(|| failed(ContainerError::Exists))?;
     let (background, limit) = (inner.background(), inner.deadlines.rpc);
     let made = GuestContainer { background, guest, registration: Arc::new(registration), limit };
     match inner.run(made.make(Create { config })).await? {

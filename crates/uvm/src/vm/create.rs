@@ -10,11 +10,13 @@ use uvm_wire::ports::{BRIDGE_PORT, ENTROPY_PORT, LOG_PORT};
 
 use super::UtilityVm;
 use super::driver::Driver;
+use super::plugged::Plugged;
 use super::start::{HostConnection, Listeners, Start};
 use crate::error::UvmError;
 use crate::host::{self, BootDirectory, Hold};
 use crate::options::{BootInfo, BootPlan, GuestConnection, LcowOptions, MemoryBacking, WcowOptions};
 use crate::output::OutputHandler;
+use crate::resources::Limits;
 
 /// The parts of a [`UtilityVm`] that are known when it is created.
 pub(crate) struct Parts {
@@ -55,6 +57,7 @@ pub(super) async fn create_lcow(host: &dyn Platform, options: &LcowOptions) -> R
         deadlines: options.deadlines,
         processor_count: spec.processors.count,
         backing: options.backing,
+        limits: Limits::of(options, &spec.boot.root),
         cpu_group: spec.cpu_group,
         boot_files,
     };
@@ -79,6 +82,7 @@ pub(super) async fn create_wcow(host: &dyn Platform, options: &WcowOptions) -> R
         deadlines: options.deadlines,
         processor_count: spec.processors.count,
         backing: options.backing,
+        limits: Limits::of_windows(&spec.boot.scratch),
         cpu_group: spec.cpu_group,
         boot_files: None,
     };
@@ -132,6 +136,7 @@ struct Made {
     deadlines: Deadlines,
     processor_count: u32,
     backing: MemoryBacking,
+    limits: Limits,
     cpu_group: Option<String>,
     boot_files: Option<Hold>,
 }
@@ -164,7 +169,8 @@ impl Made {
             agent_version: self.agent_version,
             deadlines,
         };
-        let handles = Driver::spawn(start, events);
+        let plugged = Plugged::new(&vm, self.limits, self.connection);
+        let handles = Driver::spawn(start, events, plugged);
         let parts = Parts {
             id: self.id,
             os: self.os,
@@ -202,9 +208,13 @@ async fn boot_plan(host: &dyn Platform, options: &LcowOptions) -> Result<(BootPl
 
 /// A random GUID (version 4).
 fn random_id() -> Result<UvmId, PlatformError> {
+    UvmId::new(random_guid()?).map_err(|e| PlatformError::host("draw a random id", e))
+}
+
+/// A random GUID (version 4), as text.
+pub(crate) fn random_guid() -> Result<String, PlatformError> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|e| PlatformError::host("draw a random id", std::io::Error::from(e)))?;
     let bits = u128::from_be_bytes(bytes) & !(0xf000 << 64) & !(0xc000 << 48) | (0x4000 << 64) | (0x8000 << 48);
-    let guid = uvm_wire::Guid::from_u128(bits).to_string();
-    UvmId::new(guid).map_err(|e| PlatformError::host("draw a random id", e))
+    Ok(uvm_wire::Guid::from_u128(bits).to_string())
 }

@@ -11,6 +11,7 @@ use uvm_platform::{Deadlines, ExitStatus, LastWords, PlatformError, PlatformVm, 
 use uvm_wire::ContainerId;
 use uvm_wire::system::ShutdownGraceful;
 
+use super::plugged::{self, Plugged};
 use super::sockets::Change;
 use super::start::{Failed, Guest, Interruption, SETTLE, Start};
 use super::state::{Ask, Phase, Refusal, Verdict, admit};
@@ -29,6 +30,13 @@ pub(crate) type Answer = oneshot::Sender<Result<(), UvmError>>;
 
 /// What the VM's handles ask of the driver.
 pub(crate) enum Request {
+    /// About the VM as a whole.
+    Life(Life),
+    /// About what is plugged in.
+    Plugged(plugged::Request),
+}
+
+pub(crate) enum Life {
     Start(Answer),
     Pause(Answer),
     Resume(Answer),
@@ -39,15 +47,16 @@ pub(crate) enum Request {
 }
 
 /// What operations report.
-enum Report {
+pub(super) enum Report {
     Started(Result<Option<Guest>, Box<FailedStart>>),
     /// The bridge is closed, and the VM has not ended with it.
     BridgeLost(Arc<BridgeClosed>),
     Closed(Result<(), PlatformError>),
+    Plugged(plugged::Report),
 }
 
 /// A start that failed: where and why, the VM's last words before it was terminated, and whether it could be.
-struct FailedStart {
+pub(super) struct FailedStart {
     failed: Failed,
     last_words: LastWords,
     is_terminated: bool,
@@ -55,16 +64,17 @@ struct FailedStart {
 
 pub(crate) struct Driver {
     id: UvmId,
-    vm: Arc<dyn PlatformVm>,
-    deadlines: Deadlines,
-    status: watch::Sender<Status>,
+    pub(super) vm: Arc<dyn PlatformVm>,
+    pub(super) deadlines: Deadlines,
+    pub(super) status: watch::Sender<Status>,
     output_done: watch::Receiver<bool>,
     /// What there is to start with, until it was.
     start: Option<Start>,
     interrupt: watch::Sender<Option<Interruption>>,
     starting: Option<Answer>,
     closing: Vec<Answer>,
-    reports: mpsc::UnboundedSender<Report>,
+    pub(super) reports: mpsc::UnboundedSender<Report>,
+    pub(super) plugged: Plugged,
 }
 
 /// A driver's parts that others hold.
@@ -75,7 +85,7 @@ pub(crate) struct Handles {
 
 impl Driver {
     /// Spawns the driver of a VM that was just created.
-    pub(crate) fn spawn(start: Start, events: VmEvents) -> Handles {
+    pub(crate) fn spawn(start: Start, events: VmEvents, plugged: Plugged) -> Handles {
         let (requests, request_receiver) = mpsc::unbounded_channel();
         let (reports, report_receiver) = mpsc::unbounded_channel();
         let (status_sender, status) = watch::channel(Status { phase: Phase::Created, exit: None, guest: None });
@@ -91,6 +101,7 @@ impl Driver {
             starting: None,
             closing: Vec::new(),
             reports,
+            plugged,
         };
         vm.spawn(Box::pin(driver.run(request_receiver, report_receiver, events)));
         Handles { requests, status }
@@ -121,7 +132,7 @@ impl Driver {
         }
     }
 
-    fn phase(&self) -> Phase {
+    pub(super) fn phase(&self) -> Phase {
         self.status.borrow().phase
     }
 
@@ -130,14 +141,18 @@ impl Driver {
     }
 
     fn asked(&mut self, request: Request) {
+        let request = match request {
+            Request::Life(request) => request,
+            Request::Plugged(request) => return self.asked_plugged(request),
+        };
         let (ask, intent) = match &request {
-            Request::Start(_) => (Ask::Start, "start"),
-            Request::Pause(_) => (Ask::Host, "pause"),
-            Request::Resume(_) => (Ask::Host, "resume"),
-            Request::Shutdown(_) => (Ask::Shutdown, "shut down"),
-            Request::Terminate(_) => (Ask::Terminate, "terminate"),
-            Request::Close(_) => (Ask::Close, "close"),
-            Request::Sockets(change, _) => (Ask::Plug, change.intent()),
+            Life::Start(_) => (Ask::Start, "start"),
+            Life::Pause(_) => (Ask::Host, "pause"),
+            Life::Resume(_) => (Ask::Host, "resume"),
+            Life::Shutdown(_) => (Ask::Shutdown, "shut down"),
+            Life::Terminate(_) => (Ask::Terminate, "terminate"),
+            Life::Close(_) => (Ask::Close, "close"),
+            Life::Sockets(change, _) => (Ask::Plug, change.intent()),
         };
         match admit(self.phase(), ask) {
             Verdict::Go => self.perform(request, intent),
@@ -154,32 +169,32 @@ impl Driver {
         }
     }
 
-    fn perform(&mut self, request: Request, intent: &'static str) {
+    fn perform(&mut self, request: Life, intent: &'static str) {
         let (vm, id, deadlines) = (Arc::clone(&self.vm), self.id.clone(), self.deadlines);
         let operation = move |source| UvmError::Operation { id, intent, source };
         match request {
-            Request::Start(reply) => self.begin_start(reply),
-            Request::Pause(reply) => self.vm.spawn(Box::pin(async move {
+            Life::Start(reply) => self.begin_start(reply),
+            Life::Pause(reply) => self.vm.spawn(Box::pin(async move {
                 let paused = on_host(&*vm, intent, deadlines.host_call, vm.pause()).await;
                 answer(reply, paused.map_err(operation));
             })),
-            Request::Resume(reply) => self.vm.spawn(Box::pin(async move {
+            Life::Resume(reply) => self.vm.spawn(Box::pin(async move {
                 let resumed = on_host(&*vm, intent, deadlines.host_call, vm.resume()).await;
                 answer(reply, resumed.map_err(operation));
             })),
-            Request::Terminate(reply) => {
+            Life::Terminate(reply) => {
                 self.interrupt(Interruption::Cancelled);
                 self.vm.spawn(Box::pin(async move {
                     let terminated = on_host(&*vm, intent, deadlines.terminate, vm.terminate()).await;
                     answer(reply, terminated.map_err(operation));
                 }));
             }
-            Request::Sockets(change, reply) => self.vm.spawn(Box::pin(async move {
+            Life::Sockets(change, reply) => self.vm.spawn(Box::pin(async move {
                 let changed = on_host(&*vm, intent, Change::limit(&deadlines), change.make(&*vm)).await;
                 answer(reply, changed.map_err(operation));
             })),
-            Request::Shutdown(reply) => self.begin_shutdown(reply),
-            Request::Close(reply) => self.begin_close(reply),
+            Life::Shutdown(reply) => self.begin_shutdown(reply),
+            Life::Close(reply) => self.begin_close(reply),
         }
     }
 
@@ -278,6 +293,7 @@ impl Driver {
         match report {
             Report::Started(outcome) => self.started(outcome),
             Report::BridgeLost(why) => self.broken(&*why),
+            Report::Plugged(report) => self.reported_plugged(report),
             Report::Closed(result) => {
                 tracing::info!(vm = %self.id, failed = result.is_err(), "utility VM closed");
                 let has_ended = self.status.borrow().exit.is_some();
@@ -358,6 +374,7 @@ impl Driver {
                 self.interrupt(Interruption::Exited(status.clone()));
                 // If it never ran, its listeners are closed now, and no output will come.
                 self.start = None;
+                self.forget_plugged();
                 self.status.send_modify(|current| {
                     current.exit = Some(status);
                     // A start under way reports by itself; a close goes on.
@@ -375,7 +392,7 @@ impl Driver {
 /// How long an output handler may take to notice that its stream has ended.
 const OUTPUT_SETTLES: Duration = Duration::from_secs(2);
 
-impl Request {
+impl Life {
     fn into_answer(self) -> Answer {
         match self {
             Self::Start(reply)
@@ -425,8 +442,9 @@ mod tests {
     use super::super::start::Listeners;
     use super::*;
     use crate::error::StartError;
-    use crate::options::{BootInfo, BootPlan, LcowOptions};
+    use crate::options::{BootInfo, BootPlan, GuestConnection, LcowOptions};
     use crate::output::OutputHandler;
+    use crate::resources::Limits;
 
     /// A driver whose reports and requests the test hands it, in any order; its VM's start is under way.
     async fn starting() -> (Driver, oneshot::Receiver<Result<(), UvmError>>) {
@@ -455,7 +473,6 @@ mod tests {
         let (status, _) = watch::channel(Status { phase: Phase::Created, exit: None, guest: None });
         let mut driver = Driver {
             id: spec.id.clone(),
-            vm,
             deadlines: Deadlines::default(),
             status,
             output_done: output_done_receiver,
@@ -464,9 +481,11 @@ mod tests {
             starting: None,
             closing: Vec::new(),
             reports,
+            plugged: Plugged::new(&vm, Limits::of(&LcowOptions::default(), &spec.boot.root), GuestConnection::Library),
+            vm,
         };
         let (reply, answer) = oneshot::channel();
-        driver.asked(Request::Start(reply));
+        driver.asked(Request::Life(Life::Start(reply)));
         assert_eq!(driver.phase(), Phase::Starting);
         (driver, answer)
     }
@@ -491,7 +510,7 @@ mod tests {
     #[tokio::test]
     async fn d31_a_start_that_succeeds_after_it_was_given_up_is_none() {
         let (mut driver, answer) = starting().await;
-        driver.asked(Request::Terminate(oneshot::channel().0));
+        driver.asked(Request::Life(Life::Terminate(oneshot::channel().0)));
         driver.reported(Report::Started(Ok(None)));
         assert!(matches!(source(answer.await.expect("answered")), StartError::Cancelled));
         assert_eq!(driver.phase(), Phase::Broken, "nobody said yet that it has ended");
@@ -503,8 +522,8 @@ mod tests {
     async fn the_first_reason_to_give_a_start_up_is_told() {
         let (mut driver, answer) = starting().await;
         driver.happened(VmEvent::Exited(ExitStatus::Panicked));
-        driver.asked(Request::Terminate(oneshot::channel().0));
-        driver.asked(Request::Close(oneshot::channel().0));
+        driver.asked(Request::Life(Life::Terminate(oneshot::channel().0)));
+        driver.asked(Request::Life(Life::Close(oneshot::channel().0)));
         driver.reported(Report::Started(Ok(None)));
         assert!(matches!(source(answer.await.expect("answered")), StartError::Exited(ExitStatus::Panicked)));
         assert_eq!(driver.phase(), Phase::Closing);

@@ -64,13 +64,14 @@ impl UtilityVm {
         self.inner.call(&guest, &container, intent, call).await.map(drop)
     }
 
-    /// Sends the guest a request of any kind, JSON: by the guest connection of this library, or by the host's service
-    /// where that holds it, and before the VM is started. What it changes in the guest, this library does not know.
+    /// As [`guest_request`](Self::guest_request), of any kind, as JSON: by the guest connection of this library, or by the
+    /// host's service where that holds it, and before the VM is started. What it changes in the guest, this library does
+    /// not know.
     ///
     /// # Errors
     /// [`UvmError::NotJson`]; [`UvmError::Guest`] or [`UvmError::Operation`]: it is refused. [`UvmError::Refused`],
     /// [`UvmError::Exited`].
-    pub async fn guest_request(&self, request: &str) -> Result<(), UvmError> {
+    pub async fn guest_request_raw(&self, request: &str) -> Result<(), UvmError> {
         let intent = "send a request to the guest of";
         let request = RawJson::parse(request).map_err(|source| UvmError::NotJson {
             id: self.inner.id.clone(),

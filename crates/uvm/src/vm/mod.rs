@@ -3,10 +3,13 @@
 mod accessors;
 mod background;
 mod changes;
+mod containers;
 mod create;
 mod driver;
 mod figures;
 mod guest_calls;
+mod guest_request;
+pub(crate) mod plugged;
 mod sockets;
 mod start;
 mod state;
@@ -24,14 +27,15 @@ use uvm_wire::ports::FIRST_STDIO_PORT;
 pub use state::Refusal;
 
 pub(crate) use background::Background;
+pub(crate) use create::random_guid;
+pub(crate) use driver::{Request, on_host};
 pub(crate) use start::Guest;
 
-use driver::{Handles, Request, Status};
+use driver::{Handles, Life, Status};
 use start::{HostConnection, SETTLE};
 use state::{Ask, Verdict, admit};
 
 use crate::bridge::BridgeError;
-use crate::container::{self, Container};
 use crate::error::{UvmError, Witness};
 use crate::host::Hold;
 use crate::options::{LcowOptions, MemoryBacking, WcowOptions};
@@ -129,10 +133,10 @@ impl UtilityVm {
         Self { inner: Arc::new(inner) }
     }
 
-    async fn ask(&self, request: impl FnOnce(driver::Answer) -> Request) -> Result<(), UvmError> {
+    async fn ask(&self, request: impl FnOnce(driver::Answer) -> Life) -> Result<(), UvmError> {
         let (reply, answer) = oneshot::channel();
         let gone = |_| UvmError::Refused { id: self.inner.id.clone(), intent: "use", why: Refusal::Closed };
-        self.inner.requests.send(request(reply)).map_err(|e| gone(e.to_string()))?;
+        self.inner.requests.send(Request::Life(request(reply))).map_err(|e| gone(e.to_string()))?;
         answer.await.unwrap_or_else(|e| Err(gone(e.to_string())))
     }
 
@@ -143,7 +147,7 @@ impl UtilityVm {
     /// [`UvmError::Start`], which says how far it came, what the VM did meanwhile, and why: it has been terminated then.
     /// [`UvmError::Refused`] if it was started before.
     pub async fn start(&self) -> Result<(), UvmError> {
-        self.ask(Request::Start).await
+        self.ask(Life::Start).await
     }
 
     /// Stops the guest's processors. Idempotent.
@@ -151,7 +155,7 @@ impl UtilityVm {
     /// # Errors
     /// [`UvmError::Operation`], [`UvmError::Refused`].
     pub async fn pause(&self) -> Result<(), UvmError> {
-        self.ask(Request::Pause).await
+        self.ask(Life::Pause).await
     }
 
     /// Lets the guest's processors go on. Idempotent.
@@ -159,7 +163,7 @@ impl UtilityVm {
     /// # Errors
     /// [`UvmError::Operation`], [`UvmError::Refused`].
     pub async fn resume(&self) -> Result<(), UvmError> {
-        self.ask(Request::Resume).await
+        self.ask(Life::Resume).await
     }
 
     /// Asks the guest to end its processes and power off, and waits until it has, at most [`Deadlines::shutdown`].
@@ -167,7 +171,7 @@ impl UtilityVm {
     /// # Errors
     /// [`UvmError::Timeout`]: it still runs; terminate it. [`UvmError::Guest`]: it refused.
     pub async fn shutdown(&self) -> Result<(), UvmError> {
-        self.ask(Request::Shutdown).await
+        self.ask(Life::Shutdown).await
     }
 
     /// Ends the VM at once, without asking the guest, and waits until it has ended. Idempotent.
@@ -175,7 +179,7 @@ impl UtilityVm {
     /// # Errors
     /// [`UvmError::Operation`].
     pub async fn terminate(&self) -> Result<(), UvmError> {
-        self.ask(Request::Terminate).await
+        self.ask(Life::Terminate).await
     }
 
     /// Ends the VM if it still runs and removes everything it left on the host, within [`Deadlines::close`]. Idempotent;
@@ -184,7 +188,7 @@ impl UtilityVm {
     /// # Errors
     /// [`UvmError::Operation`]: something is left. It can be called again.
     pub async fn close(&self) -> Result<(), UvmError> {
-        self.ask(Request::Close).await
+        self.ask(Life::Close).await
     }
 
     /// Waits until the VM has ended and its output was handled, and tells how it ended. Without limit, since a VM may run
@@ -230,8 +234,7 @@ impl UtilityVm {
             return Err(refused(Refusal::Closed));
         }
         let (vm, limit, intent) = (Arc::clone(&self.inner.vm), self.inner.deadlines.host_call, "inspect");
-        let properties =
-            self.inner.run(async move { driver::on_host(&*vm, intent, limit, vm.properties()).await }).await?;
+        let properties = self.inner.run(async move { on_host(&*vm, intent, limit, vm.properties()).await }).await?;
         properties.map_err(|source| UvmError::Operation { id: self.inner.id.clone(), intent, source })
     }
 
@@ -248,16 +251,6 @@ impl UtilityVm {
     pub async fn create_process(&self, spec: &ProcessSpec) -> Result<Process, UvmError> {
         process::create(self, spec.launch()).await
     }
-
-    /// Makes a container in the VM: its init process exists then, and waits for [`Container::start`]. `specification` is an
-    /// OCI runtime specification as JSON; its root file system must be in the VM already.
-    ///
-    /// # Errors
-    /// [`UvmError::Container`]; nothing of the container is left and its id is free again, but if the guest did not answer:
-    /// then the container is undone, and its id free, once the guest does. [`UvmError::Refused`], [`UvmError::Exited`].
-    pub async fn create_container(&self, id: &str, specification: &str) -> Result<Container, UvmError> {
-        container::create(self, id, specification).await
-    }
 }
 
 impl Inner {
@@ -269,6 +262,16 @@ impl Inner {
             (Verdict::Refuse(why), _, _) => Err(UvmError::Refused { id: self.id.clone(), intent, why }),
             (_, Some(guest), _) => Ok(guest),
             (_, None, _) => Err(UvmError::GuestUnsupported { id: self.id.clone(), what: "calls by this library" }),
+        }
+    }
+
+    /// Passes if the VM runs, whoever holds the connection to its agent.
+    fn running(&self, intent: &'static str) -> Result<(), UvmError> {
+        let status = self.status.borrow().clone();
+        match (admit(status.phase, Ask::Use), status.exit) {
+            (Verdict::Refuse(Refusal::Ended), Some(exit)) => Err(driver::exited(&self.id, intent, exit, &*self.vm)),
+            (Verdict::Refuse(why), _) => Err(UvmError::Refused { id: self.id.clone(), intent, why }),
+            _ => Ok(()),
         }
     }
 

@@ -8,7 +8,7 @@ use uvm_platform::{
 };
 
 use super::UtilityVm;
-use super::driver::{self, Request};
+use super::driver::{self, Life};
 use crate::error::UvmError;
 
 /// What can be done about a VM's virtual sockets.
@@ -39,16 +39,13 @@ impl Change {
             Self::Add => vm.add_sockets().await,
             Self::Remove => vm.remove_sockets().await,
             Self::Update(service, config) => {
-                // First what can be wrong with it: nothing is plugged in for a service that is none.
-                vm.update_socket_service(&service, &config).await?;
-                if config.disabled {
-                    return Ok(());
+                // What can be wrong with it comes first: nothing is plugged in for a service that is none. And the device
+                // comes before the permission: a service that allows something is one that can be used.
+                vm.check_socket_service(&service, &config)?;
+                if !config.disabled {
+                    vm.add_sockets().await?;
                 }
-                let added = vm.add_sockets().await;
-                if added.is_err() {
-                    vm.remove_socket_service(&service).await?;
-                }
-                added
+                vm.update_socket_service(&service, &config).await
             }
             Self::Forget(service) => vm.remove_socket_service(&service).await,
         }
@@ -115,7 +112,7 @@ impl UtilityVm {
     }
 
     async fn change_sockets(&self, change: Change) -> Result<(), UvmError> {
-        self.ask(|reply| Request::Sockets(change, reply)).await
+        self.ask(|reply| Life::Sockets(change, reply)).await
     }
 
     /// Lets programs in the guest dial `port` of the host (context id 2) by a virtual socket, until what is returned is
@@ -141,7 +138,7 @@ impl UtilityVm {
     /// sockets, nobody listens there, or the guest does not answer. [`UvmError::Refused`], [`UvmError::Exited`].
     pub async fn dial(&self, port: u32) -> Result<GuestStream, UvmError> {
         let intent = "dial a program in";
-        self.inner.guest(intent)?;
+        self.inner.running(intent)?;
         let (vm, limit) = (Arc::clone(&self.inner.vm), self.inner.deadlines.stdio_dial);
         let dialled = async move { driver::on_host(&*vm, intent, limit, vm.dial_socket(Port(port))).await };
         let dialled = self.inner.run_while_wanted(dialled).await?;

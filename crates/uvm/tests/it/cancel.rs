@@ -7,10 +7,11 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use tokio::sync::Notify;
 use uvm::platform::fake::FakePlatform;
+use uvm::wire::modify::{CombinedLayers, Modification, Resource};
 use uvm::{Container, ContainerStdio, Process, ProcessSpec, TerminalSize, UtilityVm, UvmError};
 
 use crate::model::{Account, Books};
-use crate::support::{TestResult, create_on, nothing_left, options, settle, within_a_day};
+use crate::support::{TestResult, container, create_container, create_on, nothing_left, options, settle, within_a_day};
 
 /// A future that is given up at its `chance`-th chance. There are two for each time it waits: at once, and when it could
 /// go on, so that what it was about to get is lost. `None`: it was given up.
@@ -63,7 +64,7 @@ impl Cancelled {
         let vm = create_on(&host, &options(|_| ())).await?;
         vm.start().await?;
         let spec = ProcessSpec::new(["sleep"]).with_stdin();
-        let (process, container) = (vm.create_process(&spec).await?, vm.create_container("c", "{}").await?);
+        let (process, container) = (vm.create_process(&spec).await?, create_container(&vm, container("c")).await?);
         let furnished = account.books();
         assert_eq!((furnished.processes.len(), furnished.containers.len()), (1, 1));
         Ok(Self { host, account, vm, process, container, furnished })
@@ -73,7 +74,7 @@ impl Cancelled {
     async fn stays_as_it_was(self) -> TestResult {
         self.account.settles_at(&self.furnished).await?;
         within_a_day(self.vm.dump_stacks()).await??;
-        drop(self.vm.create_container("new", "{}").await?);
+        drop(create_container(&self.vm, container("new")).await?);
         self.process.kill().await?;
         within_a_day(self.process.wait()).await??;
         self.ends().await
@@ -152,7 +153,7 @@ async fn processes_that_are_given_up_are_killed() -> TestResult {
 
 #[tokio::test(start_paused = true)]
 async fn containers_that_are_given_up_are_undone() -> TestResult {
-    at_each_chance(async |c| c.vm.create_container("new", "{}").await, async |c| c.stays_as_it_was().await).await
+    at_each_chance(async |c| create_container(&c.vm, container("new")).await, async |c| c.stays_as_it_was().await).await
 }
 
 #[tokio::test(start_paused = true)]
@@ -164,7 +165,21 @@ async fn calls_that_are_given_up_do_no_harm() -> TestResult {
     at_each_chance(async |c| c.vm.resume().await, async |c| c.stays_as_it_was().await).await?;
     at_each_chance(async |c| c.process.resize(size).await, async |c| c.stays_as_it_was().await).await?;
     at_each_chance(async |c| c.container.shutdown().await, async |c| c.stays_as_it_was().await).await?;
-    at_each_chance(async |c| c.container.terminate().await, async |c| c.stays_as_it_was().await).await
+    at_each_chance(async |c| c.container.terminate().await, async |c| c.stays_as_it_was().await).await?;
+    at_each_chance(async |c| c.container.statistics().await, async |c| c.stays_as_it_was().await).await?;
+    at_each_chance(async |c| c.container.processes().await, async |c| c.stays_as_it_was().await).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_that_are_given_up_are_made() -> TestResult {
+    let changed = async |c: Cancelled| {
+        let books = Books { changes: 1, ..c.furnished.clone() };
+        c.account.settles_at(&books).await?;
+        c.ends().await
+    };
+    at_each_chance(async |c| c.container.update("{}").await, changed).await?;
+    let layers = Modification::remove(Resource::CombinedLayers(CombinedLayers::default()));
+    at_each_chance(async |c| c.vm.guest_request(layers.clone()).await, changed).await
 }
 
 #[tokio::test(start_paused = true)]

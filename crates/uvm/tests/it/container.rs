@@ -11,19 +11,25 @@ use uvm::wire::process::SignalProcess;
 use uvm::wire::system::{DeleteContainerState, ShutdownForced, ShutdownGraceful, Start};
 use uvm::wire::{Call, ContainerNotification, Failure, Hresult, RawJson};
 use uvm::{
-    Container, ContainerEnd, ContainerError, ContainerStdio, Deadlines, ErrorKind, ExitStatus, ProcessExit, UvmError,
+    Container, ContainerEnd, ContainerError, ContainerOptions, ContainerStdio, Deadlines, ErrorKind, ExitStatus,
+    ProcessExit, UvmError,
 };
 use uvm_testkit::guest::Guest;
 
 use crate::support::{
-    GuestProcess, Played, TestResult, chain, code, nothing_left, poll_once, settle, silence, within_a_day,
+    GuestProcess, Played, TestResult, chain, code, create_container, nothing_left, poll_once, settle, silence,
+    within_a_day,
 };
 
-const SPEC: &str =
+pub(crate) const SPEC: &str =
     r#"{"ociVersion":"1.0.2","process":{"args":["sh"]},"root":{"path":"/run/gcs/c/c/rootfs"},"linux":{}}"#;
 
+pub(crate) fn options(id: &str) -> ContainerOptions {
+    ContainerOptions::new(id, SPEC)
+}
+
 /// Serves the making of a container.
-async fn serve_create(guest: &mut Guest) -> TestResult<Create> {
+pub(crate) async fn serve_create(guest: &mut Guest) -> TestResult<Create> {
     let created = guest.answer::<Create>(CreateReply::default()).await?;
     let started = guest.answer::<Start>(Done::default()).await?;
     assert_eq!(created.request.base.container_id, started.request.base.container_id);
@@ -33,8 +39,8 @@ async fn serve_create(guest: &mut Guest) -> TestResult<Create> {
     }
 }
 
-async fn made(played: &Played, guest: &mut Guest, id: &str) -> TestResult<Container> {
-    let (container, served) = tokio::join!(played.vm.create_container(id, SPEC), serve_create(guest));
+pub(crate) async fn made(played: &Played, guest: &mut Guest, id: &str) -> TestResult<Container> {
+    let (container, served) = tokio::join!(create_container(&played.vm, options(id)), serve_create(guest));
     served?;
     Ok(container?)
 }
@@ -49,12 +55,12 @@ async fn serve_undo(guest: &mut Guest) -> TestResult {
     Ok(())
 }
 
-fn ended(id: &str, exit_type: ExitType) -> ContainerNotification {
+pub(crate) fn ended(id: &str, exit_type: ExitType) -> ContainerNotification {
     ContainerNotification::new(id.into(), None, exit_type)
 }
 
 /// Why something about a container failed.
-fn container_error(error: UvmError) -> ContainerError {
+pub(crate) fn container_error(error: UvmError) -> ContainerError {
     match error {
         UvmError::Container { source, .. } => source,
         other => panic!("no error of a container: {other:?}"),
@@ -64,7 +70,7 @@ fn container_error(error: UvmError) -> ContainerError {
 #[tokio::test(start_paused = true)]
 async fn a_container_lives_from_its_creation_to_the_end_of_its_state() -> TestResult {
     let (played, mut guest) = Played::boot().await?;
-    let (container, create) = tokio::join!(played.vm.create_container("c", SPEC), serve_create(&mut guest));
+    let (container, create) = tokio::join!(create_container(&played.vm, options("c")), serve_create(&mut guest));
     let (container, create) = (container?, create?);
     assert_eq!(container.id(), "c");
     let linux = create.config.to_linux()?;
@@ -100,18 +106,20 @@ async fn a_container_lives_from_its_creation_to_the_end_of_its_state() -> TestRe
 #[tokio::test(start_paused = true)]
 async fn d68_the_id_of_a_container_that_could_not_be_made_is_free() -> TestResult {
     let (played, mut guest) = Played::boot().await?;
-    for result in [Hresult::FAIL, Hresult::SYSTEM_ALREADY_EXISTS] {
+    for (result, kind) in
+        [(Hresult::FAIL, ErrorKind::Guest), (Hresult::SYSTEM_ALREADY_EXISTS, ErrorKind::AlreadyExists)]
+    {
         let (container, served) =
-            tokio::join!(played.vm.create_container("c", SPEC), guest.refuse::<Create>(Failure::code(result)));
+            tokio::join!(create_container(&played.vm, options("c")), guest.refuse::<Create>(Failure::code(result)));
         served?;
         let error = container.expect_err("refused");
-        assert_eq!(error.kind(), ErrorKind::Guest);
+        assert_eq!(error.kind(), kind);
         assert!(
             matches!(container_error(error), ContainerError::Guest(e) if e.failure().is_some_and(|f| f.result == result))
         );
     }
     let container = made(&played, &mut guest, "c").await?;
-    let error = played.vm.create_container("c", SPEC).await.expect_err("it is there");
+    let error = create_container(&played.vm, options("c")).await.expect_err("it is there");
     assert_eq!(error.kind(), ErrorKind::AlreadyExists);
     assert!(matches!(container_error(error), ContainerError::Exists));
     silence(&mut guest).await?;
@@ -173,7 +181,7 @@ async fn an_end_may_be_told_before_the_container_is_said_to_be_made() -> TestRes
         guest.answer::<Start>(Done::default()).await?;
         TestResult::Ok(())
     };
-    let (container, served) = tokio::join!(played.vm.create_container("c", SPEC), serve);
+    let (container, served) = tokio::join!(create_container(&played.vm, options("c")), serve);
     served?;
     let container = container?;
     assert_eq!(within_a_day(container.wait()).await?, ContainerEnd::Notified(ExitType::UnexpectedExit));
@@ -220,13 +228,14 @@ async fn state_is_deleted_only_by_agents_that_can() -> TestResult {
 async fn what_cannot_be_a_container_is_refused_before_the_guest_is_asked() -> TestResult {
     let (played, mut guest) = Played::boot().await?;
     for id in ["", ".", "..", "a/b", "a b", "00000000-0000-0000-0000-000000000000"] {
-        let error = played.vm.create_container(id, SPEC).await.expect_err(id);
+        let error = create_container(&played.vm, options(id)).await.expect_err(id);
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         assert!(matches!(container_error(error), ContainerError::Id(_)), "{id:?}");
     }
-    for specification in ["", "{", "{}{}"] {
-        let error = played.vm.create_container("c", specification).await.expect_err(specification);
-        assert!(matches!(container_error(error), ContainerError::Specification(_)), "{specification:?}");
+    for specification in ["", "{", "{}{}", "null", "[]", "\"\""] {
+        let error =
+            create_container(&played.vm, ContainerOptions::new("c", specification)).await.expect_err(specification);
+        assert!(matches!(container_error(error), ContainerError::Document { what: "specification", .. }));
     }
     silence(&mut guest).await?;
     played.close().await
@@ -241,7 +250,7 @@ async fn a_container_that_does_not_start_is_undone() -> TestResult {
         serve_undo(&mut guest).await
     };
     let (container, served) =
-        within_a_day(async { tokio::join!(played.vm.create_container("c", SPEC), serve) }).await?;
+        within_a_day(async { tokio::join!(create_container(&played.vm, options("c")), serve) }).await?;
     served?;
     let error = container.expect_err("refused");
     assert!(chain(&error).ends_with("guest RPC failure: no"), "{}", chain(&error));
@@ -254,11 +263,12 @@ async fn a_container_that_is_made_after_its_caller_was_told_it_is_not_is_undone(
     let (played, mut guest) = Played::boot().await?;
     let began = Instant::now();
     let (container, asked) =
-        within_a_day(async { tokio::join!(played.vm.create_container("c", SPEC), guest.expect::<Create>()) }).await?;
+        within_a_day(async { tokio::join!(create_container(&played.vm, options("c")), guest.expect::<Create>()) })
+            .await?;
     assert_eq!(container.expect_err("no answer").kind(), ErrorKind::Timeout);
     assert_eq!(began.elapsed(), Deadlines::default().rpc);
     // The next one of that name would be undone instead.
-    let error = played.vm.create_container("c", SPEC).await.expect_err("that is not settled yet");
+    let error = create_container(&played.vm, options("c")).await.expect_err("that is not settled yet");
     assert!(matches!(container_error(error), ContainerError::Exists));
     guest.reply::<Create>(&asked?, Ok(CreateReply::default())).await?;
     within_a_day(serve_undo(&mut guest)).await??;
@@ -271,7 +281,8 @@ async fn a_container_that_is_made_after_its_caller_was_told_it_is_not_is_undone(
 async fn a_container_that_is_refused_after_its_caller_was_told_of_a_timeout_leaves_its_id_free() -> TestResult {
     let (played, mut guest) = Played::boot().await?;
     let (container, asked) =
-        within_a_day(async { tokio::join!(played.vm.create_container("c", SPEC), guest.expect::<Create>()) }).await?;
+        within_a_day(async { tokio::join!(create_container(&played.vm, options("c")), guest.expect::<Create>()) })
+            .await?;
     container.expect_err("no answer");
     guest.fail(&asked?, Failure::plain("no")).await?;
     silence(&mut guest).await?;
@@ -283,7 +294,7 @@ async fn a_container_that_is_refused_after_its_caller_was_told_of_a_timeout_leav
 async fn a_container_whose_caller_gave_up_is_undone_whenever_that_was() -> TestResult {
     for give_up_after in 0..3 {
         let (played, mut guest) = Played::boot().await?;
-        let mut creating = Some(Box::pin(played.vm.create_container("c", SPEC)));
+        let mut creating = Some(Box::pin(create_container(&played.vm, options("c"))));
         poll_once(creating.as_mut().ok_or("given up")?).await;
         if give_up_after == 0 {
             creating = None;
@@ -317,7 +328,7 @@ async fn undoing_goes_on_with_an_agent_that_refuses_or_cannot_delete() -> TestRe
         guest.refuse::<ShutdownForced>(Failure::plain("no")).await
     };
     let (container, served) =
-        within_a_day(async { tokio::join!(played.vm.create_container("c", SPEC), serve) }).await?;
+        within_a_day(async { tokio::join!(create_container(&played.vm, options("c")), serve) }).await?;
     container.expect_err("refused");
     served?;
     silence(&mut guest).await?;
@@ -353,7 +364,7 @@ async fn the_end_of_the_vm_is_why_a_container_cannot_be_had_or_ended() -> TestRe
         TestResult::Ok(())
     };
     let (other, ended, started, served) = tokio::join!(
-        played.vm.create_container("d", SPEC),
+        create_container(&played.vm, options("d")),
         container.terminate(),
         container.start(ContainerStdio::default()),
         end
@@ -364,7 +375,7 @@ async fn the_end_of_the_vm_is_why_a_container_cannot_be_had_or_ended() -> TestRe
         ended.expect_err("the VM is gone"),
         started.map(drop).expect_err("the VM is gone"),
         container.delete_state().await.expect_err("the VM is gone"),
-        played.vm.create_container("d", SPEC).await.map(drop).expect_err("the VM is gone"),
+        create_container(&played.vm, options("d")).await.map(drop).expect_err("the VM is gone"),
     ];
     for error in errors {
         assert!(matches!(error, UvmError::Exited { status: ExitStatus::Reset, .. }), "{error:?}");

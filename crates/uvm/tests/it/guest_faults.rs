@@ -6,6 +6,7 @@ use tokio::time::Instant;
 use uvm::wire::call::Done;
 use uvm::wire::create::{Create, CreateReply};
 use uvm::wire::header::Header;
+use uvm::wire::modify::{CombinedLayers, Modification, Resource};
 use uvm::wire::system::{DumpStacks, DumpStacksReply, Start};
 use uvm::wire::{Call, Failure, Hresult, MessageType};
 use uvm::{
@@ -14,7 +15,7 @@ use uvm::{
 };
 use uvm_testkit::guest::{Guest, Received};
 
-use crate::support::{GuestProcess, Played, TestResult, bridge_error, within_a_day};
+use crate::support::{GuestProcess, Played, TestResult, bridge_error, container, create_container, within_a_day};
 
 /// What the library calls the guest for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,10 +33,14 @@ enum Operation {
     EndContainer,
     TerminateContainer,
     DeleteState,
+    Statistics,
+    Processes,
+    Update,
+    GuestRequest,
     Shutdown,
 }
 
-const OPERATIONS: [(Operation, MessageType); 13] = [
+const OPERATIONS: [(Operation, MessageType); 17] = [
     (Operation::DumpStacks, MessageType::DUMP_STACKS),
     (Operation::CreateProcess, MessageType::EXECUTE_PROCESS),
     (Operation::Signal, MessageType::SIGNAL_PROCESS),
@@ -48,6 +53,10 @@ const OPERATIONS: [(Operation, MessageType); 13] = [
     (Operation::EndContainer, MessageType::SHUTDOWN_GRACEFUL),
     (Operation::TerminateContainer, MessageType::SHUTDOWN_FORCED),
     (Operation::DeleteState, MessageType::DELETE_CONTAINER_STATE),
+    (Operation::Statistics, MessageType::GET_PROPERTIES),
+    (Operation::Processes, MessageType::GET_PROPERTIES),
+    (Operation::Update, MessageType::MODIFY_SETTINGS),
+    (Operation::GuestRequest, MessageType::MODIFY_SETTINGS),
     (Operation::Shutdown, MessageType::SHUTDOWN_GRACEFUL),
 ];
 
@@ -64,6 +73,10 @@ fn sentence(operation: Operation) -> &'static str {
         Operation::EndContainer => "cannot shut down container \"c\" of utility VM ID",
         Operation::TerminateContainer => "cannot terminate container \"c\" of utility VM ID",
         Operation::DeleteState => "cannot delete the state of container \"c\" of utility VM ID",
+        Operation::Statistics => "cannot read the statistics of container \"c\" of utility VM ID",
+        Operation::Processes => "cannot list the processes of container \"c\" of utility VM ID",
+        Operation::Update => "cannot update container \"c\" of utility VM ID",
+        Operation::GuestRequest => "cannot modify utility VM ID",
         Operation::Shutdown => "cannot shut down utility VM ID",
     }
 }
@@ -85,13 +98,20 @@ impl Things {
             Operation::Kill => self.process.kill().await,
             Operation::Resize => self.process.resize(TerminalSize { rows: 1, columns: 1 }).await,
             Operation::CreateContainer | Operation::StartContainer => {
-                self.vm.create_container("new", "{}").await.map(drop)
+                create_container(&self.vm, container("new")).await.map(drop)
             }
             Operation::RunInit => self.container.start(stdio).await.map(drop),
             Operation::Exec => self.container.exec("{}", stdio).await.map(drop),
             Operation::EndContainer => self.container.shutdown().await,
             Operation::TerminateContainer => self.container.terminate().await,
             Operation::DeleteState => self.container.delete_state().await,
+            Operation::Statistics => self.container.statistics().await.map(drop),
+            Operation::Processes => self.container.processes().await.map(drop),
+            Operation::Update => self.container.update("{}").await,
+            Operation::GuestRequest => {
+                let layers = Resource::CombinedLayers(CombinedLayers::default());
+                self.vm.guest_request(Modification::remove(layers)).await
+            }
             Operation::Shutdown => self.vm.shutdown().await,
         }
     }
@@ -106,7 +126,7 @@ async fn furnished() -> TestResult<(Played, Guest, Things, GuestProcess)> {
         guest.answer::<Create>(CreateReply::default()).await?;
         guest.answer::<Start>(Done::default()).await
     };
-    let (container, made) = tokio::join!(played.vm.create_container("c", "{}"), serve);
+    let (container, made) = tokio::join!(create_container(&played.vm, container("c")), serve);
     made?;
     let things = Things { vm: played.vm.clone(), process: process?, container: container? };
     Ok((played, guest, things, served?))

@@ -14,7 +14,9 @@ use uvm::{
     UvmError,
 };
 
-use crate::support::{LONG, Played, TestResult, chain, nothing_left, poll_once, settle, within_a_day};
+use crate::support::{
+    LONG, Played, TestResult, chain, container, create_container, nothing_left, poll_once, settle, within_a_day,
+};
 
 /// Why an operation was refused.
 fn refused<T>(result: Result<T, UvmError>) -> Option<Refusal> {
@@ -201,7 +203,7 @@ async fn d77_a_closed_vm_refuses_to_be_inspected_without_asking_the_host() -> Te
     assert_eq!(refused(played.vm.start().await), Some(Refusal::Closed));
     assert_eq!(refused(played.vm.dump_stacks().await), Some(Refusal::Closed));
     assert_eq!(refused(played.vm.create_process(&ProcessSpec::new(["true"])).await), Some(Refusal::Closed));
-    assert_eq!(refused(played.vm.create_container("c", "{}").await), Some(Refusal::Closed));
+    assert_eq!(refused(create_container(&played.vm, container("c")).await), Some(Refusal::Closed));
     played.vm.terminate().await?;
     played.vm.shutdown().await?;
     assert_eq!(played.host.calls().last().map(String::as_str), Some("close"));
@@ -214,7 +216,7 @@ async fn nothing_is_done_to_a_vm_that_was_not_started() -> TestResult {
     assert_eq!(refused(played.vm.pause().await), Some(Refusal::NotStarted));
     assert_eq!(refused(played.vm.resume().await), Some(Refusal::NotStarted));
     assert_eq!(refused(played.vm.shutdown().await), Some(Refusal::NotStarted));
-    assert_eq!(refused(played.vm.create_container("c", "{}").await), Some(Refusal::NotStarted));
+    assert_eq!(refused(create_container(&played.vm, container("c")).await), Some(Refusal::NotStarted));
     assert_eq!(played.vm.properties().await?.state, "not started");
     assert_eq!(played.vm.capabilities(), None);
     played.vm.terminate().await?;

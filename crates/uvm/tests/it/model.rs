@@ -8,8 +8,10 @@ use uvm::platform::fake::{FakeGuestEnd, FakePlatform, FakeStream};
 use uvm::wire::call::Done;
 use uvm::wire::create::{Create, CreateReply};
 use uvm::wire::execute::{ExecuteProcess, ExecuteProcessReply};
+use uvm::wire::modify::ModifySettings;
 use uvm::wire::negotiate::NegotiateProtocol;
 use uvm::wire::process::{ResizeConsole, SignalProcess, WaitForProcess, WaitForProcessReply};
+use uvm::wire::properties::{GetProperties, GetPropertiesReply, LinuxProperties};
 use uvm::wire::system::{DeleteContainerState, DumpStacks, DumpStacksReply, ShutdownForced, ShutdownGraceful, Start};
 use uvm::wire::{Call, Failure};
 use uvm_testkit::guest::{Guest, Received};
@@ -21,6 +23,8 @@ use crate::support::{TestResult, executes, within_a_day};
 pub(crate) struct Books {
     pub(crate) processes: BTreeSet<u32>,
     pub(crate) containers: BTreeSet<String>,
+    /// How often something was modified.
+    pub(crate) changes: u32,
 }
 
 /// The books of a guest. Clones are the same.
@@ -125,7 +129,18 @@ impl Model {
                 self.account.change(|books| books.containers.remove(&container));
                 guest.reply::<DeleteContainerState>(&received, Ok(Done::default())).await?;
             }
-            other => return Err(format!("nobody asks for {other:?}").into()),
+            Call::GetProperties(_) => {
+                let reply = GetPropertiesReply::Linux(Box::<LinuxProperties>::default());
+                guest.reply::<GetProperties>(&received, Ok(reply)).await?;
+            }
+            Call::ModifySettings(_) => {
+                self.account.change(|books| {
+                    books.changes += 1;
+                    true
+                });
+                guest.reply::<ModifySettings>(&received, Ok(Done::default())).await?;
+            }
+            other @ Call::UpdateContainer(_) => return Err(format!("nobody asks for {other:?}").into()),
         }
         Ok(())
     }

@@ -17,7 +17,8 @@ use uvm::{
 use uvm_testkit::guest::Guest;
 
 use crate::support::{
-    GuestProcess, Played, TestResult, chain, code, executes, nothing_left, poll_once, settle, silence, within_a_day,
+    GuestProcess, Played, TestResult, chain, code, container, create_container, executes, nothing_left, poll_once,
+    settle, silence, within_a_day,
 };
 
 /// A process that runs, and what the guest has of it.
@@ -422,7 +423,7 @@ async fn a_request_that_nobody_waits_for_does_not_keep_a_vm_that_nobody_has() ->
     poll_once(&mut creating).await;
     let mut dumping = Box::pin(played.vm.dump_stacks());
     poll_once(&mut dumping).await;
-    let mut making = Box::pin(played.vm.create_container("c", "{}"));
+    let mut making = Box::pin(create_container(&played.vm, container("c")));
     poll_once(&mut making).await;
     for _ in 0..3 {
         guest.next().await?.ok_or("no request")?;

@@ -12,7 +12,10 @@ use uvm::wire::execute::{ExecuteProcess, ExecuteProcessReply};
 use uvm::wire::negotiate::{Capabilities, GuestDefinedCapabilities, NegotiateProtocolReply};
 use uvm::wire::process::{WaitForProcess, WaitForProcessReply};
 use uvm::wire::{Call, ContainerId};
-use uvm::{BridgeError, ContainerError, ExitStatus, LcowOptions, ProgramError, UtilityVm, UvmError};
+use uvm::{
+    BridgeError, Container, ContainerError, ContainerOptions, ExitStatus, LcowOptions, ProgramError, UtilityVm,
+    UvmError,
+};
 pub(crate) use uvm_testkit::TestResult;
 use uvm_testkit::guest::{Guest, Received};
 
@@ -162,6 +165,16 @@ pub(crate) fn original_capabilities() -> NegotiateProtocolReply {
 /// Whose agent boot files hold.
 pub(crate) const OURS: &str = "ours";
 pub(crate) const ORIGINAL: &str = "original";
+
+/// A container with the least that one must have.
+pub(crate) fn container(id: &str) -> ContainerOptions {
+    ContainerOptions::new(id, r#"{"process":{},"root":{},"linux":{}}"#)
+}
+
+/// Makes a container of options of its own.
+pub(crate) async fn create_container(vm: &UtilityVm, options: ContainerOptions) -> Result<Container, UvmError> {
+    vm.create_container(&options).await
+}
 
 /// A directory of boot files that hold this agent. They are empty: the fake host boots nothing.
 pub(crate) fn boot_files(agent: &str) -> PathBuf {

@@ -134,9 +134,9 @@ async fn what_the_hosts_service_knows_of_the_guest_is_learnt_from_it() -> TestRe
     assert_eq!(vm.dump_stacks().await?, "");
     let error = vm.update_container("c", "{}").await.expect_err("d67: nobody is asked");
     assert_eq!(error.kind(), ErrorKind::Unsupported);
-    vm.guest_request(r#"{"a":1}"#).await?;
+    vm.guest_request_raw(r#"{"a":1}"#).await?;
     assert_eq!(host.calls().last().map(String::as_str), Some(r#"pass on {"a":1}"#));
-    assert_eq!(vm.guest_request("{").await.expect_err("no JSON").kind(), ErrorKind::InvalidInput);
+    assert_eq!(vm.guest_request_raw("{").await.expect_err("no JSON").kind(), ErrorKind::InvalidInput);
     vm.close().await?;
     Ok(())
 }

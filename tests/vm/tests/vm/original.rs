@@ -128,6 +128,10 @@ async fn without_a_guest_connection_only_the_output_is_read() -> TestResult {
     assert!(vm.capabilities().is_none());
     let error = vm.create_process(&ProcessSpec::new(["true"])).await.expect_err("nobody to ask");
     assert!(matches!(error, UvmError::GuestUnsupported { .. }), "{error}");
+    // Programs of the guest are dialled without it.
+    vm.update_hvsocket_service(&HvSocketServiceId::of_port(6000), &HvSocketServiceConfig::host_dials()).await?;
+    let error = vm.dial(6000).await.err().ok_or("nobody listens")?;
+    assert!(format!("{error:?}").contains("Refused"), "{error:?}");
     vm.close().await
 }
 

@@ -112,3 +112,21 @@ async fn what_no_service_allows_is_refused_in_the_guest_and_on_the_host() -> Tes
     drop(listener);
     vm.close().await
 }
+
+#[tokio::test]
+async fn the_end_of_qemu_ends_the_wait_for_the_guests_driver() -> TestResult {
+    let vm = TestVm::builder("services-killed").boot().await?;
+    let pid = vm.properties().await?.host_pid.ok_or("no process")?;
+    // The agent loads the driver two seconds after its start, so the wait for it has begun.
+    let kill = async {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        let pid = rustix::process::Pid::from_raw(pid.cast_signed()).ok_or("no process")?;
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+        TestResult::Ok(())
+    };
+    let (added, killed) = tokio::join!(vm.add_virtual_sockets(), kill);
+    killed?;
+    let error = added.expect_err("QEMU is gone");
+    assert_eq!(error.kind(), uvm::ErrorKind::Exited, "{error:?}");
+    vm.close().await
+}

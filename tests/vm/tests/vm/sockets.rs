@@ -1,5 +1,6 @@
 //! Virtual sockets of programs in a real guest.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -15,7 +16,7 @@ fn block() -> Vec<u8> {
 }
 
 /// A VM with virtual sockets, and the guest's program in it, which may use its ports.
-async fn vm(name: &str) -> TestResult<TestVm> {
+pub(crate) async fn vm(name: &str) -> TestResult<TestVm> {
     let vm = TestVm::builder(name).with(|options| options.virtual_sockets = true).boot().await?;
     install(&vm).await?;
     for port in [5000, 5001, 6000, 6001] {
@@ -26,11 +27,10 @@ async fn vm(name: &str) -> TestResult<TestVm> {
 
 /// Puts the guest's program into the guest.
 pub(crate) async fn install(vm: &UtilityVm) -> TestResult {
-    let program = built("../x86_64-unknown-linux-musl/agent/uvm-test-guest", "cargo xtask ci")?;
-    let install = "cat > /tmp/guest && chmod +x /tmp/guest";
-    let mut process = vm.create_process(&ProcessSpec::new(["sh", "-c", install]).with_stdin()).await?;
+    let install = ["sh", "-c", &format!("cat > {GUEST} && chmod +x {GUEST}")];
+    let mut process = vm.create_process(&ProcessSpec::new(install).with_stdin()).await?;
     let mut stdin = process.stdin.take().expect("asked for");
-    stdin.write_all(&std::fs::read(program)?).await?;
+    stdin.write_all(&std::fs::read(program()?)?).await?;
     stdin.finish().await?;
     assert_eq!(process.wait().await?, ProcessExit::Code(0));
     Ok(())
@@ -41,9 +41,17 @@ pub(crate) async fn output_of(vm: &UtilityVm, command: &[&str]) -> TestResult<Ou
     Ok(vm.create_process(&ProcessSpec::new(command.iter().copied())).await?.output().await?)
 }
 
+/// Where the guest's program is in the guest.
+pub(crate) const GUEST: &str = "/tmp/guest";
+
+/// Where it is on the host.
+pub(crate) fn program() -> TestResult<PathBuf> {
+    built("../x86_64-unknown-linux-musl/agent/uvm-test-guest", "cargo xtask ci")
+}
+
 /// Runs the program in the guest; gives what it printed.
 pub(crate) async fn run(vm: &UtilityVm, arguments: &[&str]) -> TestResult<String> {
-    let command: Vec<_> = ["/tmp/guest"].iter().chain(arguments).copied().collect();
+    let command: Vec<_> = [GUEST].iter().chain(arguments).copied().collect();
     let output = output_of(vm, &command).await?;
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.exit, ProcessExit::Code(0), "{said}");
@@ -107,7 +115,7 @@ async fn the_host_dials_programs_and_is_refused_where_nobody_listens() -> TestRe
     let mut causes = std::iter::successors(Some(&refused as &dyn std::error::Error), |error| error.source());
     let last = causes.by_ref().last().map(ToString::to_string);
     assert_eq!(last.as_deref(), Some("refused by the guest"));
-    let mut process = vm.create_process(&ProcessSpec::new(["/tmp/guest", "echo", "6000"])).await?;
+    let mut process = vm.create_process(&ProcessSpec::new([GUEST, "echo", "6000"])).await?;
     let mut stdout = BufReader::new(process.stdout.take().expect("asked for"));
     let mut ready = String::new();
     stdout.read_line(&mut ready).await?;
@@ -133,7 +141,7 @@ async fn of_a_socket_closed_long_ago_every_byte_is_read() -> TestResult {
     let (stream, printed) = tokio::join!(listener.accept(), closed);
     let (mut stream, _) = (stream?, printed?);
     // Linux resets a closing socket after 8 s.
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    tokio::time::sleep(Duration::from_secs(15)).await;
     assert_eq!(count(&mut stream).await?, 60_000);
     drop((stream, listener));
     vm.close().await
@@ -143,7 +151,7 @@ async fn of_a_socket_closed_long_ago_every_byte_is_read() -> TestResult {
 async fn ports_nobody_listens_on_are_refused_those_of_the_agent_among_them() -> TestResult {
     let vm = vm("sockets-closed").await?;
     for port in ["1", "109", "1073741824", "5000"] {
-        let spec = ProcessSpec::new(["/tmp/guest", "close", port, "1"]);
+        let spec = ProcessSpec::new([GUEST, "close", port, "1"]);
         let output = vm.create_process(&spec).await?.output().await?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.exit == ProcessExit::Code(1) && said.contains("reset"), "port {port}: {said}");
@@ -155,7 +163,7 @@ async fn ports_nobody_listens_on_are_refused_those_of_the_agent_among_them() -> 
 async fn the_end_of_the_vm_ends_streams_in_reset() -> TestResult {
     let vm = vm("sockets-end").await?;
     let mut listener = vm.listen(5000)?;
-    let mut process = vm.create_process(&ProcessSpec::new(["/tmp/guest", "echo", "6000"])).await?;
+    let mut process = vm.create_process(&ProcessSpec::new([GUEST, "echo", "6000"])).await?;
     let mut stdout = BufReader::new(process.stdout.take().expect("asked for"));
     stdout.read_line(&mut String::new()).await?;
     let mut stream = vm.dial(6000).await?;

@@ -1,0 +1,87 @@
+//! Why something cannot be plugged into a VM, or not unplugged.
+
+use std::sync::Arc;
+
+use uvm_platform::PlatformError;
+
+use crate::bridge::BridgeError;
+
+/// Why something cannot be plugged into a VM, unplugged, or found. Whoever waited for the same gets a clone.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResourceError {
+    /// The VM has no SCSI controller. Nothing was changed.
+    #[error("no SCSI controllers configured for this utility VM")]
+    NoScsiControllers,
+    /// All places for such a thing are taken. Nothing was changed.
+    #[error("no available location: all {count} {what} are taken")]
+    NoAvailableLocation {
+        /// What there is no more of.
+        what: &'static str,
+        /// How many there are.
+        count: usize,
+    },
+    /// The layer is larger than the VM's memory-backed devices. Nothing was changed.
+    #[error("layer of {bytes} bytes: the VM's memory-backed devices take at most {max}")]
+    LayerTooLarge {
+        /// Its size, in whole pages.
+        bytes: u64,
+        /// The largest that fits.
+        max: u64,
+    },
+    /// It is not there, or not any more.
+    #[error("not attached")]
+    NotAttached,
+    /// It is there, but not as it was asked for now. Nothing was changed.
+    #[error("already attached otherwise: {how}")]
+    AttachedOtherwise {
+        /// How it is attached, and how it was asked for.
+        how: String,
+    },
+    /// The VM needs it. Nothing was changed.
+    #[error("the VM needs it: {why}")]
+    Pinned {
+        /// What for.
+        why: &'static str,
+    },
+    /// Guests of this system have no such thing. Nothing was changed.
+    #[error("not supported: {what} of a {os} guest")]
+    NotForThisGuest {
+        /// What was asked for.
+        what: &'static str,
+        /// The guest's system.
+        os: &'static str,
+    },
+    /// Something given cannot be used. Nothing was changed.
+    #[error("{what} {value:?}: {allowed}")]
+    BadInput {
+        /// What it is.
+        what: &'static str,
+        /// What was given.
+        value: String,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+    /// The guest has to be told, and nobody holds the connection to it. Nothing was changed.
+    #[error("nobody holds the connection to the guest, which has to be told")]
+    NoGuestConnection,
+    /// The host refused or failed.
+    #[error("the host")]
+    Host(#[source] PlatformError),
+    /// The guest refused or failed. What the host had done was undone.
+    #[error("the guest")]
+    Guest(#[source] Arc<BridgeError>),
+    /// It could not be undone or unplugged before: it is of no use, and can only be released.
+    #[error("left half attached by what went wrong before; it can only be released")]
+    Broken {
+        /// What went wrong.
+        #[source]
+        why: Arc<ResourceError>,
+    },
+}
+
+impl From<BridgeError> for ResourceError {
+    fn from(error: BridgeError) -> Self {
+        Self::Guest(Arc::new(error))
+    }
+}

@@ -1,0 +1,69 @@
+//! A caller's count of a thing that is plugged in.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::{mpsc, oneshot};
+use uvm_platform::UvmId;
+
+use super::{EntryId, Plan, ResourceError, Waiter};
+use crate::error::UvmError;
+use crate::vm::{Refusal, Request, plugged};
+
+/// One count of a thing. It does not keep the VM. Dropping it gives the count back in the background.
+pub(crate) struct Held {
+    pub(crate) vm: UvmId,
+    pub(crate) id: EntryId,
+    /// What it is, for errors.
+    pub(crate) what: String,
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) requests: mpsc::WeakUnboundedSender<Request>,
+    pub(crate) is_released: AtomicBool,
+}
+
+impl Held {
+    /// Gives the count back, and waits for what that takes: the last one unplugs the thing.
+    pub(crate) async fn release(&self) -> Result<(), UvmError> {
+        let intent = "release";
+        let fail = |source| UvmError::Resource {
+            id: self.vm.clone(),
+            intent,
+            what: self.what.clone(),
+            source: Box::new(source),
+        };
+        if self.is_released.swap(true, Ordering::AcqRel) {
+            return Err(fail(ResourceError::NotAttached));
+        }
+        let closed = || UvmError::Refused { id: self.vm.clone(), intent: "release something of", why: Refusal::Closed };
+        let requests = self.requests.upgrade().ok_or_else(closed)?;
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Plugged(plugged::Request::Release { id: self.id, waiter: Some(Waiter::Release(reply)) });
+        requests.send(request).map_err(|_| closed())?;
+        let released = answer.await.map_err(|_| closed())?;
+        released.map_err(|error| {
+            // It is still this caller's, to be released again. One that is not there is nobody's.
+            if !matches!(error, ResourceError::NotAttached) {
+                self.is_released.store(false, Ordering::Release);
+            }
+            fail(error)
+        })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if !self.is_released.load(Ordering::Acquire)
+            && let Some(requests) = self.requests.upgrade()
+        {
+            // A VM that is gone has nothing to give back.
+            let _ = requests.send(Request::Plugged(plugged::Request::Release { id: self.id, waiter: None }));
+        }
+    }
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}

@@ -1,0 +1,217 @@
+//! How one thing is plugged in and unplugged: the rule that holds for all of them.
+//!
+//! To add: access to the file, the host, then the guest; whatever fails undoes what was done, with limits of its own. To
+//! remove: the guest, then the host, then the access. If the host does not let go, the guest already has: a retry goes on
+//! from there.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use uvm_platform::requests::{Change, Device, VmAccess};
+use uvm_platform::{Deadlines, PlatformError, PlatformVm};
+use uvm_wire::modify::{Modification, ModifySettings};
+use uvm_wire::{ContainerId, RawJson};
+
+use super::ResourceError;
+use crate::bridge::BridgeError;
+use crate::vm::Guest;
+use crate::vm::on_host;
+
+/// What it takes to plug one thing in, and to unplug it. Plain data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// A file the VM has to be let at.
+    pub(crate) grant: Option<(PathBuf, VmAccess)>,
+    /// The host's half.
+    pub(crate) device: Option<Device>,
+    /// The guest's half of adding it.
+    pub(crate) guest_add: Option<Modification>,
+    /// The guest's half of removing it.
+    pub(crate) guest_remove: Option<Modification>,
+}
+
+/// A change of something that is there: the host, then the guest; a guest that refuses undoes the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Step {
+    /// How it is removed from then on.
+    pub(crate) to: Plan,
+    /// The host's half, and how it is taken back.
+    pub(crate) host: Option<(Change, Change)>,
+    /// The guest's half.
+    pub(crate) guest: Option<Modification>,
+}
+
+/// How far a removal has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// The guest has let go.
+    pub(crate) guest_is_done: bool,
+}
+
+/// An attach that failed.
+#[derive(Clone, Debug)]
+pub(crate) struct AttachFailed {
+    pub(crate) error: ResourceError,
+    /// Something of it is left.
+    pub(crate) is_left: bool,
+}
+
+/// A detach that failed.
+#[derive(Clone, Debug)]
+pub(crate) struct DetachFailed {
+    pub(crate) error: ResourceError,
+    pub(crate) progress: Progress,
+}
+
+/// Who holds the connection to the guest.
+#[derive(Clone, Debug)]
+pub(crate) enum Connection {
+    /// This library.
+    Library(Guest),
+    /// The host's service: the guest's half goes along with the host's.
+    HostService,
+    /// Nobody.
+    None,
+}
+
+/// Whom to ask, and how long to wait.
+#[derive(Clone)]
+pub(crate) struct Ends {
+    pub(crate) vm: Arc<dyn PlatformVm>,
+    pub(crate) connection: Connection,
+    pub(crate) deadlines: Deadlines,
+}
+
+impl Ends {
+    pub(crate) async fn attach(&self, plan: &Plan) -> Result<(), AttachFailed> {
+        let clean = |error| AttachFailed { error, is_left: false };
+        if plan.guest_add.is_some() && matches!(self.connection, Connection::None) {
+            return Err(clean(ResourceError::NoGuestConnection));
+        }
+        if let Some((path, access)) = &plan.grant {
+            self.host("let it open a file", self.vm.grant(path, *access)).await.map_err(clean)?;
+        }
+        let added = self.add(plan).await;
+        if added.is_err() {
+            self.revoke(plan).await;
+        }
+        added
+    }
+
+    async fn add(&self, plan: &Plan) -> Result<(), AttachFailed> {
+        let along = self.along(plan.guest_add.as_ref());
+        if let Some(device) = &plan.device {
+            let change = Change::Add(device.clone());
+            if let Err(error) = self.change(&change, along.as_ref()).await {
+                // What was not answered may have been done.
+                let is_left = is_unclear(&error) && self.undo(device).await.is_err();
+                return Err(AttachFailed { error, is_left });
+            }
+        } else if let Some(guest) = &along {
+            let passed = self.host("have its guest add something", self.vm.pass_on(guest.get())).await;
+            return passed.map_err(|error| AttachFailed { error, is_left: false });
+        }
+        let Some(modification) = plan.guest_add.as_ref().filter(|_| along.is_none()) else { return Ok(()) };
+        let Err(error) = self.guest(modification).await else { return Ok(()) };
+        if matches!(error, BridgeError::Timeout { .. })
+            && let Some(remove) = &plan.guest_remove
+        {
+            // It may have done it by now, or never will: then this fails, too.
+            let _ = self.guest(remove).await;
+        }
+        let is_left = match &plan.device {
+            Some(device) => match self.undo(device).await {
+                Ok(()) => false,
+                Err(e) => {
+                    tracing::warn!(error = crate::error::chain(&e), "what the guest would not have cannot be undone");
+                    true
+                }
+            },
+            None => false,
+        };
+        Err(AttachFailed { error: error.into(), is_left })
+    }
+
+    pub(crate) async fn detach(&self, plan: &Plan, mut progress: Progress) -> Result<(), DetachFailed> {
+        let along = self.along(plan.guest_remove.as_ref());
+        if !progress.guest_is_done
+            && along.is_none()
+            && let Some(modification) = &plan.guest_remove
+            && !matches!(self.connection, Connection::None)
+        {
+            self.guest(modification).await.map_err(|e| DetachFailed { error: e.into(), progress })?;
+        }
+        // Where the guest has no half, a host that refuses has changed nothing.
+        progress.guest_is_done = plan.guest_remove.is_some() && along.is_none();
+        let removed = match (&plan.device, &along) {
+            (Some(device), _) => self.change(&Change::Remove(device.clone()), along.as_ref()).await,
+            (None, Some(guest)) => self.host("have its guest remove something", self.vm.pass_on(guest.get())).await,
+            (None, None) => Ok(()),
+        };
+        removed.map_err(|error| DetachFailed { error, progress })?;
+        self.revoke(plan).await;
+        Ok(())
+    }
+
+    pub(crate) async fn change_to(&self, step: &Step) -> Result<(), ResourceError> {
+        if step.guest.is_some() && matches!(self.connection, Connection::None) {
+            return Err(ResourceError::NoGuestConnection);
+        }
+        let along = self.along(step.guest.as_ref());
+        match (&step.host, &along) {
+            (Some((change, _)), _) => self.change(change, along.as_ref()).await?,
+            (None, Some(guest)) => self.host("have its guest change something", self.vm.pass_on(guest.get())).await?,
+            (None, None) => {}
+        }
+        let Some(modification) = step.guest.as_ref().filter(|_| along.is_none()) else { return Ok(()) };
+        let Err(error) = self.guest(modification).await else { return Ok(()) };
+        if let Some((_, back)) = &step.host
+            && let Err(e) = self.change(back, None).await
+        {
+            tracing::warn!(error = crate::error::chain(&e), "a change that the guest would not have stays on the host");
+        }
+        Err(error.into())
+    }
+
+    /// The guest's half, if it goes along with the host's.
+    fn along(&self, modification: Option<&Modification>) -> Option<RawJson> {
+        match self.connection {
+            Connection::HostService => RawJson::of(modification?).ok(),
+            Connection::Library(_) | Connection::None => None,
+        }
+    }
+
+    async fn guest(&self, modification: &Modification) -> Result<(), BridgeError> {
+        let Connection::Library(guest) = &self.connection else { return Ok(()) };
+        let call = ModifySettings { modification: modification.clone() };
+        guest.bridge.call(ContainerId::UVM, &call, Some(self.deadlines.rpc)).await.map(|_| ())
+    }
+
+    async fn undo(&self, device: &Device) -> Result<(), ResourceError> {
+        self.change(&Change::UndoAdd(device.clone()), None).await
+    }
+
+    async fn change(&self, change: &Change, guest: Option<&RawJson>) -> Result<(), ResourceError> {
+        self.host("change", self.vm.change(change, guest.map(RawJson::get))).await
+    }
+
+    /// What cannot be taken back is told, and does not keep the rest from being undone.
+    async fn revoke(&self, plan: &Plan) {
+        let Some((path, VmAccess::Individual)) = &plan.grant else { return };
+        if let Err(e) = self.host("keep it from opening a file", self.vm.revoke(path)).await {
+            tracing::warn!(path = %path.display(), error = crate::error::chain(&e), "a VM's access to a file stays");
+        }
+    }
+
+    async fn host(
+        &self,
+        intent: &'static str,
+        call: impl Future<Output = Result<(), PlatformError>>,
+    ) -> Result<(), ResourceError> {
+        on_host(&*self.vm, intent, self.deadlines.host_call, call).await.map_err(ResourceError::Host)
+    }
+}
+
+fn is_unclear(error: &ResourceError) -> bool {
+    matches!(error, ResourceError::Host(PlatformError::Timeout { .. }))
+}

@@ -1,0 +1,239 @@
+//! SCSI disks: an image, or a disk of the host, at a controller and a LUN, mounted in the guest or only there.
+
+use std::path::{Path, PathBuf};
+
+use uvm_platform::requests::{Device, ScsiAttachment, ScsiKind, ScsiSlot, VmAccess};
+use uvm_wire::modify::{MappedVirtualDisk, Modification, Resource, WindowsMappedVirtualDisk, WindowsResource};
+use uvm_wire::negotiate::GuestOs;
+
+use super::places::Places;
+use super::table::{Fit, Place};
+use super::{EntryId, Held, Key, Limits, Plan, ResourceError, Step, Wanted};
+use crate::error::UvmError;
+use crate::vm::UtilityVm;
+
+/// Disks of one controller.
+pub(crate) const LUNS: u32 = 64;
+
+/// A SCSI disk to add.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ScsiDisk {
+    /// The image, or the host's disk.
+    pub host_path: PathBuf,
+    /// Where the guest mounts it; `None`: it is only attached.
+    pub guest_path: Option<String>,
+    /// The guest cannot write.
+    pub read_only: bool,
+    /// Whom the host opens the file to. Default: nobody, the caller sees to it.
+    pub access: VmAccess,
+    /// What it is on the host. Default: an image.
+    pub kind: ScsiKind,
+}
+
+impl ScsiDisk {
+    /// A disk image, writable, only attached.
+    pub fn new(host_path: impl Into<PathBuf>) -> Self {
+        let access = VmAccess::Noop;
+        Self { host_path: host_path.into(), guest_path: None, read_only: false, access, kind: ScsiKind::VirtualDisk }
+    }
+
+    /// A physical disk of the host, writable, only attached; the host opens it to this VM.
+    pub fn physical(host_path: impl Into<PathBuf>) -> Self {
+        Self { kind: ScsiKind::PassThrough, access: VmAccess::Individual, ..Self::new(host_path) }
+    }
+
+    /// Mounted there in the guest.
+    #[must_use]
+    pub fn with_guest_path(self, path: impl Into<String>) -> Self {
+        Self { guest_path: Some(path.into()).filter(|path| !path.is_empty()), ..self }
+    }
+
+    /// Not writable.
+    #[must_use]
+    pub fn read_only(self) -> Self {
+        Self { read_only: true, ..self }
+    }
+
+    /// Opened to those.
+    #[must_use]
+    pub fn with_access(self, access: VmAccess) -> Self {
+        Self { access, ..self }
+    }
+}
+
+pub(super) fn check(limits: &Limits) -> Result<(), ResourceError> {
+    if limits.scsi_controllers == 0 { Err(ResourceError::NoScsiControllers) } else { Ok(()) }
+}
+
+pub(super) fn plan(disk: &ScsiDisk, places: &Places<EntryId>, limits: &Limits) -> Result<(Plan, Place), ResourceError> {
+    let count = places.count() as usize;
+    let place = places.free().ok_or(ResourceError::NoAvailableLocation { what: "SCSI places", count })?;
+    Ok((attached_at(disk, place, limits), Place::Scsi(place)))
+}
+
+/// A disk in this place.
+pub(super) fn attached_at(disk: &ScsiDisk, place: u32, limits: &Limits) -> Plan {
+    let slot = ScsiSlot { controller: byte(place / LUNS), lun: byte(place % LUNS) };
+    let attachment = ScsiAttachment { slot, path: disk.host_path.clone(), kind: disk.kind, read_only: disk.read_only };
+    whole(disk, attachment, limits.os)
+}
+
+/// There are at most 4 controllers of 64.
+fn byte(number: u32) -> u8 {
+    u8::try_from(number).unwrap_or(u8::MAX)
+}
+
+fn whole(disk: &ScsiDisk, attachment: ScsiAttachment, os: GuestOs) -> Plan {
+    let guest_path = disk.guest_path.as_deref();
+    let grant = (disk.access != VmAccess::Noop).then(|| (disk.host_path.clone(), disk.access));
+    let guest_add = guest_path.map(|path| Modification::add(guest_disk(&attachment, Some(path), disk.read_only, os)));
+    // A Linux guest is always told, to let go of the disk; a Windows guest only of a mount.
+    let tells = guest_path.is_some() || os == GuestOs::Linux;
+    let guest_remove = tells.then(|| Modification::remove(guest_disk(&attachment, guest_path, false, os)));
+    Plan { grant, device: Some(Device::Scsi(attachment)), guest_add, guest_remove }
+}
+
+fn guest_disk(disk: &ScsiAttachment, guest_path: Option<&str>, read_only: bool, os: GuestOs) -> Resource {
+    let path = guest_path.unwrap_or_default().to_owned();
+    let ScsiSlot { controller, lun } = disk.slot;
+    match os {
+        GuestOs::Linux => Resource::MappedVirtualDisk(MappedVirtualDisk {
+            mount_path: path,
+            lun,
+            controller,
+            read_only,
+            ..MappedVirtualDisk::default()
+        }),
+        GuestOs::Windows => Resource::Windows(WindowsResource::MappedVirtualDisk(WindowsMappedVirtualDisk {
+            container_path: path,
+            lun: lun.into(),
+        })),
+    }
+}
+
+/// Whether what is there is what is asked for, or can become it: a disk that is only attached can be mounted.
+pub(super) fn fit(disk: &ScsiDisk, plan: &Plan, limits: &Limits) -> Result<Fit, ResourceError> {
+    let Some(Device::Scsi(there)) = &plan.device else { return Ok(Fit::AsIs) };
+    let otherwise = |how: String| Err(ResourceError::AttachedOtherwise { how });
+    let words = |read_only: bool| if read_only { "read-only" } else { "writable" };
+    if there.read_only != disk.read_only {
+        return otherwise(format!("{}, asked for {}", words(there.read_only), words(disk.read_only)));
+    }
+    if there.kind != disk.kind {
+        return otherwise(format!("{:?}, asked for {:?}", there.kind, disk.kind));
+    }
+    match (guest_path(plan), &disk.guest_path) {
+        (_, None) => Ok(Fit::AsIs),
+        (Some(mounted), Some(wanted)) if mounted == wanted => Ok(Fit::AsIs),
+        (Some(mounted), Some(wanted)) => otherwise(format!("mounted at {mounted:?}, asked for at {wanted:?}")),
+        (None, Some(_)) => {
+            let mut to = whole(disk, there.clone(), limits.os);
+            // What was granted for it, if anything, is what is taken back.
+            to.grant.clone_from(&plan.grant);
+            let guest = to.guest_add.clone();
+            Ok(Fit::After(Box::new(Step { to, host: None, guest })))
+        }
+    }
+}
+
+/// Where the guest has mounted it.
+fn guest_path(plan: &Plan) -> Option<&str> {
+    match &plan.guest_add.as_ref()?.resource {
+        Resource::MappedVirtualDisk(disk) => Some(&disk.mount_path),
+        Resource::Windows(WindowsResource::MappedVirtualDisk(disk)) => Some(&disk.container_path),
+        _ => None,
+    }
+}
+
+/// A SCSI disk that is attached. Dropping it gives it back in the background; the last one detaches the disk.
+#[derive(Debug)]
+pub struct ScsiMount {
+    held: Held,
+}
+
+impl ScsiMount {
+    /// The image or disk on the host.
+    pub fn host_path(&self) -> Option<&Path> {
+        self.attachment().map(|disk| disk.path.as_path())
+    }
+
+    /// The controller.
+    pub fn controller(&self) -> Option<u8> {
+        self.attachment().map(|disk| disk.slot.controller)
+    }
+
+    /// The LUN.
+    pub fn lun(&self) -> Option<u8> {
+        self.attachment().map(|disk| disk.slot.lun)
+    }
+
+    /// Where the guest has mounted it.
+    pub fn guest_path(&self) -> Option<&str> {
+        guest_path(&self.held.plan)
+    }
+
+    fn attachment(&self) -> Option<&ScsiAttachment> {
+        match &self.held.plan.device {
+            Some(Device::Scsi(disk)) => Some(disk),
+            _ => None,
+        }
+    }
+
+    /// Gives it back; the last one has the guest let go and detaches the disk: then slot and file are free.
+    ///
+    /// Cancel-safe: it goes on.
+    ///
+    /// # Errors
+    /// [`UvmError::Resource`]: the guest or the host did not let go; this can be called again.
+    pub async fn release(&self) -> Result<(), UvmError> {
+        self.held.release().await
+    }
+}
+
+impl UtilityVm {
+    /// Adds a SCSI disk, or shares the one that is there. Cancel-safe: what was begun is given back.
+    ///
+    /// # Errors
+    /// [`UvmError::Resource`]: no controllers, no place, attached otherwise, or the host or the guest refused, and nothing
+    /// is left. [`UvmError::Refused`], [`UvmError::Exited`].
+    pub async fn add_scsi(&self, disk: &ScsiDisk) -> Result<ScsiMount, UvmError> {
+        let what = format!("SCSI disk {}", disk.host_path.display());
+        Ok(ScsiMount { held: self.attach(what, Wanted::Scsi(disk.clone())).await? })
+    }
+
+    /// Adds a physical disk of the host, opened to this VM.
+    ///
+    /// # Errors
+    /// As [`add_scsi`](Self::add_scsi).
+    pub async fn add_scsi_physical_disk(
+        &self,
+        host_path: impl Into<PathBuf>,
+        guest_path: &str,
+        read_only: bool,
+    ) -> Result<ScsiMount, UvmError> {
+        let disk = ScsiDisk { read_only, ..ScsiDisk::physical(host_path).with_guest_path(guest_path) };
+        self.add_scsi(&disk).await
+    }
+
+    /// Gives one count of the disk back, whoever has it; the last one detaches it.
+    ///
+    /// # Errors
+    /// [`UvmError::Resource`]: not attached, or as [`ScsiMount::release`].
+    pub async fn remove_scsi(&self, host_path: impl AsRef<Path>) -> Result<(), UvmError> {
+        let host_path = host_path.as_ref();
+        let what = format!("SCSI disk {}", host_path.display());
+        self.detach(what, Key::Scsi(self.path_key(host_path))).await
+    }
+
+    /// Where the guest has mounted the disk; `None`: it is only attached.
+    ///
+    /// # Errors
+    /// [`UvmError::Resource`]: not attached.
+    pub async fn scsi_guest_path(&self, host_path: impl AsRef<Path>) -> Result<Option<String>, UvmError> {
+        let host_path = host_path.as_ref();
+        let what = format!("SCSI disk {}", host_path.display());
+        let plan = self.find(what, Key::Scsi(self.path_key(host_path))).await?;
+        Ok(guest_path(&plan).map(str::to_owned))
+    }
+}

@@ -1,0 +1,284 @@
+//! What is asked for, matched with what is there.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use uvm_platform::PlatformVm;
+use uvm_platform::spec::RootFs;
+use uvm_wire::negotiate::GuestOs;
+
+use super::machine::{Effect, EntryId, Machine};
+use super::places::Places;
+use super::plan::{AttachFailed, DetachFailed, Plan, Step};
+use crate::options::LcowOptions;
+
+use super::{ResourceError, layers, pipe, plan9, scsi, vpci, vpmem};
+
+/// What tells things apart: who asks for one with the same key asks for the same. Paths are as the host compares them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Key {
+    Scsi(String),
+    Vpmem(String),
+    Plan9(u64),
+    Pipe(String),
+    Layers(String),
+    Pci(String),
+}
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub(crate) enum Wanted {
+    Scsi(scsi::ScsiDisk),
+    Vpmem(vpmem::Layer),
+    Plan9(plan9::Plan9ShareOptions),
+    Pipe(PathBuf),
+    Layers(layers::Overlay),
+    Pci(vpci::Assignment),
+}
+
+/// What somebody got.
+#[derive(Clone, Debug)]
+pub(crate) struct Attached {
+    pub(crate) id: EntryId,
+    pub(crate) plan: Arc<Plan>,
+}
+
+/// Who waits.
+pub(crate) enum Waiter {
+    /// For a thing.
+    Attach(oneshot::Sender<Result<Attached, ResourceError>>),
+    /// For its own count to be gone.
+    Release(oneshot::Sender<Result<(), ResourceError>>),
+}
+
+impl Waiter {
+    pub(crate) fn fail(self, error: ResourceError) {
+        // One who gave up does not want the answer.
+        match self {
+            Self::Attach(reply) => drop(reply.send(Err(error))),
+            Self::Release(reply) => drop(reply.send(Err(error))),
+        }
+    }
+}
+
+/// What a VM was created with.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    pub(crate) os: GuestOs,
+    pub(crate) scsi_controllers: u32,
+    pub(crate) vpmem_devices: u32,
+    pub(crate) vpmem_size_bytes: u64,
+    /// The disk it booted from, which has the first memory-backed device.
+    pub(crate) root_disk: Option<PathBuf>,
+    /// The disk that a Windows guest writes to, which is at 0:0.
+    pub(crate) scratch_disk: Option<PathBuf>,
+}
+
+impl Limits {
+    /// Those of a VM with a Windows guest, whose scratch disk has the first place of the one controller.
+    pub(crate) fn of_windows(scratch: &Path) -> Self {
+        Self {
+            os: GuestOs::Windows,
+            scsi_controllers: 1,
+            vpmem_devices: 0,
+            vpmem_size_bytes: 0,
+            root_disk: None,
+            scratch_disk: Some(scratch.join("sandbox.vhdx")),
+        }
+    }
+
+    /// Those of a VM with a Linux guest.
+    pub(crate) fn of(options: &LcowOptions, root: &RootFs) -> Self {
+        let root_disk = match root {
+            RootFs::Disk(path) => Some(path.clone()),
+            RootFs::Initrd(_) => None,
+        };
+        Self {
+            root_disk,
+            scratch_disk: None,
+            os: GuestOs::Linux,
+            scsi_controllers: options.scsi_controllers,
+            vpmem_devices: options.vpmem_devices,
+            vpmem_size_bytes: options.vpmem_size_bytes,
+        }
+    }
+}
+
+pub(crate) type Effects = Vec<Effect<Waiter, Wanted>>;
+
+/// All things of one VM.
+pub(crate) struct Table {
+    machine: Machine<Key, Waiter, Wanted>,
+    vm: Arc<dyn PlatformVm>,
+    pub(super) limits: Limits,
+    pub(super) scsi: Places<EntryId>,
+    pub(super) vpmem: Places<EntryId>,
+    next_plan9: u64,
+}
+
+/// How what is there can be had by one who asks for it.
+pub(super) enum Fit {
+    /// As it is.
+    AsIs,
+    /// After a change.
+    After(Box<Step>),
+}
+
+/// The place a new thing takes.
+pub(super) enum Place {
+    Scsi(u32),
+    Vpmem(u32),
+    None,
+}
+
+impl Table {
+    pub(crate) fn new(vm: Arc<dyn PlatformVm>, limits: Limits) -> Self {
+        let scsi = Places::new(limits.scsi_controllers * scsi::LUNS);
+        let vpmem = Places::new(limits.vpmem_devices);
+        let (root_disk, scratch_disk) = (limits.root_disk.clone(), limits.scratch_disk.clone());
+        let mut table = Self { machine: Machine::default(), vm, limits, scsi, vpmem, next_plan9: 0 };
+        if let Some(path) = root_disk {
+            let key = Key::Vpmem(table.path(&path));
+            let id = table.machine.pin(key, vpmem::attached_at(&path, 0), "it booted from it");
+            table.vpmem.take(0, id);
+        }
+        if let Some(path) = scratch_disk {
+            let key = Key::Scsi(table.path(&path));
+            let plan = scsi::attached_at(&scsi::ScsiDisk::new(path), 0, &table.limits);
+            let id = table.machine.pin(key, plan, "its guest writes to it");
+            table.scsi.take(0, id);
+        }
+        table
+    }
+
+    /// Somebody asks for a thing.
+    pub(crate) fn ask(&mut self, wanted: Wanted, waiter: Waiter) -> Effects {
+        match self.look(&wanted) {
+            Err(error) => vec![Effect::Fail(waiter, Box::new(error))],
+            Ok(Found::Same(id)) => self.machine.join(id, wanted, waiter).into_iter().collect(),
+            Ok(Found::Changeable(id, step)) => self.machine.change(id, *step, wanted, waiter).into_iter().collect(),
+            Ok(Found::New { key, plan, place }) => {
+                let (id, effect) = self.machine.begin(key, *plan, waiter);
+                match place {
+                    Place::Scsi(place) => self.scsi.take(place, id),
+                    Place::Vpmem(place) => self.vpmem.take(place, id),
+                    Place::None => {}
+                }
+                vec![effect]
+            }
+        }
+    }
+
+    fn look(&mut self, wanted: &Wanted) -> Result<Found, ResourceError> {
+        let key = match wanted {
+            Wanted::Scsi(disk) => {
+                scsi::check(&self.limits)?;
+                Key::Scsi(self.path(&disk.host_path))
+            }
+            Wanted::Vpmem(layer) => {
+                vpmem::check(&self.limits)?;
+                Key::Vpmem(self.path(&layer.host_path))
+            }
+            Wanted::Plan9(_) => {
+                plan9::check(&self.limits)?;
+                // Each is its own. A number is used up whether it works or not: the guest may know of it.
+                self.next_plan9 += 1;
+                Key::Plan9(self.next_plan9 - 1)
+            }
+            Wanted::Pipe(path) => {
+                pipe::check(&self.limits)?;
+                Key::Pipe(self.path(path))
+            }
+            Wanted::Layers(overlay) => Key::Layers(overlay.root.clone()),
+            // Instance paths differ in case only by who wrote them down.
+            Wanted::Pci(assignment) => Key::Pci(assignment.device.to_lowercase()),
+        };
+        if let Some((id, plan)) = self.machine.find(&key) {
+            if self.machine.is_in_motion(id) {
+                return Ok(Found::Same(id));
+            }
+            let fit = match wanted {
+                Wanted::Scsi(disk) => scsi::fit(disk, plan, &self.limits)?,
+                Wanted::Layers(overlay) => layers::fit(overlay, plan)?,
+                Wanted::Vpmem(_) | Wanted::Plan9(_) | Wanted::Pipe(_) | Wanted::Pci(_) => Fit::AsIs,
+            };
+            return Ok(match fit {
+                Fit::AsIs => Found::Same(id),
+                Fit::After(step) => Found::Changeable(id, step),
+            });
+        }
+        let (plan, place) = match wanted {
+            Wanted::Scsi(disk) => scsi::plan(disk, &self.scsi, &self.limits)?,
+            Wanted::Vpmem(layer) => vpmem::plan(layer, &self.vpmem, &self.limits)?,
+            Wanted::Plan9(share) => {
+                let Key::Plan9(number) = key else { return Err(ResourceError::NotAttached) };
+                (plan9::plan(share, number), Place::None)
+            }
+            Wanted::Pipe(path) => (pipe::plan(path), Place::None),
+            Wanted::Layers(overlay) => (layers::plan(overlay), Place::None),
+            Wanted::Pci(assignment) => (vpci::plan(assignment, &self.limits), Place::None),
+        };
+        Ok(Found::New { key, plan: Box::new(plan), place })
+    }
+
+    /// The key of a thing by its path, as it would be asked for.
+    pub(crate) fn path(&self, path: &Path) -> String {
+        self.vm.path_key(path)
+    }
+
+    /// How the thing with this key is attached; `None` while it is not.
+    pub(crate) fn attached_plan(&self, key: &Key) -> Option<Attached> {
+        let (id, _) = self.machine.find(key)?;
+        self.attached_by_id(id)
+    }
+
+    /// The thing, as it is attached.
+    pub(crate) fn attached_by_id(&self, id: EntryId) -> Option<Attached> {
+        self.machine.attached_plan(id).map(|plan| Attached { id, plan: Arc::clone(plan) })
+    }
+
+    /// One who has the thing gives it up.
+    pub(crate) fn release(&mut self, id: EntryId, waiter: Option<Waiter>) -> Effects {
+        self.machine.release(id, waiter).into_iter().collect()
+    }
+
+    /// The same, by its key.
+    pub(crate) fn release_key(&mut self, key: &Key, waiter: Waiter) -> Effects {
+        match self.machine.find(key) {
+            Some((id, _)) => self.release(id, Some(waiter)),
+            None => vec![Effect::Fail(waiter, Box::new(ResourceError::NotAttached))],
+        }
+    }
+
+    pub(crate) fn attached(&mut self, id: EntryId, result: Result<(), AttachFailed>) -> Effects {
+        self.machine.attached(id, result)
+    }
+
+    pub(crate) fn changed(&mut self, id: EntryId, result: Result<(), ResourceError>) -> Effects {
+        self.machine.changed(id, result)
+    }
+
+    pub(crate) fn detached(&mut self, id: EntryId, result: Result<(), DetachFailed>) -> Effects {
+        self.machine.detached(id, result)
+    }
+
+    /// The thing is gone: its place is free.
+    pub(crate) fn freed(&mut self, id: EntryId) {
+        self.scsi.leave(&id);
+        self.vpmem.leave(&id);
+    }
+
+    /// The VM is gone, and everything with it. Gives who still waits.
+    pub(crate) fn clear(&mut self) -> Vec<Waiter> {
+        self.scsi = Places::new(self.scsi.count());
+        self.vpmem = Places::new(self.vpmem.count());
+        self.machine.clear()
+    }
+}
+
+enum Found {
+    Same(EntryId),
+    Changeable(EntryId, Box<Step>),
+    New { key: Key, plan: Box<Plan>, place: Place },
+}

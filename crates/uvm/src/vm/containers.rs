@@ -1,0 +1,42 @@
+//! Containers of the VM: made here, or known from elsewhere.
+
+use super::UtilityVm;
+use crate::container::{self, Container, ContainerOptions};
+use crate::error::UvmError;
+
+impl UtilityVm {
+    /// Makes a container in the VM: its init process exists then, and waits for [`Container::start`]. Its root file system
+    /// must be in the VM already.
+    ///
+    /// ```no_run
+    /// # async fn example(vm: uvm::UtilityVm, config_json: &str) -> Result<(), uvm::UvmError> {
+    /// use uvm::{ContainerOptions, ContainerStdio};
+    ///
+    /// let web = vm.create_container(&ContainerOptions::new("web", config_json)).await?;
+    /// let init = web.start(ContainerStdio { stdout: true, ..ContainerStdio::default() }).await?;
+    /// println!("{}", String::from_utf8_lossy(&init.output().await?.stdout));
+    /// web.wait().await;
+    /// web.delete_state().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`UvmError::Container`]; nothing of the container is left and its id is free again, but if the guest did not answer:
+    /// then the container is undone, and its id free, once the guest does. [`UvmError::Refused`], [`UvmError::Exited`].
+    pub async fn create_container(&self, options: &ContainerOptions) -> Result<Container, UvmError> {
+        container::create(self, options).await
+    }
+
+    /// A handle of a container of this VM, whoever made it. The guest is not asked: whether it has such a container shows
+    /// when something is asked of it, with an error of the kind [`NotFound`](crate::ErrorKind::NotFound).
+    ///
+    /// The handle hears of the container's end from now on. An end before is known only if the handle that made the
+    /// container is still open; the guest does not tell it again, and [`Container::wait`] waits for the bridge's end then.
+    ///
+    /// # Errors
+    /// [`UvmError::Container`]: no container can have this id. [`UvmError::Refused`], [`UvmError::Exited`].
+    pub fn open_container(&self, id: &str) -> Result<Container, UvmError> {
+        container::open(self, id)
+    }
+}

@@ -1,0 +1,211 @@
+//! What is plugged into a VM, in the hands of its driver: requests become effects of the state machine, effects become
+//! operations, and these report.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use tokio::sync::oneshot;
+use uvm_platform::PlatformVm;
+
+use super::driver::{self, Driver};
+use super::state::{Ask, Phase, Refusal, Verdict, admit};
+use super::{Inner, UtilityVm};
+use crate::error::UvmError;
+use crate::options::GuestConnection;
+use crate::resources::{
+    AttachFailed, Attached, Connection, DetachFailed, Effect, Effects, Ends, EntryId, Held, Key, Limits, Plan,
+    ResourceError, Table, Waiter, Wanted,
+};
+
+/// What handles ask.
+pub(crate) enum Request {
+    Attach { wanted: Wanted, waiter: Waiter },
+    Find { key: Key, waiter: Waiter },
+    Release { id: EntryId, waiter: Option<Waiter> },
+    ReleaseKey { key: Key, waiter: Waiter },
+}
+
+/// What operations report.
+pub(super) enum Report {
+    Attached(EntryId, Result<(), AttachFailed>),
+    Changed(EntryId, Result<(), ResourceError>),
+    Detached(EntryId, Result<(), DetachFailed>),
+}
+
+/// The driver's part.
+pub(crate) struct Plugged {
+    table: Table,
+    connection: GuestConnection,
+}
+
+impl Plugged {
+    pub(crate) fn new(vm: &Arc<dyn PlatformVm>, limits: Limits, connection: GuestConnection) -> Self {
+        Self { table: Table::new(Arc::clone(vm), limits), connection }
+    }
+}
+
+/// Whether something can be plugged in.
+fn may_plug(phase: Phase) -> Result<(), Refusal> {
+    match admit(phase, Ask::Use) {
+        Verdict::Refuse(why) => Err(why),
+        _ => Ok(()),
+    }
+}
+
+impl Driver {
+    pub(super) fn asked_plugged(&mut self, request: Request) {
+        // Who asks has looked at the phase; one that has changed since drops the answer's other end, which says so.
+        if may_plug(self.phase()).is_err() {
+            return;
+        }
+        let table = &mut self.plugged.table;
+        let effects = match request {
+            Request::Attach { wanted, waiter } => table.ask(wanted, waiter),
+            Request::Release { id, waiter } => table.release(id, waiter),
+            Request::ReleaseKey { key, waiter } => table.release_key(&key, waiter),
+            Request::Find { key, waiter } => {
+                match (table.attached_plan(&key), waiter) {
+                    (Some(attached), Waiter::Attach(reply)) => drop(reply.send(Ok(attached))),
+                    (_, waiter) => waiter.fail(ResourceError::NotAttached),
+                }
+                return;
+            }
+        };
+        self.carry_out(effects);
+    }
+
+    pub(super) fn reported_plugged(&mut self, report: Report) {
+        let table = &mut self.plugged.table;
+        let effects = match report {
+            Report::Attached(id, result) => table.attached(id, result),
+            Report::Changed(id, result) => table.changed(id, result),
+            Report::Detached(id, result) => table.detached(id, result),
+        };
+        self.carry_out(effects);
+    }
+
+    /// The VM has ended, and everything in it. Who waits is told by the end of the waiting.
+    pub(super) fn forget_plugged(&mut self) {
+        drop(self.plugged.table.clear());
+    }
+
+    fn carry_out(&mut self, effects: Effects) {
+        let mut effects = VecDeque::from(effects);
+        while let Some(effect) = effects.pop_front() {
+            let table = &mut self.plugged.table;
+            match effect {
+                Effect::Attach(id, plan) => {
+                    let ends = self.ends();
+                    self.operate(async move { Report::Attached(id, ends.attach(&plan).await) });
+                }
+                Effect::Change(id, step) => {
+                    let ends = self.ends();
+                    self.operate(async move { Report::Changed(id, ends.change_to(&step).await) });
+                }
+                Effect::Detach(id, plan, progress) => {
+                    let ends = self.ends();
+                    self.operate(async move { Report::Detached(id, ends.detach(&plan, progress).await) });
+                }
+                Effect::Grant(id, Waiter::Attach(reply)) => {
+                    let is_taken = table.attached_by_id(id).is_some_and(|attached| reply.send(Ok(attached)).is_ok());
+                    if !is_taken {
+                        // One who gave up has a count, which nobody else would give back.
+                        effects.extend(table.release(id, None));
+                    }
+                }
+                Effect::Fail(waiter, error) => waiter.fail(*error),
+                Effect::Released(Waiter::Release(reply)) => drop(reply.send(Ok(()))),
+                // Who waits for one gets no other.
+                Effect::Grant(_, waiter @ Waiter::Release(_)) | Effect::Released(waiter @ Waiter::Attach(_)) => {
+                    waiter.fail(ResourceError::NotAttached);
+                }
+                Effect::Retry(wanted, waiter) => effects.extend(table.ask(wanted, waiter)),
+                Effect::Freed(id) => table.freed(id),
+            }
+        }
+    }
+
+    fn ends(&self) -> Ends {
+        let guest = self.status.borrow().guest.clone();
+        let connection = match (guest, self.plugged.connection) {
+            (Some(guest), _) => Connection::Library(guest),
+            (None, GuestConnection::HostService) => Connection::HostService,
+            (None, _) => Connection::None,
+        };
+        Ends { vm: Arc::clone(&self.vm), connection, deadlines: self.deadlines }
+    }
+
+    fn operate(&self, operation: impl Future<Output = Report> + Send + 'static) {
+        let reports = self.reports.clone();
+        self.vm.spawn(Box::pin(async move {
+            // The driver lives as long as this task's runtime.
+            let _ = reports.send(driver::Report::Plugged(operation.await));
+        }));
+    }
+}
+
+impl UtilityVm {
+    /// Attaches `what`, or shares it.
+    pub(crate) async fn attach(&self, what: String, wanted: Wanted) -> Result<Held, UvmError> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Attach { wanted, waiter: Waiter::Attach(reply) };
+        let Attached { id, plan } = self.inner.ask_for("add", &what, request, answer).await?;
+        let (vm, requests) = (self.inner.id.clone(), self.inner.requests.downgrade());
+        Ok(Held { vm, id, what, plan, requests, is_released: AtomicBool::new(false) })
+    }
+
+    /// Gives one count back of the thing with this key.
+    pub(crate) async fn detach(&self, what: String, key: Key) -> Result<(), UvmError> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::ReleaseKey { key, waiter: Waiter::Release(reply) };
+        self.inner.ask_for("remove", &what, request, answer).await
+    }
+
+    /// How the thing with this key is attached.
+    pub(crate) async fn find(&self, what: String, key: Key) -> Result<Arc<Plan>, UvmError> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Find { key, waiter: Waiter::Attach(reply) };
+        let found = self.inner.ask_for("find", &what, request, answer).await?;
+        Ok(found.plan)
+    }
+
+    /// What the host compares paths by.
+    pub(crate) fn path_key(&self, path: &Path) -> String {
+        self.inner.vm.path_key(path)
+    }
+}
+
+impl Inner {
+    async fn ask_for<T>(
+        &self,
+        intent: &'static str,
+        what: &str,
+        request: Request,
+        answer: oneshot::Receiver<Result<T, ResourceError>>,
+    ) -> Result<T, UvmError> {
+        self.admit_plug()?;
+        // A driver that is gone has dropped the answer's other end.
+        let _ = self.requests.send(driver::Request::Plugged(request));
+        if let Ok(result) = answer.await {
+            let (id, what) = (self.id.clone(), what.to_owned());
+            return result.map_err(|source| UvmError::Resource { id, intent, what, source: Box::new(source) });
+        }
+        // Something has become of the VM meanwhile.
+        self.admit_plug()?;
+        Err(UvmError::Refused { id: self.id.clone(), intent: CHANGE, why: Refusal::Closed })
+    }
+
+    /// Says in time, and with the state, that nothing can be plugged in.
+    fn admit_plug(&self) -> Result<(), UvmError> {
+        let status = self.status.borrow().clone();
+        match (may_plug(status.phase), status.exit) {
+            (Ok(()), _) => Ok(()),
+            (Err(Refusal::Ended), Some(exit)) => Err(driver::exited(&self.id, CHANGE, exit, &*self.vm)),
+            (Err(why), _) => Err(UvmError::Refused { id: self.id.clone(), intent: CHANGE, why }),
+        }
+    }
+}
+
+const CHANGE: &str = "change what is plugged into";

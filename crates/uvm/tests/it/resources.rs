@@ -1,0 +1,486 @@
+//! What is plugged in: shared, undone, removed, over the fake host and a guest that is played.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::task::AbortHandle;
+use uvm::platform::fake::Fault;
+use uvm::platform::requests::{Change, Device};
+use uvm::wire::call::Done;
+use uvm::wire::modify::{Modification, ModifySettings, RequestType, Resource};
+use uvm::wire::{Call, Failure};
+use uvm::{ErrorKind, Plan9ShareOptions, ResourceError, ScsiDisk, UvmError, VmAccess};
+use uvm_testkit::guest::Guest;
+
+use crate::support::{Played, TestResult, chain, settle};
+
+/// A guest that does what it is told, after a while, but for what it is told to refuse.
+struct Obedient {
+    told: Arc<Mutex<Told>>,
+    task: AbortHandle,
+}
+
+#[derive(Default)]
+struct Told {
+    modifications: Vec<Modification>,
+    /// How many of the next it refuses, after how many.
+    refuse: Option<(usize, usize)>,
+    /// It does not answer.
+    silent: bool,
+}
+
+impl Obedient {
+    fn new(mut guest: Guest) -> Self {
+        let told = Arc::new(Mutex::new(Told::default()));
+        let books = Arc::clone(&told);
+        let task = tokio::spawn(async move {
+            while let Ok(Some(received)) = guest.next().await {
+                let Call::ModifySettings(call) = &received.request.call else { return };
+                let (refused, silent) = {
+                    let mut books = books.lock().expect("no panic");
+                    books.modifications.push(call.modification.clone());
+                    let refused = match &mut books.refuse {
+                        Some((0, left)) if *left > 0 => {
+                            *left -= 1;
+                            true
+                        }
+                        Some((skip, _)) if *skip > 0 => {
+                            *skip -= 1;
+                            false
+                        }
+                        _ => false,
+                    };
+                    (refused, books.silent)
+                };
+                if silent {
+                    continue;
+                }
+                let outcome = if refused { Err(Failure::plain("no such disk")) } else { Ok(Done::default()) };
+                if guest.reply::<ModifySettings>(&received, outcome).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Self { told, task: task.abort_handle() }
+    }
+
+    fn told(&self) -> std::sync::MutexGuard<'_, Told> {
+        self.told.lock().expect("no panic")
+    }
+
+    /// What it was told since the last time, in short.
+    fn words(&self) -> Vec<String> {
+        let told = std::mem::take(&mut self.told().modifications);
+        told.iter().map(word).collect()
+    }
+
+    /// Refuses the next, after `skip`.
+    fn refuse(&self, skip: usize) {
+        self.told().refuse = Some((skip, 1));
+    }
+}
+
+impl Drop for Obedient {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn word(modification: &Modification) -> String {
+    let verb = match modification.request_type {
+        RequestType::Add => "add",
+        RequestType::Remove => "remove",
+        _ => "change",
+    };
+    match &modification.resource {
+        Resource::MappedVirtualDisk(disk) => {
+            format!("{verb} disk {}:{} {}", disk.controller, disk.lun, disk.mount_path)
+        }
+        Resource::VpmemDevice(device) => format!("{verb} pmem {} {}", device.device_number, device.mount_path),
+        Resource::MappedDirectory(share) => format!("{verb} share {} {}", share.share_name, share.mount_path),
+        Resource::CombinedLayers(layers) => format!("{verb} layers {}", layers.container_root_path),
+        other => format!("{verb} {other:?}"),
+    }
+}
+
+async fn boot() -> TestResult<(Played, Obedient)> {
+    let (played, guest) = Played::boot().await?;
+    Ok((played, Obedient::new(guest)))
+}
+
+fn source(error: &UvmError) -> &ResourceError {
+    match error {
+        UvmError::Resource { source, .. } => source,
+        other => panic!("{other}"),
+    }
+}
+
+fn disk(path: &str) -> ScsiDisk {
+    ScsiDisk::new(path).with_guest_path(format!("/mnt{path}"))
+}
+
+/// What the host is asked of disks and files, in order.
+fn asked(played: &Played) -> Vec<String> {
+    let calls = played.host.calls();
+    let words = ["add", "remove", "undo", "grant", "revoke", "update"];
+    calls.into_iter().filter(|call| words.iter().any(|word| call.starts_with(word))).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_is_shared_and_goes_with_the_last_who_has_it() -> TestResult {
+    let (played, guest) = boot().await?;
+    let one = played.vm.add_scsi(&disk("/a")).await?;
+    // Spelt otherwise, it is the same.
+    let two = played.vm.add_scsi(&ScsiDisk::new("/A").with_guest_path("/mnt/a")).await?;
+    assert_eq!((one.controller(), one.lun(), one.guest_path()), (Some(0), Some(0), Some("/mnt/a")));
+    assert_eq!(two.lun(), Some(0));
+    let other = played.vm.add_scsi(&disk("/b")).await?;
+    assert_eq!(other.lun(), Some(1));
+    assert_eq!(played.vm.scsi_guest_path("/b").await?.as_deref(), Some("/mnt/b"));
+    one.release().await?;
+    assert_eq!(asked(&played), ["add scsi", "add scsi"]);
+    assert!(matches!(source(&one.release().await.expect_err("released")), ResourceError::NotAttached));
+    two.release().await?;
+    assert_eq!(asked(&played), ["add scsi", "add scsi", "remove scsi"]);
+    assert_eq!(guest.words(), ["add disk 0:0 /mnt/a", "add disk 0:1 /mnt/b", "remove disk 0:0 /mnt/a"]);
+    let error = played.vm.remove_scsi("/a").await.expect_err("it is gone");
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    // By path, whoever has it; and a handle that is dropped gives back in the background.
+    let again = played.vm.add_scsi(&disk("/a")).await?;
+    played.vm.remove_scsi("/A").await?;
+    assert!(matches!(source(&again.release().await.expect_err("gone")), ResourceError::NotAttached));
+    drop(other);
+    settle().await;
+    assert_eq!(guest.words().last().map(String::as_str), Some("remove disk 0:1 /mnt/b"));
+    played.close().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn d34_failed_add_frees_its_slot() -> TestResult {
+    let (played, guest) = boot().await?;
+    played.host.plant("add scsi", 0, Fault::Fail);
+    let error = played.vm.add_scsi(&disk("/a")).await.expect_err("planted");
+    assert!(matches!(source(&error), ResourceError::Host(_)), "{error}");
+    assert!(guest.words().is_empty(), "the guest knows nothing of it");
+    guest.refuse(0);
+    let error = played.vm.add_scsi(&disk("/a")).await.expect_err("refused");
+    assert!(chain(&error).contains("no such disk"), "{}", chain(&error));
+    assert_eq!(asked(&played), ["add scsi", "add scsi", "undo scsi"]);
+    let mount = played.vm.add_scsi(&disk("/b")).await?;
+    assert_eq!(mount.lun(), Some(0), "both places are free again");
+    played.close().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn d36_d35_who_asks_meanwhile_waits_and_shares_success_and_failure() -> TestResult {
+    let (played, guest) = boot().await?;
+    for refused in [true, false] {
+        played.host.plant("add scsi", 0, Fault::Slow(Duration::from_secs(2)));
+        if refused {
+            guest.refuse(0);
+        }
+        let disk = disk("/a");
+        let add = || played.vm.add_scsi(&disk);
+        let (one, two, three) = tokio::join!(add(), add(), add());
+        for outcome in [one, two, three] {
+            match outcome {
+                Ok(mount) => {
+                    assert!(!refused && mount.lun() == Some(0));
+                    mount.release().await?;
+                }
+                Err(error) => assert!(refused && chain(&error).contains("no such disk"), "{error}"),
+            }
+        }
+    }
+    assert_eq!(asked(&played), ["add scsi", "undo scsi", "add scsi", "remove scsi"]);
+    played.close().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn d43_d44_two_disks_attach_at_the_same_time() -> TestResult {
+    let (played, _guest) = boot().await?;
+    let slow = Fault::Slow(Duration::from_secs(3));
+    played.host.plant("add scsi", 0, slow);
+    played.host.plant("add scsi", 0, slow);
+    let began = tokio::time::Instant::now();
+    let (a, b) = (disk("/a"), disk("/b"));
+    let (one, two) = tokio::join!(played.vm.add_scsi(&a), played.vm.add_scsi(&b));
+    assert_ne!(one?.lun(), two?.lun());
+    assert!(began.elapsed() < Duration::from_secs(5), "of the paused clock: they overlap");
+    played.close().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn d37_a_disk_that_is_there_otherwise_is_refused_and_one_only_attached_is_mounted() -> TestResult {
+    let (played, guest) = boot().await?;
+    let bare = played.vm.add_scsi(&ScsiDisk::new("/a")).await?;
+    assert!(guest.words().is_empty());
+    for other in [ScsiDisk::new("/a").read_only(), ScsiDisk::physical("/a")] {
+        let error = played.vm.add_scsi(&other).await.expect_err("otherwise");
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+    }
+    // A mount that the guest refuses changes nothing.
+    guest.refuse(0);
+    assert!(played.vm.add_scsi(&disk("/a")).await.is_err());
+    let mounted = played.vm.add_scsi(&disk("/a")).await?;
+    assert_eq!((mounted.lun(), mounted.guest_path()), (Some(0), Some("/mnt/a")));
+    let error = played.vm.add_scsi(&ScsiDisk::new("/a").with_guest_path("/else")).await.expect_err("elsewhere");
+    assert!(chain(&error).contains("mounted at \"/mnt/a\", asked for at \"/else\""), "{}", chain(&error));
+    bare.release().await?;
+    mounted.release().await?;
+    assert_eq!(guest.words(), ["add disk 0:0 /mnt/a", "add disk 0:0 /mnt/a", "remove disk 0:0 /mnt/a"]);
+    assert_eq!(asked(&played), ["add scsi", "remove scsi"]);
+    played.close().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn d41_access_is_given_once_and_taken_back_at_the_end_and_on_failure() -> TestResult {
+    let (played, guest) = boot().await?;
+    let wanted = disk("/a").with_access(VmAccess::Individual);
+    let (one, two) = (played.vm.add_scsi(&wanted).await?, played.vm.add_scsi(&wanted).await?);
+    one.release().await?;
+    two.release().await?;
+    assert_eq!(asked(&played), ["grant Individual /a", "add scsi", "remove scsi", "revoke /a"]);
+    guest.refuse(0);
+    assert!(played.vm.add_scsi(&wanted).await.is_err());
+    assert_eq!(asked(&played)[4..], ["grant Individual /a", "add scsi", "undo scsi", "revoke /a"]);
+    let group = disk("/g").with_access(VmAccess::Group);
+    played.vm.add_scsi(&group).await?.release().await?;
+    assert_eq!(asked(&played)[8..], ["grant Group /g", "add scsi", "remove scsi"], "that of all VMs stays");
+    played.close().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn d8_the_65th_disk_of_one_controller_is_refused_and_so_is_any_without_one() -> TestResult {
+    let (played, _guest) = boot().await?;
+    let mut mounts = Vec::new();
+    for number in 0..64 {
+        mounts.push(played.vm.add_scsi(&ScsiDisk::new(format!("/{number}"))).await?);
+    }
+    let error = played.vm.add_scsi(&ScsiDisk::new("/more")).await.expect_err("full");
+    assert!(matches!(source(&error), ResourceError::NoAvailableLocation { count: 64, .. }), "{error}");
+    mounts[17].release().await?;
+    assert_eq!(played.vm.add_scsi(&ScsiDisk::new("/more")).await?.lun(), Some(17));
+    drop(mounts);
+    played.close().await?;
+    let (played, _guest) = Played::boot_with(|options| options.scsi_controllers = 0).await?;
+    let error = played.vm.add_scsi(&ScsiDisk::new("/a")).await.expect_err("no controller");
+    assert!(chain(&error).ends_with("no SCSI controllers configured for this utility VM"), "{}", chain(&error));
+    played.close().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn d32_what_fails_is_undone_within_limits_of_its_own() -> TestResult {
+    let (played, guest) = boot().await?;
+    guest.told().silent = true;
+    let error = played.vm.add_scsi(&disk("/a")).await.expect_err("silence");
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    guest.told().silent = false;
+    assert_eq!(asked(&played), ["add scsi", "undo scsi"]);
+    // The guest may have mounted it by now: it was told to let go, too.
+    assert_eq!(guest.words(), ["add disk 0:0 /mnt/a", "remove disk 0:0 /mnt/a"]);
+    assert_eq!(played.vm.add_scsi(&disk("/b")).await?.lun(), Some(0));
+    played.close().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn d33_a_removal_that_the_host_refuses_goes_on_where_it_was() -> TestResult {
+    let (played, guest) = boot().await?;
+    let mount = played.vm.add_scsi(&disk("/a")).await?;
+    guest.refuse(0);
+    let error = mount.release().await.expect_err("the guest refused");
+    assert!(matches!(source(&error), ResourceError::Guest(_)), "{error}");
+    let shared = played.vm.add_scsi(&disk("/a")).await?;
+    shared.release().await?;
+    played.host.plant("remove scsi", 0, Fault::Fail);
+    let error = mount.release().await.expect_err("planted");
+    assert!(matches!(source(&error), ResourceError::Host(_)), "{error}");
+    let error = played.vm.add_scsi(&disk("/a")).await.expect_err("half gone");
+    assert!(matches!(source(&error), ResourceError::Broken { .. }), "{error}");
+    guest.words();
+    mount.release().await?;
+    assert!(guest.words().is_empty(), "the guest is not asked again");
+    played.vm.add_scsi(&disk("/a")).await?;
+    played.close().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attach_that_cannot_be_undone_is_left_broken_and_can_be_released() -> TestResult {
+    let (played, guest) = boot().await?;
+    guest.refuse(0);
+    played.host.plant("undo scsi", 0, Fault::Fail);
+    assert!(played.vm.add_scsi(&disk("/a")).await.is_err());
+    let error = played.vm.add_scsi(&disk("/a")).await.expect_err("broken");
+    assert!(matches!(source(&error), ResourceError::Broken { .. }), "{error}");
+    played.vm.remove_scsi("/a").await?;
+    assert_eq!(played.vm.add_scsi(&disk("/a")).await?.lun(), Some(0));
+    played.close().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_gives_up_leaves_nothing_attached() -> TestResult {
+    let (played, guest) = boot().await?;
+    played.host.plant("add scsi", 0, Fault::Slow(Duration::from_secs(2)));
+    let given_up = tokio::time::timeout(Duration::from_secs(1), played.vm.add_scsi(&disk("/a"))).await;
+    assert!(given_up.is_err());
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(asked(&played), ["add scsi", "remove scsi"]);
+    assert_eq!(guest.words(), ["add disk 0:0 /mnt/a", "remove disk 0:0 /mnt/a"]);
+    played.close().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_the_vm_ends_every_wait_and_later_calls_say_so() -> TestResult {
+    let (played, _guest) = boot().await?;
+    let mount = played.vm.add_scsi(&disk("/a")).await?;
+    played.host.plant("add scsi", 0, Fault::Hang);
+    let disk = disk("/b");
+    let (added, terminated) = tokio::join!(played.vm.add_scsi(&disk), async {
+        settle().await;
+        played.vm.terminate().await
+    });
+    terminated?;
+    assert_eq!(added.expect_err("ended").kind(), ErrorKind::Exited);
+    assert_eq!(played.vm.add_scsi(&disk).await.expect_err("ended").kind(), ErrorKind::Exited);
+    played.vm.close().await?;
+    assert_eq!(mount.release().await.expect_err("closed").kind(), ErrorKind::WrongState);
+    drop(mount);
+    played.close().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn d45_layers_have_places_a_size_and_paths_of_their_own() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let layer = |name: &str, bytes: u64| -> TestResult<_> {
+        let path = dir.path().join(name);
+        std::fs::File::create(&path)?.set_len(bytes)?;
+        Ok(path)
+    };
+    let (played, guest) = Played::boot_with(|options| {
+        (options.vpmem_devices, options.vpmem_size_bytes) = (2, 8192);
+    })
+    .await?;
+    let guest = Obedient::new(guest);
+    let (small, fits, large) = (layer("small", 1)?, layer("fits", 8191)?, layer("large", 8193)?);
+    let one = played.vm.add_vpmem(&small).await?;
+    assert_eq!(one.guest_path().as_deref(), Some("/run/layers/p0"));
+    assert_eq!(played.vm.add_vpmem(&small).await?.slot(), Some(0), "shared");
+    settle().await;
+    let error = played.vm.add_vpmem(&large).await.expect_err("too large");
+    assert!(matches!(source(&error), ResourceError::LayerTooLarge { bytes: 12288, max: 8192 }), "{error}");
+    assert_eq!(played.vm.add_vpmem(dir.path()).await.expect_err("a directory").kind(), ErrorKind::InvalidInput);
+    assert_eq!(played.vm.add_vpmem("/nonexistent").await.expect_err("missing").kind(), ErrorKind::InvalidInput);
+    let two = played.vm.add_vpmem(&fits).await?;
+    let error = played.vm.add_vpmem(layer("more", 1)?).await.expect_err("full");
+    assert!(matches!(source(&error), ResourceError::NoAvailableLocation { count: 2, .. }), "{error}");
+    two.release().await?;
+    played.vm.remove_vpmem(&small).await?;
+    assert_eq!(
+        guest.words(),
+        [
+            "add pmem 0 /run/layers/p0",
+            "add pmem 1 /run/layers/p1",
+            "remove pmem 1 /run/layers/p1",
+            "remove pmem 0 /run/layers/p0"
+        ]
+    );
+    played.close().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn d46_d52_shares_are_each_their_own_and_can_be_undone() -> TestResult {
+    let (played, guest) = boot().await?;
+    let dir = tempfile::tempdir()?;
+    std::fs::write(dir.path().join("file"), "x")?;
+    let options = Plan9ShareOptions::new(dir.path(), "/a");
+    let (one, two) = (played.vm.add_plan9(&options).await?, played.vm.add_plan9(&options).await?);
+    let error = played.vm.add_plan9(&Plan9ShareOptions::new(dir.path(), "")).await.expect_err("no path");
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    let file = played.vm.share(dir.path().join("file"), "/f", true).await?;
+    assert_eq!(played.vm.share("/nonexistent", "/n", true).await.expect_err("missing").kind(), ErrorKind::InvalidInput);
+    let names = |change: &(Change, Option<String>)| match &change.0 {
+        Change::Add(Device::Plan9(share)) => share.allowed_files.clone(),
+        _ => None,
+    };
+    assert_eq!(played.host.changes().iter().filter_map(names).collect::<Vec<_>>(), [vec!["file".to_owned()]]);
+    guest.refuse(0);
+    assert!(played.vm.share(dir.path(), "/d", false).await.is_err());
+    played.vm.remove_plan9(&one).await?;
+    two.release().await?;
+    file.release().await?;
+    assert_eq!(
+        guest.words(),
+        [
+            "add share 0 /a",
+            "add share 1 /a",
+            "add share 2 /f",
+            "add share 3 /d",
+            "remove share 0 /a",
+            "remove share 1 /a",
+            "remove share 2 /f"
+        ]
+    );
+    assert_eq!(asked(&played).iter().filter(|call| *call == "undo plan9").count(), 1);
+    played.close().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn layers_are_combined_once_and_pipes_are_not_for_linux_guests() -> TestResult {
+    let (played, guest) = boot().await?;
+    let layers = ["/run/layers/p1".to_owned(), "/run/layers/p0".to_owned()];
+    let one = played.vm.combine_layers_lcow(&layers, "/scratch", "/root").await?;
+    let two = played.vm.combine_layers_lcow(&layers, "/scratch", "/root").await?;
+    let error = played.vm.combine_layers_lcow(&layers[..1], "/scratch", "/root").await.expect_err("others");
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+    one.release().await?;
+    played.vm.remove_combined_layers("/root").await?;
+    drop(two);
+    assert_eq!(guest.words(), ["add layers /root", "remove layers /root"]);
+    assert_eq!(played.vm.add_pipe(r"\\.\pipe\x").await.expect_err("Linux").kind(), ErrorKind::Unsupported);
+    played.close().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn d2_the_disk_it_booted_from_has_the_first_place_and_stays() -> TestResult {
+    let files = tempfile::tempdir()?;
+    let root = files.path().join("rootfs.vhd");
+    std::fs::write(files.path().join("kernel"), "")?;
+    std::fs::write(&root, "root")?;
+    std::fs::write(files.path().join("layer"), "layer")?;
+    let path = files.path().to_owned();
+    let (played, guest) = Played::boot_with(|options| options.boot_files = Some(path)).await?;
+    let guest = Obedient::new(guest);
+    let layer = played.vm.add_vpmem(files.path().join("layer")).await?;
+    assert_eq!(layer.slot(), Some(1));
+    let shared = played.vm.add_vpmem(&root).await?;
+    assert_eq!(shared.slot(), Some(0), "it is not attached twice");
+    shared.release().await?;
+    let error = played.vm.remove_vpmem(&root).await.expect_err("the VM needs it");
+    assert!(matches!(source(&error), ResourceError::Pinned { .. }), "{error}");
+    assert_eq!(guest.words(), ["add pmem 1 /run/layers/p1"]);
+    played.close().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn d60_d61_d62_a_device_is_known_until_it_is_gone_in_any_spelling() -> TestResult {
+    let (played, guest) = boot().await?;
+    guest.refuse(0);
+    assert!(played.vm.assign_device("PCI\\VEN_1").await.is_err(), "the guest waited in vain");
+    assert_eq!(asked(&played), ["add pci", "undo pci"]);
+    let one = played.vm.assign_device("PCI\\VEN_1").await?;
+    let two = played.vm.assign_device("pci\\ven_1").await?;
+    assert_eq!(one.vmbus_guid(), two.vmbus_guid());
+    assert_eq!(
+        one.vmbus_instance_id(),
+        format!("VMBUS\\{{44c4f61d-4444-4400-9d52-802e27ede19f}}\\{{{}}}", one.vmbus_guid())
+    );
+    two.release().await?;
+    played.host.plant("remove pci", 0, Fault::Fail);
+    assert!(one.release().await.is_err());
+    let still = played.vm.assign_device("PCI\\VEN_1").await?;
+    assert_eq!(still.vmbus_guid(), one.vmbus_guid(), "it is still assigned");
+    still.release().await?;
+    one.release().await?;
+    assert_ne!(played.vm.assign_device("PCI\\VEN_1").await?.vmbus_guid(), one.vmbus_guid());
+    played.close().await
+}
