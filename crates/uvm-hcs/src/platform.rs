@@ -165,6 +165,10 @@ impl Platform for HcsPlatform {
         &self.files
     }
 
+    fn new_guid(&self) -> Option<Result<String, PlatformError>> {
+        Some(new_guid(&*self.host))
+    }
+
     fn create<'a>(&'a self, spec: &'a VmSpec) -> BoxFuture<'a, Result<CreatedVm, PlatformError>> {
         Box::pin(async move {
             let (vm, events) = self.create_lcow(spec).await?;
@@ -178,6 +182,11 @@ impl Platform for HcsPlatform {
             Ok((vm as Arc<dyn PlatformVm>, events))
         })
     }
+}
+
+/// A new GUID, drawn by the host.
+pub(crate) fn new_guid(host: &dyn HcsHost) -> Result<String, PlatformError> {
+    host.new_guid().map(|guid| guid.to_string()).map_err(|e| PlatformError::host("draw a GUID", e))
 }
 
 /// What a host of this build can do.

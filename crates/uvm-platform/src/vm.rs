@@ -28,6 +28,9 @@ pub trait Platform: Send + Sync + 'static {
     /// The host's files, as far as guests boot from them.
     fn files(&self) -> &dyn PlatformFiles;
 
+    /// A new random GUID (version 4) as text without braces, drawn by the host's own means; `None`: it has none.
+    fn new_guid(&self) -> Option<Result<String, PlatformError>>;
+
     /// Creates a VM with a Linux guest, powered off, with its ports ready to be listened on. Dropping the VM ends it: nothing outlives its
     /// owner.
     ///
@@ -73,6 +76,9 @@ pub trait PlatformVm: Send + Sync + 'static {
     /// The GUID, as text without braces, that the VM's own virtual sockets are addressed by; `None` where they are
     /// addressed otherwise.
     fn runtime_id(&self) -> Option<String>;
+
+    /// As [`Platform::new_guid`].
+    fn new_guid(&self) -> Option<Result<String, PlatformError>>;
 
     /// What the host's service learnt from the guest, where it holds the guest connection.
     ///

@@ -96,6 +96,10 @@ impl Platform for QemuHost {
         &LocalFiles
     }
 
+    fn new_guid(&self) -> Option<Result<String, PlatformError>> {
+        None
+    }
+
     fn create<'a>(&'a self, spec: &'a VmSpec) -> BoxFuture<'a, Result<CreatedVm, PlatformError>> {
         Box::pin(async move {
             let thread = VmThread::start(spec.id.as_str())

@@ -357,6 +357,10 @@ impl PlatformVm for QemuVm {
         None
     }
 
+    fn new_guid(&self) -> Option<Result<String, PlatformError>> {
+        None
+    }
+
     fn guest_connection(&self) -> BoxFuture<'_, Result<HostGuestConnection, PlatformError>> {
         Box::pin(async { Err(not_here(Feature::HostOwnedGuestConnection, NO_HOST_SERVICE)) })
     }

@@ -52,6 +52,10 @@ impl PlatformVm for HcsVm {
         Some(self.vm.parts.runtime_id.to_string())
     }
 
+    fn new_guid(&self) -> Option<Result<String, PlatformError>> {
+        Some(crate::platform::new_guid(&*self.vm.parts.host))
+    }
+
     fn guest_connection(&self) -> BoxFuture<'_, Result<HostGuestConnection, PlatformError>> {
         let vm = Arc::clone(&self.vm);
         self.run(async move { vm.guest_connection().await })

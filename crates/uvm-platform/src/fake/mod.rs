@@ -223,6 +223,10 @@ impl Platform for FakePlatform {
         &LocalFiles
     }
 
+    fn new_guid(&self) -> Option<Result<String, PlatformError>> {
+        None
+    }
+
     fn create<'a>(&'a self, spec: &'a VmSpec) -> BoxFuture<'a, Result<CreatedVm, PlatformError>> {
         Box::pin(async move {
             self.lock().specs.push(spec.clone());

@@ -117,6 +117,10 @@ impl PlatformVm for FakeVm {
         Some(FakePlatform::RUNTIME_ID.to_owned())
     }
 
+    fn new_guid(&self) -> Option<Result<String, PlatformError>> {
+        None
+    }
+
     fn guest_connection(&self) -> BoxFuture<'_, Result<HostGuestConnection, PlatformError>> {
         Box::pin(async {
             self.host.call("guest connection").await?;

@@ -83,8 +83,7 @@ impl Session {
         Ok(Outcome::Done(Value::Null))
     }
 
-    async fn call_vm(&self, vm: &UtilityVm, name: &str, args: &Value) -> Result<Outcome, String> {
-        let nothing = |()| Value::Null;
+    async fn call_vm(&mut self, vm: &UtilityVm, name: &str, args: &Value) -> Result<Outcome, String> {
         Ok(match name {
             "Start" => Outcome::of(vm.start().await, nothing),
             "Close" => Outcome::of(vm.close().await, nothing),
@@ -125,20 +124,21 @@ impl Session {
                 let service = HvSocketServiceId::new(text(args, "sid")?);
                 Outcome::of(vm.remove_hvsocket_service(&service).await, nothing)
             }
-            _ => Outcome::NotYet,
+            _ => return self.call_plug(vm, name, args).await,
         })
     }
 }
 
-fn text<'a>(args: &'a Value, key: &str) -> Result<&'a str, String> {
+pub(super) fn nothing((): ()) -> Value {
+    Value::Null
+}
+
+pub(super) fn text<'a>(args: &'a Value, key: &str) -> Result<&'a str, String> {
     args[key].as_str().ok_or_else(|| format!("{key} is no text"))
 }
 
 fn with_returned(error: &UvmError, returned: Value) -> Outcome {
-    match Outcome::failed(error) {
-        Outcome::Failed { error, .. } => Outcome::Failed { error, returned },
-        other => other,
-    }
+    Outcome::failed_as(error, None, returned)
 }
 
 fn os(vm: &UtilityVm) -> &'static str {

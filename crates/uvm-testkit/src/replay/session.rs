@@ -1,5 +1,6 @@
 //! One case: its host, its guest, its VM, and its calls one after the other.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,12 +12,15 @@ use uvm_hcs::{HcsPlatform, WinPath};
 
 use super::guest::{Guest, Script};
 use super::host::{self, Answers};
+use super::plug::Handle;
 
 /// What a call did.
 pub(super) enum Outcome {
     Done(Value),
     Failed {
         error: String,
+        /// The name of the original's error that it is.
+        is: Option<&'static str>,
         /// What is returned besides.
         returned: Value,
     },
@@ -33,13 +37,21 @@ impl Outcome {
     }
 
     pub(super) fn failed(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self::failed_as(error, None, Value::Null)
+    }
+
+    pub(super) fn failed_as(
+        error: &(dyn std::error::Error + 'static),
+        is: Option<&'static str>,
+        returned: Value,
+    ) -> Self {
         let causes = std::iter::successors(Some(error), |error| error.source());
         let texts: Vec<String> = causes.map(ToString::to_string).collect();
-        Self::Failed { error: texts.join(": "), returned: Value::Null }
+        Self::Failed { error: texts.join(": "), is, returned }
     }
 
     pub(super) fn refused(error: impl Into<String>) -> Self {
-        Self::Failed { error: error.into(), returned: Value::Null }
+        Self::Failed { error: error.into(), is: None, returned: Value::Null }
     }
 }
 
@@ -52,6 +64,9 @@ pub(super) struct Session {
     pub(super) script: Script,
     guest: Option<Guest>,
     pub(super) vm: Option<UtilityVm>,
+    pub(super) handles: BTreeMap<String, Handle>,
+    /// How many there ever were.
+    pub(super) kept: usize,
 }
 
 /// Runs a case. The second value is the call that the library does not have, where the case was broken off.
@@ -79,6 +94,8 @@ async fn run_here(case: &Value, files: &[Value]) -> Result<(Value, Option<String
         script,
         guest: Some(guest),
         vm: None,
+        handles: BTreeMap::new(),
+        kept: 0,
     };
     let calls = case["calls"].as_array().ok_or("a case has calls")?;
     let mut done = Vec::with_capacity(calls.len());
@@ -122,12 +139,15 @@ fn written(call: &Value, outcome: Outcome, recorded: &[RecordedCall]) -> Result<
             ours.insert(key.to_owned(), value.clone());
         }
     }
-    let (error, returned) = match outcome {
-        Outcome::Done(returned) => (Value::Null, returned),
-        Outcome::Failed { error, returned } => (json!(error), returned),
-        Outcome::NotYet => (json!("not yet"), Value::Null),
+    let (error, is, returned) = match outcome {
+        Outcome::Done(returned) => (Value::Null, None, returned),
+        Outcome::Failed { error, is, returned } => (json!(error), is, returned),
+        Outcome::NotYet => (json!("not yet"), None, Value::Null),
     };
     ours.insert("error".to_owned(), error);
+    if let Some(is) = is {
+        ours.insert("error_is".to_owned(), json!(is));
+    }
     if !returned.is_null() {
         ours.insert("returned".to_owned(), returned);
     }

@@ -64,7 +64,7 @@ impl UtilityVm {
     /// [`UvmError::Resource`]: the host or the guest refused, and nothing is left. [`UvmError::Refused`],
     /// [`UvmError::Exited`].
     pub async fn assign_device(&self, device: &str) -> Result<VpciDevice, UvmError> {
-        let channel = crate::vm::random_guid().map_err(UvmError::Host)?;
+        let channel = self.inner.vm.new_guid().unwrap_or_else(crate::vm::random_guid).map_err(UvmError::Host)?;
         let assignment = Assignment { device: device.to_owned(), channel };
         Ok(VpciDevice { held: self.attach(format!("PCI device {device}"), Wanted::Pci(assignment)).await? })
     }

@@ -35,7 +35,7 @@ pub(crate) struct Parts {
 pub(super) async fn create_lcow(host: &dyn Platform, options: &LcowOptions) -> Result<UtilityVm, UvmError> {
     options.check()?;
     let (boot, boot_files) = boot_plan(host, options).await?;
-    let id = id_or_random(options.id.as_ref())?;
+    let id = id_or_random(host, options.id.as_ref())?;
     let ours = boot.info.agent == GuestAgent::Ours;
     require(host, &id, Feature::LinuxGuests, options.guest_connection)?;
     let spec = options.lower(id.clone(), boot, host);
@@ -66,7 +66,7 @@ pub(super) async fn create_lcow(host: &dyn Platform, options: &LcowOptions) -> R
 
 pub(super) async fn create_wcow(host: &dyn Platform, options: &WcowOptions) -> Result<UtilityVm, UvmError> {
     options.check()?;
-    let id = id_or_random(options.id.as_ref())?;
+    let id = id_or_random(host, options.id.as_ref())?;
     require(host, &id, Feature::WindowsGuests, options.guest_connection)?;
     let spec = options.lower(id.clone(), host)?;
     // Whatever fails from here on drops the VM, which ends it.
@@ -89,10 +89,10 @@ pub(super) async fn create_wcow(host: &dyn Platform, options: &WcowOptions) -> R
     made.finish(created).await
 }
 
-fn id_or_random(id: Option<&UvmId>) -> Result<UvmId, UvmError> {
+fn id_or_random(host: &dyn Platform, id: Option<&UvmId>) -> Result<UvmId, UvmError> {
     match id {
         Some(id) => Ok(id.clone()),
-        None => random_id().map_err(UvmError::Host),
+        None => random_id(host).map_err(UvmError::Host),
     }
 }
 
@@ -207,8 +207,8 @@ async fn boot_plan(host: &dyn Platform, options: &LcowOptions) -> Result<(BootPl
 }
 
 /// A random GUID (version 4).
-fn random_id() -> Result<UvmId, PlatformError> {
-    UvmId::new(random_guid()?).map_err(|e| PlatformError::host("draw a random id", e))
+fn random_id(host: &dyn Platform) -> Result<UvmId, PlatformError> {
+    UvmId::new(host.new_guid().unwrap_or_else(random_guid)?).map_err(|e| PlatformError::host("draw a random id", e))
 }
 
 /// A random GUID (version 4), as text.

@@ -6,6 +6,7 @@ use uvm_wire::{ContainerId, RawJson};
 
 use super::UtilityVm;
 use super::driver::on_host;
+use super::state::Refusal;
 use crate::error::UvmError;
 
 impl UtilityVm {
@@ -17,7 +18,7 @@ impl UtilityVm {
     pub async fn dump_stacks(&self) -> Result<String, UvmError> {
         let intent = "dump the stacks of";
         let guest = match self.inner.guest(intent) {
-            Err(UvmError::GuestUnsupported { .. }) => return Ok(String::new()),
+            Err(error) if is_without_bridge(&error) => return Ok(String::new()),
             guest => guest?,
         };
         if !guest.capabilities.guest_defined.dump_stacks {
@@ -63,8 +64,9 @@ impl UtilityVm {
         self.inner.call(&guest, &container, intent, call).await.map(drop)
     }
 
-    /// As [`guest_request`](Self::guest_request), of any kind, as JSON: by the guest connection of this library, or by the host's service
-    /// where that holds it. What it changes in the guest, this library does not know.
+    /// As [`guest_request`](Self::guest_request), of any kind, as JSON: by the guest connection of this library, or by the
+    /// host's service where that holds it, and before the VM is started. What it changes in the guest, this library does
+    /// not know.
     ///
     /// # Errors
     /// [`UvmError::NotJson`]; [`UvmError::Guest`] or [`UvmError::Operation`]: it is refused. [`UvmError::Refused`],
@@ -81,7 +83,7 @@ impl UtilityVm {
                 let call = ModifySettings { modification: Modification::raw(request) };
                 self.inner.call(&guest, &ContainerId::UVM, intent, call).await.map(drop)
             }
-            Err(UvmError::GuestUnsupported { .. }) => self.pass_on(intent, request).await,
+            Err(error) if is_without_bridge(&error) => self.pass_on(intent, request).await,
             Err(other) => Err(other),
         }
     }
@@ -92,4 +94,9 @@ impl UtilityVm {
         let passed = self.inner.run(passed).await?;
         passed.map_err(|source| UvmError::Operation { id: self.inner.id.clone(), intent, source })
     }
+}
+
+/// Whether there is no bridge of this library, without anything being wrong with the VM.
+fn is_without_bridge(error: &UvmError) -> bool {
+    matches!(error, UvmError::GuestUnsupported { .. } | UvmError::Refused { why: Refusal::NotStarted, .. })
 }

@@ -1,0 +1,175 @@
+//! What is plugged into a VM: calls of the original as calls of the library, and the handles they return.
+
+use serde_json::{Value, json};
+use uvm::wire::negotiate::GuestOs;
+use uvm::{
+    CombinedLayers, PipeMount, Plan9Share, Plan9ShareOptions, ResourceError, ScsiDisk, ScsiMount, Share, UtilityVm,
+    UvmError, VmAccess, VpciDevice, VpmemMount,
+};
+
+use super::calls::{nothing, text};
+use super::session::{Outcome, Session};
+
+/// What a call returned, to be released by name.
+pub(super) enum Handle {
+    Scsi(ScsiMount),
+    Vpmem(VpmemMount),
+    Plan9(Plan9Share),
+    Pipe(PipeMount),
+    Pci(VpciDevice),
+    Layers(CombinedLayers),
+    Share(Share),
+}
+
+impl Handle {
+    async fn release(&self) -> Result<(), UvmError> {
+        match self {
+            Self::Scsi(disk) => disk.release().await,
+            Self::Vpmem(layer) => layer.release().await,
+            Self::Plan9(share) => share.release().await,
+            Self::Pipe(pipe) => pipe.release().await,
+            Self::Pci(device) => device.release().await,
+            Self::Layers(layers) => layers.release().await,
+            Self::Share(share) => share.release().await,
+        }
+    }
+}
+
+impl Session {
+    /// Makes a call about what is plugged in.
+    pub(super) async fn call_plug(&mut self, vm: &UtilityVm, name: &str, args: &Value) -> Result<Outcome, String> {
+        Ok(match name {
+            "AddSCSI" | "AddSCSIPhysicalDisk" => {
+                let disk = scsi_disk(args, name == "AddSCSIPhysicalDisk")?;
+                self.keep(args, vm.add_scsi(&disk).await, |mount| (scsi_facts(&mount), Handle::Scsi(mount)))
+            }
+            "RemoveSCSI" => outcome(vm.remove_scsi(text(args, "hostPath")?).await, nothing),
+            "GetScsiUvmPath" => match vm.scsi_guest_path(text(args, "hostPath")?).await {
+                Ok(path) => Outcome::Done(json!(path.unwrap_or_default())),
+                Err(error) => named(&error, json!("")),
+            },
+            "AddVPMEM" => {
+                let added = vm.add_vpmem(text(args, "hostPath")?).await;
+                self.keep(args, added, |layer| (json!(layer.guest_path()), Handle::Vpmem(layer)))
+            }
+            "RemoveVPMEM" => outcome(vm.remove_vpmem(text(args, "hostPath")?).await, nothing),
+            "AddPlan9" => {
+                let mut options = Plan9ShareOptions::new(text(args, "hostPath")?, text(args, "uvmPath")?);
+                options.read_only = args["readOnly"] == true;
+                if args["restrict"] == true {
+                    options = options.restricted_to(texts(&args["allowedNames"]));
+                }
+                self.keep(args, vm.add_plan9(&options).await, |share| (Value::Null, Handle::Plan9(share)))
+            }
+            "AddPipe" => {
+                let added = vm.add_pipe(text(args, "hostPath")?).await;
+                self.keep(args, added, |pipe| (Value::Null, Handle::Pipe(pipe)))
+            }
+            "AssignDevice" => {
+                let assigned = vm.assign_device(text(args, "deviceID")?).await;
+                self.keep(args, assigned, |device| {
+                    let facts = json!({"VMBusGUID": device.vmbus_guid(), "instance": device.vmbus_instance_id()});
+                    (facts, Handle::Pci(device))
+                })
+            }
+            // By the kind of share that Windows guests have.
+            "Share" if vm.os() == GuestOs::Windows => Outcome::NotYet,
+            "Share" => {
+                let (path, guest_path) = (text(args, "hostPath")?, text(args, "uvmPath")?);
+                let shared = vm.share(path, guest_path, args["readOnly"] == true).await;
+                self.keep(args, shared, |share| (Value::Null, Handle::Share(share)))
+            }
+            "CombineLayersLCOW" => {
+                let (scratch, root) = (text(args, "scratchPath")?, text(args, "rootfsPath")?);
+                let combined = vm.combine_layers_lcow(&texts(&args["layerPaths"]), scratch, root).await;
+                self.keep(args, combined, |layers| (Value::Null, Handle::Layers(layers)))
+            }
+            "CombineLayersWCOW" => {
+                let layers = args["layerPaths"].as_array().map_or(&[][..], Vec::as_slice);
+                let part = |layer: &Value, key: &str| layer[key].as_str().unwrap_or_default().to_owned();
+                let layers: Vec<_> = layers.iter().map(|layer| (part(layer, "Id"), part(layer, "Path"))).collect();
+                let combined = vm.combine_layers_wcow(&layers, text(args, "containerRootPath")?).await;
+                self.keep(args, combined, |layers| (Value::Null, Handle::Layers(layers)))
+            }
+            "RemoveCombinedLayers" => outcome(vm.remove_combined_layers(text(args, "rootfsPath")?).await, nothing),
+            "Release" | "RemovePlan9" => match self.handles.get(text(args, "handle")?) {
+                Some(handle) => outcome(handle.release().await, nothing),
+                None => Outcome::refused("that was never had"),
+            },
+            _ => Outcome::NotYet,
+        })
+    }
+
+    /// Keeps what was added, under its name if it has one: dropped, it would be released.
+    fn keep<T>(
+        &mut self,
+        args: &Value,
+        added: Result<T, UvmError>,
+        split: impl FnOnce(T) -> (Value, Handle),
+    ) -> Outcome {
+        let added = match added {
+            Ok(added) => added,
+            Err(error) => return named(&error, Value::Null),
+        };
+        let (facts, handle) = split(added);
+        let name = args["handle"].as_str().map(str::to_owned);
+        self.kept += 1;
+        let name = name.unwrap_or_else(|| format!("unnamed {}", self.kept));
+        if let Some(earlier) = self.handles.insert(name, handle) {
+            self.handles.insert(format!("replaced {}", self.kept), earlier);
+        }
+        Outcome::Done(facts)
+    }
+}
+
+fn scsi_disk(args: &Value, is_physical: bool) -> Result<ScsiDisk, String> {
+    let path = text(args, "hostPath")?;
+    let mut disk = if is_physical { ScsiDisk::physical(path) } else { ScsiDisk::new(path) };
+    disk.guest_path = Some(text(args, "uvmPath")?.to_owned()).filter(|path| !path.is_empty());
+    disk.read_only = args["readOnly"] == true;
+    if !is_physical {
+        disk.access = match text(args, "vmAccess")? {
+            "Noop" => VmAccess::Noop,
+            "Group" => VmAccess::Group,
+            "Individual" => VmAccess::Individual,
+            other => return Err(format!("no access: {other}")),
+        };
+    }
+    Ok(disk)
+}
+
+fn scsi_facts(mount: &ScsiMount) -> Value {
+    json!({
+        "Controller": mount.controller(),
+        "HostPath": mount.host_path().map(|path| path.to_string_lossy()),
+        "LUN": mount.lun(),
+        "UVMPath": mount.guest_path().unwrap_or_default(),
+    })
+}
+
+fn texts(list: &Value) -> Vec<String> {
+    let list = list.as_array().map_or(&[][..], Vec::as_slice);
+    list.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+fn outcome<T>(result: Result<T, UvmError>, value: impl FnOnce(T) -> Value) -> Outcome {
+    match result {
+        Ok(done) => Outcome::Done(value(done)),
+        Err(error) => named(&error, Value::Null),
+    }
+}
+
+/// The failure with the name of the original's error that it is.
+fn named(error: &UvmError, returned: Value) -> Outcome {
+    let is = match error {
+        UvmError::Resource { source, .. } => match &**source {
+            ResourceError::NotAttached => Some("ErrNotAttached"),
+            ResourceError::NoAvailableLocation { .. } => Some("ErrNoAvailableLocation"),
+            ResourceError::NoScsiControllers => Some("ErrNoSCSIControllers"),
+            ResourceError::LayerTooLarge { .. } => Some("ErrMaxVPMEMLayerSize"),
+            _ => None,
+        },
+        _ => None,
+    };
+    Outcome::failed_as(error, is, returned)
+}
