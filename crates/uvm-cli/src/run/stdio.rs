@@ -251,6 +251,8 @@ mod tests {
         drop(guest);
         assert!(tokio::time::timeout(HOUR, relay.settled()).await.is_err(), "it waits for its caller");
         let_go.send(()).expect("it writes");
+        // The writer is a thread of its own: the paused clock would run ahead of it.
+        relay.finished().await;
         assert_eq!(relay.settled().await, Settled::Finished);
     }
 
