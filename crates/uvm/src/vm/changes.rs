@@ -5,8 +5,8 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use uvm_platform::requests::{Change, CpuGroup, CpuLimits, MemorySize, Setting};
 
 use super::UtilityVm;
-use super::driver::{self, on_host};
-use super::state::{Ask, Refusal, Verdict, admit};
+use super::driver::on_host;
+use super::state::Ask;
 use crate::error::UvmError;
 use crate::options::{MemoryMib, OptionsError};
 
@@ -74,17 +74,5 @@ impl UtilityVm {
         let changed = async move { on_host(&*vm, intent, limit, vm.change(&change, None)).await };
         let changed = self.inner.run(changed).await?;
         changed.map_err(|source| UvmError::Operation { id: self.inner.id.clone(), intent, source })
-    }
-}
-
-impl super::Inner {
-    /// Says in time, and with the state, that something cannot be done.
-    pub(super) fn admit(&self, intent: &'static str, ask: Ask) -> Result<(), UvmError> {
-        let status = self.status.borrow().clone();
-        match (admit(status.phase, ask), status.exit) {
-            (Verdict::Refuse(Refusal::Ended), Some(exit)) => Err(driver::exited(&self.id, intent, exit, &*self.vm)),
-            (Verdict::Refuse(why), _) => Err(UvmError::Refused { id: self.id.clone(), intent, why }),
-            _ => Ok(()),
-        }
     }
 }

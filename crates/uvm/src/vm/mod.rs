@@ -254,25 +254,28 @@ impl UtilityVm {
 }
 
 impl Inner {
-    /// The running guest, or why there is none.
-    pub(crate) fn guest(&self, intent: &'static str) -> Result<Guest, UvmError> {
-        let status = self.status.borrow().clone();
-        match (admit(status.phase, Ask::Use), status.guest, status.exit) {
-            (Verdict::Refuse(Refusal::Ended), _, Some(exit)) => Err(driver::exited(&self.id, intent, exit, &*self.vm)),
-            (Verdict::Refuse(why), _, _) => Err(UvmError::Refused { id: self.id.clone(), intent, why }),
-            (_, Some(guest), _) => Ok(guest),
-            (_, None, _) => Err(UvmError::GuestUnsupported { id: self.id.clone(), what: "calls by this library" }),
-        }
+    /// Says in time, and with the state, that something cannot be done.
+    fn admit(&self, intent: &'static str, ask: Ask) -> Result<(), UvmError> {
+        self.admit_in(&self.status.borrow().clone(), intent, ask)
     }
 
-    /// Passes if the VM runs, whoever holds the connection to its agent.
-    fn running(&self, intent: &'static str) -> Result<(), UvmError> {
-        let status = self.status.borrow().clone();
-        match (admit(status.phase, Ask::Use), status.exit) {
-            (Verdict::Refuse(Refusal::Ended), Some(exit)) => Err(driver::exited(&self.id, intent, exit, &*self.vm)),
+    /// The same for the state `status`.
+    fn admit_in(&self, status: &Status, intent: &'static str, ask: Ask) -> Result<(), UvmError> {
+        match (admit(status.phase, ask), &status.exit) {
+            (Verdict::Refuse(Refusal::Ended), Some(exit)) => {
+                Err(driver::exited(&self.id, intent, exit.clone(), &*self.vm))
+            }
             (Verdict::Refuse(why), _) => Err(UvmError::Refused { id: self.id.clone(), intent, why }),
             _ => Ok(()),
         }
+    }
+
+    /// The running guest, or why there is none.
+    pub(crate) fn guest(&self, intent: &'static str) -> Result<Guest, UvmError> {
+        let status = self.status.borrow().clone();
+        self.admit_in(&status, intent, Ask::Use)?;
+        let unsupported = || UvmError::GuestUnsupported { id: self.id.clone(), what: "calls by this library" };
+        status.guest.ok_or_else(unsupported)
     }
 
     /// Runs `work` where the VM's own I/O runs, and waits for it. A caller that gives up does not stop it. It must not hold

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use uvm_platform::PlatformVm;
 
 use super::driver::{self, Driver};
-use super::state::{Ask, Phase, Refusal, Verdict, admit};
+use super::state::{Ask, Refusal, Verdict, admit};
 use super::{Inner, UtilityVm};
 use crate::error::UvmError;
 use crate::options::GuestConnection;
@@ -46,18 +46,10 @@ impl Plugged {
     }
 }
 
-/// Whether something can be plugged in.
-fn may_plug(phase: Phase) -> Result<(), Refusal> {
-    match admit(phase, Ask::Use) {
-        Verdict::Refuse(why) => Err(why),
-        _ => Ok(()),
-    }
-}
-
 impl Driver {
     pub(super) fn asked_plugged(&mut self, request: Request) {
         // Who asks has looked at the phase; one that has changed since drops the answer's other end, which says so.
-        if may_plug(self.phase()).is_err() {
+        if matches!(admit(self.phase(), Ask::Use), Verdict::Refuse(_)) {
             return;
         }
         let table = &mut self.plugged.table;
@@ -185,7 +177,7 @@ impl Inner {
         request: Request,
         answer: oneshot::Receiver<Result<T, ResourceError>>,
     ) -> Result<T, UvmError> {
-        self.admit_plug()?;
+        self.admit(CHANGE, Ask::Use)?;
         // A driver that is gone has dropped the answer's other end.
         let _ = self.requests.send(driver::Request::Plugged(request));
         if let Ok(result) = answer.await {
@@ -193,18 +185,8 @@ impl Inner {
             return result.map_err(|source| UvmError::Resource { id, intent, what, source: Box::new(source) });
         }
         // Something has become of the VM meanwhile.
-        self.admit_plug()?;
+        self.admit(CHANGE, Ask::Use)?;
         Err(UvmError::Refused { id: self.id.clone(), intent: CHANGE, why: Refusal::Closed })
-    }
-
-    /// Says in time, and with the state, that nothing can be plugged in.
-    fn admit_plug(&self) -> Result<(), UvmError> {
-        let status = self.status.borrow().clone();
-        match (may_plug(status.phase), status.exit) {
-            (Ok(()), _) => Ok(()),
-            (Err(Refusal::Ended), Some(exit)) => Err(driver::exited(&self.id, CHANGE, exit, &*self.vm)),
-            (Err(why), _) => Err(UvmError::Refused { id: self.id.clone(), intent: CHANGE, why }),
-        }
     }
 }
 

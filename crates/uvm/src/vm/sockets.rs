@@ -9,6 +9,7 @@ use uvm_platform::{
 
 use super::UtilityVm;
 use super::driver::{self, Life};
+use super::state::Ask;
 use crate::error::UvmError;
 
 /// What can be done about a VM's virtual sockets.
@@ -138,7 +139,7 @@ impl UtilityVm {
     /// sockets, nobody listens there, or the guest does not answer. [`UvmError::Refused`], [`UvmError::Exited`].
     pub async fn dial(&self, port: u32) -> Result<GuestStream, UvmError> {
         let intent = "dial a program in";
-        self.inner.running(intent)?;
+        self.inner.admit(intent, Ask::Use)?;
         let (vm, limit) = (Arc::clone(&self.inner.vm), self.inner.deadlines.stdio_dial);
         let dialled = async move { driver::on_host(&*vm, intent, limit, vm.dial_socket(Port(port))).await };
         let dialled = self.inner.run_while_wanted(dialled).await?;
