@@ -25,7 +25,8 @@ use super::plan::{AttachFailed, DetachFailed, Plan, Progress, Step};
 pub(crate) struct EntryId(u64);
 
 /// What to do, in order.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
+#[cfg_attr(test, derive(PartialEq))]
 pub(crate) enum Effect<W, R> {
     /// Attach it, then report to [`Machine::attached`].
     Attach(EntryId, Arc<Plan>),
@@ -36,7 +37,7 @@ pub(crate) enum Effect<W, R> {
     /// It is there: hand it to the waiter, who has a count. One who is gone must be released.
     Grant(EntryId, W),
     /// The waiter gets nothing.
-    Fail(W, Fault),
+    Fail(W, Box<ResourceError>),
     /// The waiter's count is gone.
     Released(W),
     /// What it was asked for while it was going: ask again.
@@ -44,17 +45,6 @@ pub(crate) enum Effect<W, R> {
     /// Its place is free.
     Freed(EntryId),
 }
-
-/// [`ResourceError`] that a test can compare.
-pub(crate) type Fault = Box<ResourceError>;
-
-impl PartialEq for ResourceError {
-    fn eq(&self, other: &Self) -> bool {
-        self.to_string() == other.to_string()
-    }
-}
-
-impl Eq for ResourceError {}
 
 struct Entry<K, W, R> {
     key: K,

@@ -112,12 +112,7 @@ impl UtilityVm {
                 value: String::new(),
                 allowed: "one is needed to mount the share at",
             };
-            return Err(UvmError::Resource {
-                id: self.inner.id.clone(),
-                intent: "add",
-                what,
-                source: Box::new(source),
-            });
+            return Err(self.inner.resource_error("add", &what, source));
         }
         let held = self.attach(what, Wanted::Plan9(share.clone())).await?;
         Ok(Plan9Share { held, guest_path: share.guest_path.clone() })

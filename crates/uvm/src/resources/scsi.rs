@@ -191,6 +191,11 @@ impl ScsiMount {
     }
 }
 
+/// What it is called in errors.
+fn name(host_path: &Path) -> String {
+    format!("SCSI disk {}", host_path.display())
+}
+
 impl UtilityVm {
     /// Adds a SCSI disk, or shares the one that is there. Cancel-safe: what was begun is given back.
     ///
@@ -198,7 +203,7 @@ impl UtilityVm {
     /// [`UvmError::Resource`]: no controllers, no place, attached otherwise, or the host or the guest refused, and nothing
     /// is left. [`UvmError::Refused`], [`UvmError::Exited`].
     pub async fn add_scsi(&self, disk: &ScsiDisk) -> Result<ScsiMount, UvmError> {
-        let what = format!("SCSI disk {}", disk.host_path.display());
+        let what = name(&disk.host_path);
         Ok(ScsiMount { held: self.attach(what, Wanted::Scsi(disk.clone())).await? })
     }
 
@@ -222,7 +227,7 @@ impl UtilityVm {
     /// [`UvmError::Resource`]: not attached, or as [`ScsiMount::release`].
     pub async fn remove_scsi(&self, host_path: impl AsRef<Path>) -> Result<(), UvmError> {
         let host_path = host_path.as_ref();
-        let what = format!("SCSI disk {}", host_path.display());
+        let what = name(host_path);
         self.detach(what, Key::Scsi(self.path_key(host_path))).await
     }
 
@@ -232,7 +237,7 @@ impl UtilityVm {
     /// [`UvmError::Resource`]: not attached.
     pub async fn scsi_guest_path(&self, host_path: impl AsRef<Path>) -> Result<Option<String>, UvmError> {
         let host_path = host_path.as_ref();
-        let what = format!("SCSI disk {}", host_path.display());
+        let what = name(host_path);
         let plan = self.find(what, Key::Scsi(self.path_key(host_path))).await?;
         Ok(guest_path(&plan).map(str::to_owned))
     }

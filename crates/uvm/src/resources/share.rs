@@ -43,12 +43,9 @@ impl UtilityVm {
         read_only: bool,
     ) -> Result<Share, UvmError> {
         let host_path = host_path.as_ref();
-        let looked = self.inner.vm.look_at(host_path).await.map_err(|source| UvmError::Resource {
-            id: self.inner.id.clone(),
-            intent: "share",
-            what: host_path.display().to_string(),
-            source: Box::new(ResourceError::Host(source)),
-        })?;
+        let looked = self.inner.vm.look_at(host_path).await.map_err(ResourceError::Host);
+        let what = host_path.display().to_string();
+        let looked = looked.map_err(|source| self.inner.resource_error("share", &what, source))?;
         let mut options = match looked {
             HostFile::Directory => Plan9ShareOptions::new(host_path, guest_path),
             HostFile::File { directory, name, .. } => {

@@ -106,12 +106,7 @@ impl UtilityVm {
                 allowed: "it is a directory; a disk image is needed",
             }),
         });
-        let bytes = bytes.map_err(|source| UvmError::Resource {
-            id: self.inner.id.clone(),
-            intent: "add",
-            what: what.clone(),
-            source: Box::new(source),
-        })?;
+        let bytes = bytes.map_err(|source| self.inner.resource_error("add", &what, source))?;
         Ok(VpmemMount { held: self.attach(what, Wanted::Vpmem(Layer { host_path, bytes })).await? })
     }
 

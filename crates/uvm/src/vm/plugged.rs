@@ -170,6 +170,12 @@ impl UtilityVm {
 }
 
 impl Inner {
+    /// Why `what` could not be plugged in, unplugged or found.
+    pub(crate) fn resource_error(&self, intent: &'static str, what: &str, source: ResourceError) -> UvmError {
+        let (id, what) = (self.id.clone(), what.to_owned());
+        UvmError::Resource { id, intent, what, source: Box::new(source) }
+    }
+
     async fn ask_for<T>(
         &self,
         intent: &'static str,
@@ -181,8 +187,7 @@ impl Inner {
         // A driver that is gone has dropped the answer's other end.
         let _ = self.requests.send(driver::Request::Plugged(request));
         if let Ok(result) = answer.await {
-            let (id, what) = (self.id.clone(), what.to_owned());
-            return result.map_err(|source| UvmError::Resource { id, intent, what, source: Box::new(source) });
+            return result.map_err(|source| self.resource_error(intent, what, source));
         }
         // Something has become of the VM meanwhile.
         self.admit(CHANGE, Ask::Use)?;
