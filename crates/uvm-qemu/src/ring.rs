@@ -1,6 +1,6 @@
 //! The last bytes of an endless output, kept for error messages.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Keeps the last [`Ring::CAPACITY`] bytes written to it. Clones share them.
@@ -64,18 +64,15 @@ impl Ring {
         let before = panic.map_or(0..0, |at| at.saturating_sub(BEFORE_PANIC)..at);
         let telling: Vec<usize> =
             (0..all.len()).filter(|at| before.contains(at) || all.get(*at).is_some_and(tells)).collect();
-        // The last of them, and no more than half of what is quoted.
-        let telling = telling.split_at(telling.len().saturating_sub(count.div_ceil(2))).1;
-        let tail = all.len().saturating_sub(count - telling.len().min(count));
-        let quoted = |at: &usize| *at >= tail || telling.contains(at);
-        // A telling line that is within the tail leaves room for one more before it.
-        let room = count.saturating_sub((0..all.len()).filter(quoted).count());
-        let tail = (0..tail).rev().filter(|at| !telling.contains(at)).take(room).last().unwrap_or(tail);
-        all.into_iter()
-            .enumerate()
-            .filter(|(at, _)| *at >= tail || telling.contains(at))
-            .map(|(_, line)| line)
-            .collect()
+        // The last of them, and no more than half of what is quoted; then the end, as far as there is room.
+        let mut quoted: BTreeSet<usize> = telling.into_iter().rev().take(count.div_ceil(2)).collect();
+        for at in (0..all.len()).rev() {
+            if quoted.len() >= count {
+                break;
+            }
+            quoted.insert(at);
+        }
+        all.into_iter().enumerate().filter(|(at, _)| quoted.contains(at)).map(|(_, line)| line).collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {

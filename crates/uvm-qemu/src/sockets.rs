@@ -49,6 +49,11 @@ impl Sockets {
         self.device.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// QEMU's name of the device, if it is there.
+    fn name(&self) -> Option<String> {
+        self.slot().as_ref().map(|plugged| plugged.name.clone())
+    }
+
     fn device(&self) -> Result<Vsock, PlatformError> {
         let plugged = self.slot().clone().ok_or_else(|| PlatformError::no_virtual_sockets("qemu"))?;
         Ok(plugged.device)
@@ -72,13 +77,12 @@ impl Vm {
         let _turn = self.sockets.turn.lock().await;
         let there = self.sockets.slot().clone();
         let device = match there {
-            Some(there) if there.device.dead().is_none() => there.device,
+            Some(there) if there.device.dead().is_none() || self.agent_uses_sockets() => there.device,
             // Its end is told when QEMU has let go of it, or its driver broke it: neither is of use to anybody.
-            Some(there) if !self.agent_uses_sockets() => {
+            Some(there) => {
                 self.unplug(&there.name).await?;
                 self.plug_new().await?
             }
-            Some(there) => there.device,
             None => self.plug_new().await?,
         };
         if self.life() != Life::Running {
@@ -102,8 +106,7 @@ impl Vm {
 
     /// A guest that does not take it may not let go of it either: then it stays, and can be removed later.
     async fn unplug_what_nobody_takes(&self) {
-        let name = self.sockets.slot().as_ref().map(|plugged| plugged.name.clone());
-        if let Some(name) = name.filter(|_| !self.agent_uses_sockets())
+        if let Some(name) = self.sockets.name().filter(|_| !self.agent_uses_sockets())
             && let Err(e) = self.unplug(&name).await
         {
             tracing::warn!(vm = %self.id, error = %e, "virtual sockets stay plugged in");
@@ -119,7 +122,7 @@ impl Vm {
                 why: "the guest's agent itself uses them".into(),
             });
         }
-        let Some(name) = self.sockets.slot().as_ref().map(|plugged| plugged.name.clone()) else { return Ok(()) };
+        let Some(name) = self.sockets.name() else { return Ok(()) };
         match self.life() {
             Life::Running => self.unplug(&name).await,
             life => Err(PlatformError::WrongState { intent: "remove the virtual sockets", state: life.name() }),

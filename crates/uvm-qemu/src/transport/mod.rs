@@ -5,13 +5,22 @@ mod vsock;
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use uvm_platform::{GuestTransport, Link};
+use uvm_platform::stream::StreamIo;
+use uvm_platform::{GuestStream, GuestTransport, Link, Port};
 
 pub(crate) use mux::MuxTransport;
 pub(crate) use vsock::{SOCKET, VsockTransport, device, dial, listen};
 
-/// The port of the bridge: its messages go before what others send.
-const CONTROL_PORT: uvm_platform::Port = uvm_platform::Port(0x4000_0000);
+/// The port of the bridge.
+const CONTROL_PORT: Port = Port(0x4000_0000);
+
+/// A stream that the guest dialled on `port`. What the bridge sends, `hasten` has go before what others send.
+fn accepted<S: StreamIo + 'static>(port: Port, stream: S, hasten: fn(&S)) -> GuestStream {
+    if port == CONTROL_PORT {
+        hasten(&stream);
+    }
+    GuestStream::new(stream)
+}
 
 /// The one transport of the agent's streams.
 pub(crate) enum AgentTransport {

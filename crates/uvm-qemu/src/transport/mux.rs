@@ -11,7 +11,7 @@ use uvm_mux::{Config, Greeting, GuestState, Mux, MuxError, MuxListener, Priority
 use uvm_platform::stream::PollAccept;
 use uvm_platform::{BoxFuture, GuestListener, GuestStream, GuestTransport, Link, PlatformError, Port};
 
-use super::{CONTROL_PORT, follow};
+use super::{accepted, follow};
 
 /// [`uvm_mux`] as a [`GuestTransport`].
 pub(crate) struct MuxTransport {
@@ -90,13 +90,8 @@ struct Listener(MuxListener);
 impl PollAccept for Listener {
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<GuestStream, PlatformError>> {
         let port = Port(self.0.port());
-        let accepted = self.0.poll_accept(cx).map_err(host("accept on", port));
-        accepted.map_ok(|stream| {
-            if port == CONTROL_PORT {
-                stream.set_priority(Priority::Control);
-            }
-            GuestStream::new(stream)
-        })
+        let dialled = self.0.poll_accept(cx).map_err(host("accept on", port));
+        dialled.map_ok(|stream| accepted(port, stream, |stream| stream.set_priority(Priority::Control)))
     }
 }
 

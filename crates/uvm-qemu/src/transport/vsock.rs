@@ -13,7 +13,7 @@ use uvm_platform::stream::PollAccept;
 use uvm_platform::{BoxFuture, GuestListener, GuestStream, GuestTransport, Link, PlatformError, Port};
 use uvm_vsock::{Config, Priority, Vsock, VsockError, VsockListener};
 
-use super::{CONTROL_PORT, follow};
+use super::{accepted, follow};
 use crate::short_path::ShortDir;
 
 /// The guest's context id. Guests do not see each other, so all may have the same.
@@ -61,13 +61,8 @@ struct Listener(VsockListener);
 impl PollAccept for Listener {
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<GuestStream, PlatformError>> {
         let port = Port(self.0.port());
-        let accepted = self.0.poll_accept(cx).map_err(host("accept on", port));
-        accepted.map_ok(|stream| {
-            if port == CONTROL_PORT {
-                stream.set_priority(Priority::Control);
-            }
-            GuestStream::new(stream)
-        })
+        let dialled = self.0.poll_accept(cx).map_err(host("accept on", port));
+        dialled.map_ok(|stream| accepted(port, stream, |stream| stream.set_priority(Priority::Control)))
     }
 }
 
