@@ -2,33 +2,26 @@
 
 use std::io;
 use std::sync::{Mutex, PoisonError};
-use std::thread;
 
-use tokio::runtime::{Builder, Handle};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use uvm_platform::VmThread;
 
 /// Where a VM's tasks run. Dropping it ends them.
 pub(crate) struct Home {
     runtime: Handle,
     /// On a runtime that is not the VM's own, the tasks to end with it.
     tasks: Mutex<JoinSet<()>>,
-    /// Dropped, it ends the VM's own thread.
-    _thread: Option<oneshot::Sender<()>>,
+    /// The VM's own thread.
+    _thread: Option<VmThread>,
 }
 
 impl Home {
     /// A thread of its own for the VM `id`, with a runtime that depends on no other.
     pub(crate) fn thread(id: &str) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_time().enable_io().build()?;
-        let handle = runtime.handle().clone();
-        let (stop, stopped) = oneshot::channel::<()>();
-        thread::Builder::new().name(format!("uvm-{id}")).spawn(move || {
-            // Either a message or a dropped sender: both mean the end.
-            let _ = runtime.block_on(stopped);
-            runtime.shutdown_background();
-        })?;
-        Ok(Self { runtime: handle, tasks: Mutex::default(), _thread: Some(stop) })
+        let thread = VmThread::start(id)?;
+        Ok(Self { runtime: thread.handle().clone(), tasks: Mutex::default(), _thread: Some(thread) })
     }
 
     /// The runtime of this handle.
@@ -62,6 +55,8 @@ impl Home {
 
 #[cfg(test)]
 mod tests {
+    use tokio::runtime::Builder;
+
     use super::*;
 
     #[test]

@@ -14,6 +14,7 @@
 //! | [`deadlines`] | the longest waits, one per kind of operation |
 //! | [`vm`] | the traits a host implements, life-cycle events |
 //! | [`hvsocket`] | which ports of virtual sockets may be used, and from which side |
+//! | [`VmThread`] | the thread a VM's own I/O runs on |
 //! | [`stream`] | byte streams between host and guest, by port |
 //! | [`transport`] | the seam under those streams |
 //! | [`error`] | how a host fails |
@@ -31,6 +32,7 @@ pub mod spec;
 pub mod stream;
 pub mod transport;
 pub mod vm;
+mod vm_thread;
 pub mod windows;
 
 pub use capabilities::{Capabilities, CgroupSupport, Feature};
@@ -46,6 +48,7 @@ pub use vm::{
     Accelerator, CreatedVm, ExitStatus, HostGuestConnection, MemoryStatistics, Platform, PlatformVm, VmEvent, VmEvents,
     VmProperties, VmStatistics,
 };
+pub use vm_thread::VmThread;
 pub use windows::WcowSpec;
 
 /// A boxed future that may borrow from its caller: what makes the host traits dyn-compatible.

@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use uvm_platform::spec::{GuestAgent, MemoryBacking, MmioGaps, RootFs, StorageQos};
 use uvm_platform::{
-    Accelerator, Capabilities, CreatedVm, Feature, LastWords, PlatformError, PlatformVm, VmEvents, VmSpec,
+    Accelerator, Capabilities, CreatedVm, Feature, LastWords, PlatformError, PlatformVm, VmEvents, VmSpec, VmThread,
 };
 use uvm_vsock::Vsock;
 
@@ -36,7 +36,6 @@ use crate::state::{ClaimError, HostObject, StateDir};
 use crate::transport::{self, AgentTransport, MuxTransport, VsockTransport};
 use crate::user;
 use crate::vm::{Life, QemuVm, Vm};
-use crate::vm_thread::VmThread;
 
 /// The oldest QEMU whose behaviour this crate knows.
 const OLDEST: QemuVersion = QemuVersion(7, 2, 0);

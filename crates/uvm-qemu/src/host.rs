@@ -7,14 +7,13 @@ use std::sync::{Arc, Once};
 
 use uvm_platform::{
     BoxFuture, Capabilities, CgroupSupport, CreatedVm, Feature, LocalFiles, Platform, PlatformError, PlatformFiles,
-    VmSpec, WcowSpec,
+    VmSpec, VmThread, WcowSpec,
 };
 
 use crate::accel::{self, AcceleratorChoice, Chosen};
 use crate::cgroup::Hierarchies;
 use crate::create;
 use crate::state::{self, StateRoot};
-use crate::vm_thread::VmThread;
 
 /// How to run QEMU. Plain data; change what you need after [`QemuOptions::default`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

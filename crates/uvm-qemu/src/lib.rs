@@ -5,7 +5,6 @@
 //! | module | concept |
 //! | --- | --- |
 //! | `host`, `create`, `vm` | the host, making a VM, its life |
-//! | `vm_thread` | the thread a VM's own I/O runs on |
 //! | `accel` | which accelerator, and why |
 //! | `command`, `kernel_line`, `boot_file`, `root_disk` | what QEMU is told and given |
 //! | `spawn`, `user`, `cgroup` | processes that die with their owner, whom they run as, what confines them |
@@ -43,7 +42,6 @@ mod test_spec;
 mod transport;
 mod user;
 mod vm;
-mod vm_thread;
 
 pub use accel::{AcceleratorChoice, Chosen};
 pub use host::{QemuHost, QemuOptions};

@@ -23,7 +23,7 @@ use uvm_platform::requests::{Change, HostFile, VmAccess};
 use uvm_platform::{
     Accelerator, BoxFuture, Deadlines, ExitStatus, Feature, GuestListener, GuestStream, HostGuestConnection,
     HvSocketServiceConfig, HvSocketServiceId, LastWords, Link, PlatformError, PlatformVm, Port, UvmId, VmEvent,
-    VmProperties, VmStatistics,
+    VmProperties, VmStatistics, VmThread,
 };
 
 use crate::command::MUX_DEVICE;
@@ -35,7 +35,6 @@ use crate::ring::Ring;
 use crate::sockets::Sockets;
 use crate::spawn::ChildProcess;
 use crate::transport::AgentTransport;
-use crate::vm_thread::VmThread;
 
 /// Where the VM is in its life.
 #[derive(Clone, Debug, PartialEq, Eq)]

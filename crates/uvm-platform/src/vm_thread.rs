@@ -1,4 +1,4 @@
-//! The thread a VM's own I/O runs on: QMP, console, transport and whatever the library above adds.
+//! The thread a VM's own I/O runs on: talk with its host, console, transport and whatever the library above adds.
 //!
 //! A VM does not depend on the runtime of the program that created it: that runtime may end, block or be of another kind
 //! while the VM goes on. And what parses a hostile guest's bytes is kept off the program's threads.
@@ -10,16 +10,21 @@ use std::thread;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
-/// A thread with a runtime of its own. Dropping this ends it and everything that runs there.
-pub(crate) struct VmThread {
+/// A thread with a runtime of its own, for a host's VM. Dropping this ends it and everything that runs there.
+#[derive(Debug)]
+pub struct VmThread {
     handle: Handle,
     stop: Mutex<Option<oneshot::Sender<()>>>,
 }
 
 impl VmThread {
-    /// Starts the thread of the VM `id`.
-    pub(crate) fn start(id: &str) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
+    /// Starts the thread of the VM `id`. Its runtime has what the program's build of tokio has: timers, and I/O for a host
+    /// that uses it.
+    ///
+    /// # Errors
+    /// The system has no thread, or no descriptors, to give.
+    pub fn start(id: &str) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
         // The kernel keeps 15 bytes of a thread's name; ids, which are ASCII, differ at their ends rather.
@@ -36,7 +41,7 @@ impl VmThread {
     /// Runs `future` there and waits for it, on any runtime or none. A caller that gives up does not stop it.
     ///
     /// `None` if the thread has ended, or the future panicked.
-    pub(crate) async fn run<F>(&self, future: F) -> Option<F::Output>
+    pub async fn run<F>(&self, future: F) -> Option<F::Output>
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {
@@ -44,7 +49,7 @@ impl VmThread {
     }
 
     /// Where to spawn what nobody waits for.
-    pub(crate) fn handle(&self) -> &Handle {
+    pub fn handle(&self) -> &Handle {
         &self.handle
     }
 }
