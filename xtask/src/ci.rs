@@ -22,7 +22,7 @@ const STAGES: [Stage; 4] = [
 /// What this machine cannot show, and why.
 const NOT_RUN: [(&str, &str); 3] = [
     ("KVM", "runs where /proc/cpuinfo shows vmx or svm; elsewhere only the decision and the command line are tested"),
-    ("Windows", "what exists for it is checked by the compiler; there is no host for it yet"),
+    ("Windows", "its host is linted for it and tested against a recorded service; the service is not here"),
     ("the trimmed kernel, and root disks", "it takes 20 minutes to build: `cargo xtask soak kernel`"),
 ];
 
