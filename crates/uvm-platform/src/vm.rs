@@ -173,6 +173,12 @@ pub trait PlatformVm: Send + Sync + 'static {
     /// [`PlatformError::Unsupported`], or that the host refuses: nothing was changed.
     fn change<'a>(&'a self, change: &'a Change, guest: Option<&'a str>) -> BoxFuture<'a, Result<(), PlatformError>>;
 
+    /// Whether the host's service takes the guest's half of a change along with its own and passes it on: also before the
+    /// VM is started, and where nobody else holds the guest connection.
+    fn passes_on(&self) -> bool {
+        false
+    }
+
     /// Has the host's service pass `request`, JSON, on to the guest.
     ///
     /// # Errors

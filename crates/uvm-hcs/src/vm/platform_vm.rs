@@ -139,6 +139,10 @@ impl PlatformVm for HcsVm {
         })
     }
 
+    fn passes_on(&self) -> bool {
+        true
+    }
+
     fn pass_on<'a>(&'a self, request: &'a str) -> BoxFuture<'a, Result<(), PlatformError>> {
         Box::pin(async move { self.guest_request(raw_json(request)?).await })
     }

@@ -2,8 +2,7 @@
 
 use uvm_wire::modify::{CombinedLayers as GuestLayers, Layer, Modification, Resource};
 
-use super::table::Fit;
-use super::{Held, Key, Plan, ResourceError, Wanted};
+use super::{Held, Plan, Wanted};
 use crate::error::UvmError;
 use crate::vm::UtilityVm;
 
@@ -31,16 +30,7 @@ pub(super) fn plan(overlay: &Overlay) -> Plan {
     }
 }
 
-/// The same root is combined from the same layers, or it is another's.
-pub(super) fn fit(overlay: &Overlay, there: &Plan) -> Result<Fit, ResourceError> {
-    if plan(overlay).guest_add == there.guest_add {
-        return Ok(Fit::AsIs);
-    }
-    let how = format!("{} is combined from other layers", overlay.root);
-    Err(ResourceError::AttachedOtherwise { how })
-}
-
-/// Layers that are combined. Dropping it gives them back in the background; the last one takes them apart.
+/// Layers that are combined. Dropping it takes them apart in the background.
 #[derive(Debug)]
 pub struct CombinedLayers {
     held: Held,
@@ -53,7 +43,7 @@ impl CombinedLayers {
         &self.root
     }
 
-    /// Gives them back; the last one takes them apart. Cancel-safe: it goes on.
+    /// Has the guest take them apart. Cancel-safe: it goes on.
     ///
     /// # Errors
     /// [`UvmError::Resource`]: the guest did not do it; this can be called again.
@@ -64,7 +54,8 @@ impl CombinedLayers {
 
 impl UtilityVm {
     /// Combines layers of a Linux guest, the top one first, at `root`; what is written goes to `scratch`, and an empty one
-    /// makes the result read-only. All are paths of the guest. Cancel-safe.
+    /// makes the result read-only. All are paths of the guest. Each call is one of its own: whether the guest puts a second
+    /// one over the first at the same root is up to the guest. Cancel-safe.
     ///
     /// # Errors
     /// [`UvmError::Resource`]: the guest refused, and nothing is left. [`UvmError::Refused`], [`UvmError::Exited`].
@@ -97,11 +88,11 @@ impl UtilityVm {
         Ok(CombinedLayers { held, root })
     }
 
-    /// Gives one count of combined layers back, whoever has it; the last one takes them apart.
+    /// Takes apart what was combined at `root` last, whoever has it.
     ///
     /// # Errors
     /// [`UvmError::Resource`]: not combined, or as [`CombinedLayers::release`].
     pub async fn remove_combined_layers(&self, root: &str) -> Result<(), UvmError> {
-        self.detach(format!("layers combined at {root}"), Key::Layers(root.to_owned())).await
+        self.detach_layers(format!("layers combined at {root}"), root).await
     }
 }

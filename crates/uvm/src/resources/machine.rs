@@ -98,6 +98,18 @@ impl<K: Clone + Eq + Hash, W, R> Machine<K, W, R> {
         self.entries.get(&id).map(|entry| (id, &entry.plan))
     }
 
+    /// What it is known by.
+    pub(crate) fn key(&self, id: EntryId) -> Option<&K> {
+        self.entries.get(&id).map(|entry| &entry.key)
+    }
+
+    /// The last that was added of those whose key is such, and is not going.
+    pub(crate) fn last(&self, is_such: impl Fn(&K) -> bool) -> Option<EntryId> {
+        let is_going = |entry: &Entry<K, W, R>| matches!(entry.state, State::Detaching { .. });
+        let mut such = self.entries.iter().rev().filter(|(_, entry)| is_such(&entry.key) && !is_going(entry));
+        such.next().map(|(id, _)| *id)
+    }
+
     /// How it is attached; `None` while it is not.
     pub(crate) fn attached_plan(&self, id: EntryId) -> Option<&Arc<Plan>> {
         let entry = self.entries.get(&id)?;

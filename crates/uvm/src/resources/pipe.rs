@@ -1,20 +1,12 @@
-//! Named pipes of the host, to be reached from Windows guests.
+//! Named pipes of the host, to be reached from the guest.
 
 use std::path::{Path, PathBuf};
 
 use uvm_platform::requests::{Device, MappedPipe};
-use uvm_wire::negotiate::GuestOs;
 
-use super::{Held, Key, Limits, Plan, ResourceError, Wanted};
+use super::{Held, Key, Plan, Wanted};
 use crate::error::UvmError;
 use crate::vm::UtilityVm;
-
-pub(super) fn check(limits: &Limits) -> Result<(), ResourceError> {
-    if limits.os == GuestOs::Windows {
-        return Ok(());
-    }
-    Err(ResourceError::NotForThisGuest { what: "named pipes", os: "Linux" })
-}
 
 pub(super) fn plan(path: &Path) -> Plan {
     let device = Device::Pipe(MappedPipe { path: path.to_owned() });
@@ -44,7 +36,7 @@ impl PipeMount {
 }
 
 impl UtilityVm {
-    /// Lets a Windows guest reach a named pipe of the host, or shares that. Cancel-safe.
+    /// Lets the guest reach a named pipe of the host, or shares that. Cancel-safe.
     ///
     /// # Errors
     /// [`UvmError::Resource`]: the host refused, and nothing is left. [`UvmError::Refused`], [`UvmError::Exited`].

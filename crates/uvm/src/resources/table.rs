@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
-use uvm_platform::PlatformVm;
 use uvm_platform::spec::RootFs;
+use uvm_platform::{PlatformError, PlatformVm};
 use uvm_wire::negotiate::GuestOs;
 
 use super::machine::{Effect, EntryId, Machine};
@@ -22,7 +22,8 @@ pub(crate) enum Key {
     Vpmem(String),
     Plan9(u64),
     Pipe(String),
-    Layers(String),
+    /// The root, and a number: each is its own.
+    Layers(String, u64),
     Pci(String),
 }
 
@@ -115,6 +116,7 @@ pub(crate) struct Table {
     pub(super) scsi: Places<EntryId>,
     pub(super) vpmem: Places<EntryId>,
     next_plan9: u64,
+    next_layers: u64,
 }
 
 /// How what is there can be had by one who asks for it.
@@ -137,7 +139,7 @@ impl Table {
         let scsi = Places::new(limits.scsi_controllers * scsi::LUNS);
         let vpmem = Places::new(limits.vpmem_devices);
         let (root_disk, scratch_disk) = (limits.root_disk.clone(), limits.scratch_disk.clone());
-        let mut table = Self { machine: Machine::default(), vm, limits, scsi, vpmem, next_plan9: 0 };
+        let mut table = Self { machine: Machine::default(), vm, limits, scsi, vpmem, next_plan9: 0, next_layers: 0 };
         if let Some(path) = root_disk {
             let key = Key::Vpmem(table.path(&path));
             let id = table.machine.pin(key, vpmem::attached_at(&path, 0), "it booted from it");
@@ -182,15 +184,15 @@ impl Table {
             }
             Wanted::Plan9(_) => {
                 plan9::check(&self.limits)?;
-                // Each is its own. A number is used up whether it works or not: the guest may know of it.
+                // Each is its own. A number that the guest may know of is used up.
                 self.next_plan9 += 1;
                 Key::Plan9(self.next_plan9 - 1)
             }
-            Wanted::Pipe(path) => {
-                pipe::check(&self.limits)?;
-                Key::Pipe(self.path(path))
+            Wanted::Pipe(path) => Key::Pipe(self.path(path)),
+            Wanted::Layers(overlay) => {
+                self.next_layers += 1;
+                Key::Layers(overlay.root.clone(), self.next_layers)
             }
-            Wanted::Layers(overlay) => Key::Layers(overlay.root.clone()),
             // Instance paths differ in case only by who wrote them down.
             Wanted::Pci(assignment) => Key::Pci(assignment.device.to_lowercase()),
         };
@@ -200,8 +202,7 @@ impl Table {
             }
             let fit = match wanted {
                 Wanted::Scsi(disk) => scsi::fit(disk, plan, &self.limits)?,
-                Wanted::Layers(overlay) => layers::fit(overlay, plan)?,
-                Wanted::Vpmem(_) | Wanted::Plan9(_) | Wanted::Pipe(_) | Wanted::Pci(_) => Fit::AsIs,
+                Wanted::Vpmem(_) | Wanted::Plan9(_) | Wanted::Pipe(_) | Wanted::Layers(_) | Wanted::Pci(_) => Fit::AsIs,
             };
             return Ok(match fit {
                 Fit::AsIs => Found::Same(id),
@@ -245,13 +246,31 @@ impl Table {
 
     /// The same, by its key.
     pub(crate) fn release_key(&mut self, key: &Key, waiter: Waiter) -> Effects {
-        match self.machine.find(key) {
-            Some((id, _)) => self.release(id, Some(waiter)),
+        let id = self.machine.find(key).map(|(id, _)| id);
+        self.release_found(id, waiter)
+    }
+
+    /// The same, of the layers that were combined at `root` last.
+    pub(crate) fn release_layers(&mut self, root: &str, waiter: Waiter) -> Effects {
+        let id = self.machine.last(|key| matches!(key, Key::Layers(of, _) if of == root));
+        self.release_found(id, waiter)
+    }
+
+    fn release_found(&mut self, id: Option<EntryId>, waiter: Waiter) -> Effects {
+        match id {
+            Some(id) => self.release(id, Some(waiter)),
             None => vec![Effect::Fail(waiter, Box::new(ResourceError::NotAttached))],
         }
     }
 
     pub(crate) fn attached(&mut self, id: EntryId, result: Result<(), AttachFailed>) -> Effects {
+        if let Err(AttachFailed { error: ResourceError::Host(PlatformError::Unsupported { .. }), .. }) = &result
+            && let Some(&Key::Plan9(number)) = self.machine.key(id)
+            && number + 1 == self.next_plan9
+        {
+            // Nobody was asked.
+            self.next_plan9 = number;
+        }
         self.machine.attached(id, result)
     }
 

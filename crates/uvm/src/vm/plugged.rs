@@ -25,6 +25,7 @@ pub(crate) enum Request {
     Find { key: Key, waiter: Waiter },
     Release { id: EntryId, waiter: Option<Waiter> },
     ReleaseKey { key: Key, waiter: Waiter },
+    ReleaseLayers { root: String, waiter: Waiter },
 }
 
 /// What operations report.
@@ -49,7 +50,7 @@ impl Plugged {
 impl Driver {
     pub(super) fn asked_plugged(&mut self, request: Request) {
         // Who asks has looked at the phase; one that has changed since drops the answer's other end, which says so.
-        if matches!(admit(self.phase(), Ask::Use), Verdict::Refuse(_)) {
+        if matches!(admit(self.phase(), ask_of(&*self.vm)), Verdict::Refuse(_)) {
             return;
         }
         let table = &mut self.plugged.table;
@@ -57,6 +58,7 @@ impl Driver {
             Request::Attach { wanted, waiter } => table.ask(wanted, waiter),
             Request::Release { id, waiter } => table.release(id, waiter),
             Request::ReleaseKey { key, waiter } => table.release_key(&key, waiter),
+            Request::ReleaseLayers { root, waiter } => table.release_layers(&root, waiter),
             Request::Find { key, waiter } => {
                 match (table.attached_plan(&key), waiter) {
                     (Some(attached), Waiter::Attach(reply)) => drop(reply.send(Ok(attached))),
@@ -124,6 +126,8 @@ impl Driver {
         let connection = match (guest, self.plugged.connection) {
             (Some(guest), _) => Connection::Library(guest),
             (None, GuestConnection::HostService) => Connection::HostService,
+            // Before the start, or if nobody holds one.
+            (None, _) if self.vm.passes_on() => Connection::HostService,
             (None, _) => Connection::None,
         };
         Ends { vm: Arc::clone(&self.vm), connection, deadlines: self.deadlines }
@@ -155,6 +159,13 @@ impl UtilityVm {
         self.inner.ask_for("remove", &what, request, answer).await
     }
 
+    /// Takes apart what was combined at `root` last.
+    pub(crate) async fn detach_layers(&self, what: String, root: &str) -> Result<(), UvmError> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::ReleaseLayers { root: root.to_owned(), waiter: Waiter::Release(reply) };
+        self.inner.ask_for("remove", &what, request, answer).await
+    }
+
     /// How the thing with this key is attached.
     pub(crate) async fn find(&self, what: String, key: Key) -> Result<Arc<Plan>, UvmError> {
         let (reply, answer) = oneshot::channel();
@@ -183,16 +194,21 @@ impl Inner {
         request: Request,
         answer: oneshot::Receiver<Result<T, ResourceError>>,
     ) -> Result<T, UvmError> {
-        self.admit(CHANGE, Ask::Use)?;
+        self.admit(CHANGE, ask_of(&*self.vm))?;
         // A driver that is gone has dropped the answer's other end.
         let _ = self.requests.send(driver::Request::Plugged(request));
         if let Ok(result) = answer.await {
             return result.map_err(|source| self.resource_error(intent, what, source));
         }
         // Something has become of the VM meanwhile.
-        self.admit(CHANGE, Ask::Use)?;
+        self.admit(CHANGE, ask_of(&*self.vm))?;
         Err(UvmError::Refused { id: self.id.clone(), intent: CHANGE, why: Refusal::Closed })
     }
+}
+
+/// Where the host passes the guest's half on, things can be plugged in before the start.
+fn ask_of(vm: &dyn PlatformVm) -> Ask {
+    if vm.passes_on() { Ask::Plug } else { Ask::Use }
 }
 
 const CHANGE: &str = "change what is plugged into";

@@ -425,18 +425,37 @@ async fn d46_d52_shares_are_each_their_own_and_can_be_undone() -> TestResult {
 }
 
 #[tokio::test(start_paused = true)]
-async fn layers_are_combined_once_and_pipes_are_not_for_linux_guests() -> TestResult {
+async fn each_combination_of_layers_is_its_own_and_the_last_one_goes_first() -> TestResult {
     let (played, guest) = boot().await?;
     let layers = ["/run/layers/p1".to_owned(), "/run/layers/p0".to_owned()];
     let one = played.vm.combine_layers_lcow(&layers, "/scratch", "/root").await?;
     let two = played.vm.combine_layers_lcow(&layers, "/scratch", "/root").await?;
-    let error = played.vm.combine_layers_lcow(&layers[..1], "/scratch", "/root").await.expect_err("others");
-    assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
-    one.release().await?;
+    guest.refuse(0);
+    let refused = played.vm.combine_layers_lcow(&layers[..1], "", "/other").await.expect_err("refused");
+    assert_eq!(refused.kind(), ErrorKind::Guest, "{refused}");
     played.vm.remove_combined_layers("/root").await?;
-    drop(two);
-    assert_eq!(guest.words(), ["add layers /root", "remove layers /root"]);
-    assert_eq!(played.vm.add_pipe(r"\\.\pipe\x").await.expect_err("Linux").kind(), ErrorKind::Unsupported);
+    assert_eq!(two.release().await.expect_err("removed").kind(), ErrorKind::NotFound);
+    one.release().await?;
+    assert_eq!(played.vm.remove_combined_layers("/root").await.expect_err("none").kind(), ErrorKind::NotFound);
+    let expected =
+        ["add layers /root", "add layers /root", "add layers /other", "remove layers /root", "remove layers /root"];
+    assert_eq!(guest.words(), expected);
+    played.close().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn d53_a_pipe_is_there_as_long_as_somebody_has_it_in_guests_of_both_kinds() -> TestResult {
+    let (played, guest) = boot().await?;
+    let pipe = r"\\.\pipe\x";
+    played.host.plant("add pipe", 0, Fault::Fail);
+    assert!(played.vm.add_pipe(pipe).await.is_err());
+    let (one, two) = (played.vm.add_pipe(pipe).await?, played.vm.add_pipe(pipe).await?);
+    one.release().await?;
+    assert!(asked(&played).iter().all(|call| call != "remove pipe"));
+    two.release().await?;
+    assert_eq!(played.vm.remove_pipe(pipe).await.expect_err("nobody's").kind(), ErrorKind::NotFound);
+    assert_eq!(asked(&played), ["add pipe", "add pipe", "remove pipe"]);
+    assert_eq!(guest.words(), Vec::<String>::new());
     played.close().await
 }
 
