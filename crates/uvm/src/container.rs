@@ -1,6 +1,7 @@
 //! Containers in the VM: made, started, looked at, limited, ended, forgotten.
 
 mod create;
+mod documents;
 mod options;
 mod properties;
 mod update;

@@ -11,7 +11,7 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 use uvm_wire::ContainerId;
 use uvm_wire::execute::{ConsoleSize, ProcessParameters};
-use uvm_wire::process::{ResizeConsole, SignalProcess, WaitForProcessReply};
+use uvm_wire::process::{ResizeConsole, SignalProcess, WaitForProcessReply, WindowsSignal};
 
 pub(crate) use create::{Launch, create};
 pub use io::{ProcessInput, ProcessOutput};
@@ -193,27 +193,42 @@ impl Process {
         }
     }
 
-    /// Sends a signal, by its number. Success if it has ended meanwhile.
+    /// How it ended, if it has: what [`wait`](Self::wait) would give at once. `None` also if it was lost.
+    pub fn exit(&self) -> Option<ProcessExit> {
+        self.outcome.borrow().as_ref()?.as_ref().ok().copied()
+    }
+
+    /// Sends a signal, by its number. `false`: it has ended.
     ///
     /// # Errors
     /// [`UvmError::GuestUnsupported`] with an agent that cannot signal processes outside containers,
     /// [`UvmError::Guest`], [`UvmError::Exited`].
-    pub async fn signal(&self, signal: i32) -> Result<(), UvmError> {
+    pub async fn signal(&self, signal: i32) -> Result<bool, UvmError> {
         self.send(SignalProcess::linux(self.id, signal)).await
     }
 
-    /// Kills it.
+    /// The same for a process in a Windows guest.
     ///
     /// # Errors
     /// As [`signal`](Self::signal).
-    pub async fn kill(&self) -> Result<(), UvmError> {
+    pub async fn signal_windows(&self, signal: WindowsSignal) -> Result<bool, UvmError> {
+        self.send(SignalProcess::windows(self.id, signal)).await
+    }
+
+    /// Kills it. `false`: it has ended.
+    ///
+    /// # Errors
+    /// As [`signal`](Self::signal).
+    pub async fn kill(&self) -> Result<bool, UvmError> {
         self.send(SignalProcess::kill(self.id)).await
     }
 
-    async fn send(&self, call: SignalProcess) -> Result<(), UvmError> {
-        let defined = &self.guest.capabilities.guest_defined;
-        self.supported("signals to this process", defined.signal_process)?;
-        self.unless_gone("signal a process of", call).await
+    async fn send(&self, call: SignalProcess) -> Result<bool, UvmError> {
+        let what = "signals to this process";
+        if !self.container.is_uvm() && !self.guest.capabilities.guest_defined.signal_process {
+            return Err(self.unsupported(what));
+        }
+        self.unless_gone("signal a process of", what, call).await
     }
 
     /// Tells it the size of its terminal.
@@ -221,9 +236,8 @@ impl Process {
     /// # Errors
     /// As [`signal`](Self::signal).
     pub async fn resize(&self, size: TerminalSize) -> Result<(), UvmError> {
-        self.supported("resizing the terminal of this process", true)?;
         let call = ResizeConsole { process_id: self.id, height: size.rows, width: size.columns };
-        self.unless_gone("resize a terminal of", call).await
+        self.unless_gone("resize a terminal of", "resizing the terminal of this process", call).await.map(drop)
     }
 
     /// Ends its standard input. Nothing to do if it has none, or it was taken.
@@ -256,23 +270,22 @@ impl Process {
         UvmError::Stream { id: self.vm.id().clone(), process: self.id, source }
     }
 
-    /// The original's agents can do less to processes outside containers.
-    fn supported(&self, what: &'static str, in_container: bool) -> Result<(), UvmError> {
-        let outside = self.guest.capabilities.guest_defined.external_process_signal;
-        if if self.container.is_uvm() { outside } else { in_container } {
-            return Ok(());
-        }
-        Err(UvmError::GuestUnsupported { id: self.vm.id().clone(), what })
+    fn unsupported(&self, what: &'static str) -> UvmError {
+        UvmError::GuestUnsupported { id: self.vm.id().clone(), what }
     }
 
-    /// Makes a call about this process. Success if the process has ended meanwhile.
-    async fn unless_gone<R>(&self, intent: &'static str, call: R) -> Result<(), UvmError>
+    /// Makes a call about this process. `false` if the process has ended.
+    async fn unless_gone<R>(&self, intent: &'static str, what: &'static str, call: R) -> Result<bool, UvmError>
     where
         R: uvm_wire::Rpc<Reply = uvm_wire::call::Done> + Send + Sync + 'static,
     {
         match self.vm.inner.call(&self.guest, &self.container, intent, call).await {
-            Err(UvmError::Guest { source, .. }) if already_gone(&source) => Ok(()),
-            result => result.map(drop),
+            Err(UvmError::Guest { source, .. }) if already_gone(&source) => Ok(false),
+            // The original's agents for Linux look for a container of that name: they know no process outside of one.
+            Err(UvmError::Guest { source, .. }) if self.container.is_uvm() && knows_no_such_system(&source) => {
+                Err(self.unsupported(what))
+            }
+            result => result.map(|_| true),
         }
     }
 }
@@ -288,6 +301,11 @@ async fn read_all(output: Option<ProcessOutput>) -> std::io::Result<Vec<u8>> {
 /// The guest knows the process no more: it has ended.
 fn already_gone(error: &BridgeError) -> bool {
     error.failure().is_some_and(|failure| failure.result == uvm_wire::Hresult::NOT_FOUND)
+}
+
+/// The guest knows no container, or VM, of that id.
+fn knows_no_such_system(error: &BridgeError) -> bool {
+    error.failure().is_some_and(|failure| failure.result == uvm_wire::Hresult::SYSTEM_NOT_FOUND)
 }
 
 /// The same error once more: the wait is shared, its error is told to each who asks.

@@ -236,7 +236,7 @@ fn not_started(error: &UvmError) -> End {
 async fn pass_on(mut signals: mpsc::Receiver<i32>, process: &Process, tty: bool) -> Infallible {
     while let Some(signal) = signals.recv().await {
         let result = if signal != signals::WINDOW_CHANGED {
-            process.signal(signal).await
+            process.signal(signal).await.map(drop)
         } else if tty {
             process.resize(terminal::size()).await
         } else {

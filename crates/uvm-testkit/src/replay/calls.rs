@@ -124,6 +124,10 @@ impl Session {
                 let service = HvSocketServiceId::new(text(args, "sid")?);
                 Outcome::of(vm.remove_hvsocket_service(&service).await, nothing)
             }
+            "CreateContainer" | "CreateProcess" => return self.call_container(vm, name, args).await,
+            _ if name.starts_with("Container.") || name.starts_with("Process.") => {
+                return self.call_container(vm, name, args).await;
+            }
             _ => return self.call_plug(vm, name, args).await,
         })
     }
@@ -141,7 +145,7 @@ fn with_returned(error: &UvmError, returned: Value) -> Outcome {
     Outcome::failed_as(error, None, returned)
 }
 
-fn os(vm: &UtilityVm) -> &'static str {
+pub(super) fn os(vm: &UtilityVm) -> &'static str {
     match vm.os() {
         GuestOs::Linux => "linux",
         GuestOs::Windows => "windows",

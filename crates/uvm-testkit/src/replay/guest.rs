@@ -10,10 +10,12 @@ use tokio::sync::mpsc;
 use uvm::platform::fake::FakeStream;
 use uvm::wire::call::Done;
 use uvm::wire::create::{Create, CreateReply};
+use uvm::wire::execute::{ExecuteProcess, ExecuteProcessReply};
 use uvm::wire::modify::ModifySettings;
 use uvm::wire::negotiate::{Capabilities, NegotiateProtocol, NegotiateProtocolReply};
 use uvm::wire::ports::{BRIDGE_PORT, ENTROPY_PORT, LOG_PORT, WINDOWS_BRIDGE_SERVICE, vsock_service};
-use uvm::wire::process::{ResizeConsole, SignalProcess};
+use uvm::wire::process::{ResizeConsole, SignalProcess, WaitForProcess, WaitForProcessReply};
+use uvm::wire::properties::{GetProperties, GetPropertiesReply};
 use uvm::wire::system::{
     DeleteContainerState, DumpStacks, DumpStacksReply, ShutdownForced, ShutdownGraceful, Start, UpdateContainer,
 };
@@ -87,6 +89,18 @@ pub(super) struct Guest {
     version: u32,
     capabilities: Capabilities,
     notifications: mpsc::UnboundedReceiver<ContainerNotification>,
+    processes: Processes,
+}
+
+/// Its processes, none of which does anything.
+#[derive(Default)]
+struct Processes {
+    /// They do not end before they are told to.
+    stay: bool,
+    started: u32,
+    /// Waits that are not answered yet: the id of the message, and the process.
+    waits: Vec<(u64, u32)>,
+    streams: Vec<FakeStream>,
 }
 
 impl Guest {
@@ -106,7 +120,8 @@ impl Guest {
         let version = guest["protocol_version"].as_u64().and_then(|version| u32::try_from(version).ok()).unwrap_or(4);
         let (sender, notifications) = mpsc::unbounded_channel();
         let script = Script { faults: Arc::default(), notifications: sender };
-        Ok((Self { host, vm, script: script.clone(), version, capabilities, notifications }, script))
+        let processes = Processes { stay: guest["hold_wait"] == true, ..Processes::default() };
+        Ok((Self { host, vm, script: script.clone(), version, capabilities, notifications, processes }, script))
     }
 
     /// Boots when this system is started. Lives as long as it, and its bridge until the host closes it.
@@ -173,7 +188,7 @@ impl Guest {
     }
 
     /// Writes the message down and answers it.
-    fn answer(&self, message: MessageType, id: u64, payload: &[u8]) -> Vec<u8> {
+    fn answer(&mut self, message: MessageType, id: u64, payload: &[u8]) -> Vec<u8> {
         let op = message.name().unwrap_or("unknown").to_owned();
         let mut body: Value = from_slice(payload).unwrap_or_default();
         if let Value::Object(body) = &mut body {
@@ -192,7 +207,46 @@ impl Guest {
             let failure = Failure { message: message_text, ..Failure::code(result) };
             return encode_failure(message, id, None, failure);
         }
-        self.succeed(message, id)
+        match message {
+            MessageType::EXECUTE_PROCESS => self.execute(id, &body),
+            MessageType::WAIT_FOR_PROCESS if self.processes.stay => {
+                let process = body["ProcessId"].as_u64().and_then(|id| u32::try_from(id).ok()).unwrap_or_default();
+                self.processes.waits.push((id, process));
+                Vec::new()
+            }
+            MessageType::SIGNAL_PROCESS => {
+                let mut answer = self.succeed(message, id);
+                answer.extend(self.end(body["ProcessId"].as_u64().unwrap_or_default()));
+                answer
+            }
+            _ => self.succeed(message, id),
+        }
+    }
+
+    /// Starts a process: dials its streams, which it never uses.
+    fn execute(&mut self, id: u64, body: &Value) -> Vec<u8> {
+        let settings = &body["Settings"];
+        for stream in ["StdIn", "StdOut", "StdErr"] {
+            let port = settings["VsockStdioRelaySettings"][stream].as_u64().and_then(|port| u32::try_from(port).ok());
+            let service = settings["StdioRelaySettings"][stream].as_str().and_then(|service| service.parse().ok());
+            let Some(service) = port.map(vsock_service).or(service) else { continue };
+            match self.host.dial(self.vm, service) {
+                Ok(stream) => self.processes.streams.push(stream),
+                Err(_) => self.host.note_down(RecordedCall::new("guest", "stdio refused")),
+            }
+        }
+        self.processes.started += 1;
+        let reply = ExecuteProcessReply { process_id: FIRST_PROCESS + self.processes.started };
+        encode_response::<ExecuteProcess>(id, None, Ok(reply))
+    }
+
+    /// The process ends, by a signal: whoever waits for it is told.
+    fn end(&mut self, process: u64) -> Vec<u8> {
+        let (over, waits): (Vec<_>, Vec<_>) =
+            self.processes.waits.drain(..).partition(|(_, waited)| u64::from(*waited) == process);
+        self.processes.waits = waits;
+        let reply = WaitForProcessReply { exit_code: KILLED, signal: None };
+        over.into_iter().flat_map(|(id, _)| encode_response::<WaitForProcess>(id, None, Ok(reply))).collect()
     }
 
     fn succeed(&self, message: MessageType, id: u64) -> Vec<u8> {
@@ -219,10 +273,16 @@ impl Guest {
             DUMP_STACKS => DumpStacks, DumpStacksReply { guest_stacks: STACKS.to_owned() };
             DELETE_CONTAINER_STATE => DeleteContainerState, Done {};
             UPDATE_CONTAINER => UpdateContainer, Done {};
+            GET_PROPERTIES => GetProperties, GetPropertiesReply::Linux(Box::default());
+            WAIT_FOR_PROCESS => WaitForProcess, WaitForProcessReply { exit_code: 0, signal: None };
         }
     }
 }
 
+/// Processes of the recordings count up from here.
+const FIRST_PROCESS: u32 = 100;
+/// What a process that was killed exits with.
+const KILLED: u32 = 137;
 /// What the guest's agent says it does.
 const STACKS: &str = "goroutine 1 [running]:\nmain.main()\n";
 

@@ -10,6 +10,7 @@
 //! | `session` | one case: its calls, one after the other |
 //! | `calls` | what a call of the original is here |
 //! | `plug` | the same of what is plugged into a VM |
+//! | `containers` | the same of containers and processes |
 //! | `options` | options of the original, from and to JSON |
 //! | `host` | the host, its files, its answers, its faults |
 //! | `guest` | the guest |
@@ -18,6 +19,7 @@
 
 mod calls;
 mod compare;
+mod containers;
 mod guest;
 mod host;
 mod log_level;

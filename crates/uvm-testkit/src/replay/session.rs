@@ -10,6 +10,7 @@ use uvm::UtilityVm;
 use uvm_hcs::recording::{RecordedCall, RecordingHcs};
 use uvm_hcs::{HcsPlatform, WinPath};
 
+use super::containers::Returned;
 use super::guest::{Guest, Script};
 use super::host::{self, Answers};
 use super::plug::Handle;
@@ -65,6 +66,7 @@ pub(super) struct Session {
     guest: Option<Guest>,
     pub(super) vm: Option<UtilityVm>,
     pub(super) handles: BTreeMap<String, Handle>,
+    pub(super) returned: Returned,
     /// How many there ever were.
     pub(super) kept: usize,
 }
@@ -95,6 +97,7 @@ async fn run_here(case: &Value, files: &[Value]) -> Result<(Value, Option<String
         guest: Some(guest),
         vm: None,
         handles: BTreeMap::new(),
+        returned: Returned::default(),
         kept: 0,
     };
     let calls = case["calls"].as_array().ok_or("a case has calls")?;

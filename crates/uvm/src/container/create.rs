@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use uvm_wire::create::Create;
+use uvm_wire::create::{ContainerConfig, Create};
 use uvm_wire::system::{DeleteContainerState, ShutdownForced, Start};
 use uvm_wire::{ContainerId, Rpc};
 
@@ -18,18 +18,29 @@ use crate::vm::{Background, Guest, UtilityVm};
 
 const INTENT: &str = "create a container in";
 
+/// Makes and starts a container of a Linux guest.
 pub(crate) async fn create(vm: &UtilityVm, options: &ContainerOptions) -> Result<Container, UvmError> {
+    make(vm, &options.id, options.config(), true).await
+}
+
+/// Makes a container of any guest, and starts it if that is wanted.
+pub(super) async fn make(
+    vm: &UtilityVm,
+    id: &str,
+    config: Result<ContainerConfig, ContainerError>,
+    starts: bool,
+) -> Result<Container, UvmError> {
     let inner = &vm.inner;
     let guest = inner.guest(INTENT)?;
-    let failed = |source| inner.witness().container(options.id.clone(), "create", source);
-    let container = ContainerId::from(options.id.as_str());
+    let failed = |source| inner.witness().container(id.to_owned(), "create", source);
+    let container = ContainerId::from(id);
     container.check_new().map_err(|e| failed(ContainerError::Id(e)))?;
-    let config = options.config().map_err(failed)?;
+    let config = config.map_err(failed)?;
     // Before it is created: its end may be told at any time after that.
     let registration = guest.bridge.register_maker(&container).ok_or_else(|| failed(ContainerError::Exists))?;
     let (background, limit) = (inner.background(), inner.deadlines.rpc);
     let made = GuestContainer { background, guest, registration: Arc::new(registration), limit };
-    match inner.run(made.make(Create { config })).await? {
+    match inner.run(made.make(Create { config }, starts)).await? {
         Ok(unclaimed) => Ok(unclaimed.claim(vm)),
         Err(source) => Err(failed(ContainerError::Guest(inner.unless_ended(INTENT, source).await?))),
     }
@@ -47,12 +58,15 @@ struct GuestContainer {
 }
 
 impl GuestContainer {
-    /// Makes and starts it. If it cannot be started, it is undone before this returns.
-    async fn make(self, create: Create) -> Result<Unclaimed, BridgeError> {
+    /// Makes it and starts it, if that is wanted. If it cannot be started, it is undone before this returns.
+    async fn make(self, create: Create, starts: bool) -> Result<Unclaimed, BridgeError> {
         let late = self.clone();
         let undo = move |_| async move { late.undo().await };
         let spawn = |task| self.background.spawn(task);
         self.guest.bridge.call_or_undo(self.id(), create, self.limit, spawn, undo).await?;
+        if !starts {
+            return Ok(Unclaimed(Some(self)));
+        }
         match self.call(&Start {}).await {
             Ok(_) => Ok(Unclaimed(Some(self))),
             Err(e) => {

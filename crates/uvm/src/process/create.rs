@@ -10,7 +10,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use uvm_platform::{Deadlines, GuestListener, GuestStream, PlatformError, Port};
 use uvm_wire::ContainerId;
-use uvm_wire::execute::{ExecuteProcess, ExecuteProcessReply, ProcessParameters, VsockStdio};
+use uvm_wire::execute::{ExecuteProcess, ExecuteProcessReply, HvSocketStdio, ProcessParameters, VsockStdio};
+use uvm_wire::negotiate::GuestOs;
+use uvm_wire::ports::vsock_service;
 use uvm_wire::process::{SignalProcess, WaitForProcess};
 
 use super::{Process, ProcessExit, ProcessInput, ProcessOutput};
@@ -40,7 +42,8 @@ pub(crate) async fn create(vm: &UtilityVm, launch: Launch) -> Result<Process, Uv
         Ok(ports) => ports,
         Err(source) => return Err(failed(source)),
     };
-    let execution = Execution { background: inner.background(), deadlines: inner.deadlines, guest, container };
+    let (background, deadlines) = (inner.background(), inner.deadlines);
+    let execution = Execution { background, deadlines, os: inner.os, guest, container };
     match inner.run(execution.execute(parameters, ports)).await? {
         Ok(unclaimed) => Ok(unclaimed.claim(vm)),
         Err(ProgramError::Guest(source)) => {
@@ -55,8 +58,23 @@ pub(crate) async fn create(vm: &UtilityVm, launch: Launch) -> Result<Process, Uv
 struct Execution {
     background: Background,
     deadlines: Deadlines,
+    os: GuestOs,
     guest: Guest,
     container: ContainerId,
+}
+
+/// The request, with the ports of input, output and error as a guest of this kind calls them.
+fn request(os: GuestOs, parameters: ProcessParameters, ports: [Option<NonZeroU32>; 3]) -> ExecuteProcess {
+    match os {
+        GuestOs::Linux => {
+            let [stdin, stdout, stderr] = ports;
+            ExecuteProcess::linux(parameters, VsockStdio { stdin, stdout, stderr })
+        }
+        GuestOs::Windows => {
+            let [stdin, stdout, stderr] = ports.map(|port| port.map(|port| vsock_service(port.get())));
+            ExecuteProcess::windows(parameters, HvSocketStdio { stdin, stdout, stderr })
+        }
+    }
 }
 
 impl Execution {
@@ -65,8 +83,7 @@ impl Execution {
         parameters: ProcessParameters,
         mut ports: [StdioPort; 3],
     ) -> Result<Unclaimed, ProgramError> {
-        let [stdin, stdout, stderr] = ports.each_ref().map(|port| port.number);
-        let call = ExecuteProcess::linux(parameters, VsockStdio { stdin, stdout, stderr });
+        let call = request(self.os, parameters, ports.each_ref().map(|port| port.number));
         // The guest dials before it answers, so both run at once; after the answer the dialling has a limit of its own.
         let (answered, answered_receiver) = watch::channel(false);
         let executed = async {

@@ -59,7 +59,7 @@ pub(crate) struct Inner {
     requests: mpsc::UnboundedSender<Request>,
     status: watch::Receiver<Status>,
     output_done: watch::Receiver<bool>,
-    os: GuestOs,
+    pub(crate) os: GuestOs,
     processor_count: u32,
     backing: MemoryBacking,
     host_connection: Arc<OnceLock<HostConnection>>,

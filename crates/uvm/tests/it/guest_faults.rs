@@ -94,8 +94,8 @@ impl Things {
         match operation {
             Operation::DumpStacks => self.vm.dump_stacks().await.map(drop),
             Operation::CreateProcess => self.vm.create_process(&ProcessSpec::new(["true"])).await.map(drop),
-            Operation::Signal => self.process.signal(15).await,
-            Operation::Kill => self.process.kill().await,
+            Operation::Signal => self.process.signal(15).await.map(drop),
+            Operation::Kill => self.process.kill().await.map(drop),
             Operation::Resize => self.process.resize(TerminalSize { rows: 1, columns: 1 }).await,
             Operation::CreateContainer | Operation::StartContainer => {
                 create_container(&self.vm, container("new")).await.map(drop)

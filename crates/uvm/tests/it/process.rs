@@ -168,7 +168,24 @@ async fn an_agent_of_the_original_can_neither_signal_nor_tell_the_signal() -> Te
     let (played, mut guest) = Played::boot_original().await?;
     assert!(played.vm.signal_process_supported(), "of containers");
     let (process, served) = running(&played, &mut guest, &sleep()).await?;
-    for result in [process.kill().await, process.signal(15).await, process.resize(SIZE).await] {
+    let no_container = || Err(Failure::code(Hresult::SYSTEM_NOT_FOUND));
+    for step in 0..3 {
+        let call = async {
+            match step {
+                0 => process.kill().await.map(drop),
+                1 => process.signal(15).await.map(drop),
+                _ => process.resize(SIZE).await,
+            }
+        };
+        let answer = async {
+            let received = guest.next().await?.ok_or(std::io::ErrorKind::UnexpectedEof)?;
+            match step {
+                2 => guest.reply::<ResizeConsole>(&received, no_container()).await,
+                _ => guest.reply::<SignalProcess>(&received, no_container()).await,
+            }
+        };
+        let (result, answered) = tokio::join!(call, answer);
+        answered?;
         let error = result.expect_err("it cannot");
         assert!(matches!(error, UvmError::GuestUnsupported { .. }), "{error}");
         assert_eq!(error.kind(), ErrorKind::Unsupported);
