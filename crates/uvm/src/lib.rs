@@ -15,10 +15,12 @@
 
 mod bridge;
 mod container;
+mod device_id;
 mod error;
 mod host;
 mod options;
 mod output;
+pub mod paths;
 mod process;
 mod resources;
 mod vm;
@@ -34,6 +36,7 @@ pub use uvm_wire as wire;
 
 pub use bridge::{BridgeClosed, BridgeError, ContainerEnd};
 pub use container::{Container, ContainerOptions, ContainerProcesses, ContainerStdio};
+pub use device_id::{DeviceIdType, UnknownDeviceIdType};
 pub use error::{ContainerError, ErrorKind, ProgramError, StartError, StartPhase, UvmError};
 pub use host::{Gc, Reclaimed, gc};
 #[cfg(target_os = "linux")]

@@ -322,6 +322,22 @@ mod tests {
     }
 
     #[test]
+    fn d6_an_update_keeps_its_half_for_the_host_beside_the_guests() {
+        let share = VsmbExport {
+            name: "s1".into(),
+            path: r"C:\dir".into(),
+            options: VsmbOptions::default(),
+            allowed_files: vec![r"C:\dir\a".into()],
+        };
+        let guest = RawJson::parse(r#"{"ResourceType":"MappedDirectory"}"#).expect("JSON");
+        let text = modify(&Change::Update(Setting::VsmbFiles(share)), Some(&guest), BUILD).expect("a request");
+        let request: Value = from_str(&text).expect("JSON");
+        assert_eq!(request["RequestType"], "Update");
+        assert_eq!(request["Settings"]["AllowedFiles"], json!([r"C:\dir\a"]));
+        assert_eq!(request["GuestRequest"], json!({"ResourceType": "MappedDirectory"}));
+    }
+
+    #[test]
     fn single_files_need_a_build_that_has_them() {
         let share = Plan9Export {
             name: "0".into(),

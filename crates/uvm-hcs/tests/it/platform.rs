@@ -318,9 +318,16 @@ async fn properties_are_what_the_service_knows() {
     assert_eq!((properties.state.as_str(), properties.working_set_bytes), ("running", Some(8192)));
     assert_eq!(properties.processor_time, Some(Duration::from_micros(5)));
     assert!(properties.uptime.is_some());
+}
+
+#[tokio::test]
+async fn d64_the_process_that_holds_the_memory_is_looked_for_until_it_is_found() {
+    let host = RecordingHcs::new();
+    let (vm, _events) = create(&host, &lcow()).await;
+    vm.start().await.expect("started");
     assert!(vm.memory_process_working_set().await.is_err());
     host.set_working_set(VM, 4096);
-    assert_eq!(vm.memory_process_working_set().await.expect("d64: it is looked for again"), 4096);
+    assert_eq!(vm.memory_process_working_set().await.expect("it is there by now"), 4096);
 }
 
 #[tokio::test]

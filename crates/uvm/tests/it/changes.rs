@@ -38,6 +38,16 @@ async fn d27_d28_a_cpu_group_is_left_only_by_a_vm_that_is_in_one() -> TestResult
 }
 
 #[tokio::test(start_paused = true)]
+async fn d80_a_cpu_group_is_called_as_its_owner_calls_it_everywhere() -> TestResult {
+    let id = "8D3A2C51-7f60-4B1E-9C42-5E8F00000001";
+    let (played, _guest) = Played::boot_with(|o| o.cpu_group = Some(id.into())).await?;
+    assert_eq!(played.host.specs()[0].cpu_group.as_deref(), Some(id));
+    played.vm.set_cpu_group(id).await?;
+    assert_eq!(changes(&played), [group(Some(id))]);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
 async fn d66_memory_is_rounded_up_and_never_none() -> TestResult {
     let (played, _guest) = Played::boot().await?;
     for bytes in [1, 2 << 20, (2 << 20) + 1, 512 << 20] {
