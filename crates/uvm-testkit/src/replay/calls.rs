@@ -9,7 +9,7 @@ use uvm::{CpuLimits, HvSocketServiceConfig, HvSocketServiceId, UtilityVm, UvmErr
 use uvm_hcs::host::{Notification, NotificationKind};
 
 use super::options::{self, Given};
-use super::session::{Outcome, Session};
+use super::session::{Outcome, SETTLE, Session};
 use super::{guest, host};
 
 impl Session {
@@ -27,6 +27,7 @@ impl Session {
                 Ok(Outcome::Done(self.defaults.clone()))
             }
             "CreateLCOW" | "CreateWCOW" => self.create(name == "CreateLCOW").await,
+            "#guest closes its log; entries logged by the host" => self.close_log().await,
             _ if name.starts_with('#') => self.event(name, args),
             _ => match self.vm.clone() {
                 Some(vm) => self.call_vm(&vm, name, args).await,
@@ -57,6 +58,13 @@ impl Session {
         let returned = facts(&vm);
         self.vm = Some(vm);
         Ok(Outcome::Done(returned))
+    }
+
+    async fn close_log(&mut self) -> Result<Outcome, String> {
+        self.log.take();
+        self.script.close_log();
+        tokio::time::sleep(SETTLE).await;
+        Ok(Outcome::Done(json!(self.log.take())))
     }
 
     /// What is no call of the original, but happens to it.

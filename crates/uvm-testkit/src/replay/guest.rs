@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, from_slice, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use uvm::platform::fake::FakeStream;
 use uvm::wire::call::Done;
 use uvm::wire::create::{Create, CreateReply};
@@ -42,9 +42,15 @@ struct GuestFault {
 pub(super) struct Script {
     faults: Arc<Mutex<Vec<GuestFault>>>,
     notifications: mpsc::UnboundedSender<ContainerNotification>,
+    log_closes: Arc<Notify>,
 }
 
 impl Script {
+    /// The guest writes its log and closes it.
+    pub(super) fn close_log(&self) {
+        self.log_closes.notify_one();
+    }
+
     fn faults(&self) -> MutexGuard<'_, Vec<GuestFault>> {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -89,6 +95,8 @@ pub(super) struct Guest {
     version: u32,
     capabilities: Capabilities,
     notifications: mpsc::UnboundedReceiver<ContainerNotification>,
+    /// What it logs.
+    log: String,
     processes: Processes,
 }
 
@@ -119,9 +127,10 @@ impl Guest {
         }
         let version = guest["protocol_version"].as_u64().and_then(|version| u32::try_from(version).ok()).unwrap_or(4);
         let (sender, notifications) = mpsc::unbounded_channel();
-        let script = Script { faults: Arc::default(), notifications: sender };
+        let script = Script { faults: Arc::default(), notifications: sender, log_closes: Arc::default() };
+        let log = guest["log"].as_str().unwrap_or_default().to_owned();
         let processes = Processes { stay: guest["hold_wait"] == true, ..Processes::default() };
-        Ok((Self { host, vm, script: script.clone(), version, capabilities, notifications, processes }, script))
+        Ok((Self { host, vm, script: script.clone(), version, capabilities, notifications, log, processes }, script))
     }
 
     /// Boots when this system is started. Lives as long as it, and its bridge until the host closes it.
@@ -140,10 +149,17 @@ impl Guest {
         }
         let bridge = self.dial(BRIDGE_PORT).or_else(|_| self.host.dial(self.vm, WINDOWS_BRIDGE_SERVICE));
         let host = self.host.clone();
+        let (log_closes, words) = (Arc::clone(&self.script.log_closes), std::mem::take(&mut self.log));
         let hold_log = async move {
-            host.ended(&system).await;
+            let closes = tokio::select! {
+                () = host.ended(&system) => false,
+                () = log_closes.notified() => true,
+            };
             if let Some(mut log) = log {
                 // The host may have let go of it first.
+                if closes {
+                    let _ = log.write_all(words.as_bytes()).await;
+                }
                 let _ = log.shutdown().await;
             }
         };

@@ -14,7 +14,7 @@
 //! | `options` | options of the original, from and to JSON |
 //! | `host` | the host, its files, its answers, its faults |
 //! | `guest` | the guest |
-//! | `log_level` | what the agent is told to log |
+//! | `log` | this program's log, with what the guest logs |
 //! | `compare` | whether what we did is what was recorded |
 
 mod calls;
@@ -22,7 +22,7 @@ mod compare;
 mod containers;
 mod guest;
 mod host;
-mod log_level;
+mod log;
 mod options;
 mod plug;
 mod session;
@@ -96,7 +96,6 @@ pub fn read_cases(text: &str) -> Result<Vec<Value>, serde_json::Error> {
 /// # Errors
 /// It is no case.
 pub fn replay(case: &Value, files: &[Value]) -> Result<Replayed, String> {
-    let _level = log_level::of_case(case);
     let (ours, missing) = session::run(case, files)?;
     let verdict = missing.map_or_else(|| judge(case, &ours), Verdict::NotYet);
     Ok(Replayed { case: ours, verdict })

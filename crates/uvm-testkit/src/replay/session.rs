@@ -13,6 +13,7 @@ use uvm_hcs::{HcsPlatform, WinPath};
 use super::containers::Returned;
 use super::guest::{Guest, Script};
 use super::host::{self, Answers};
+use super::log::Log;
 use super::plug::Handle;
 
 /// What a call did.
@@ -67,20 +68,24 @@ pub(super) struct Session {
     pub(super) vm: Option<UtilityVm>,
     pub(super) handles: BTreeMap<String, Handle>,
     pub(super) returned: Returned,
+    pub(super) log: Log,
     /// How many there ever were.
     pub(super) kept: usize,
 }
 
 /// Runs a case. The second value is the call that the library does not have, where the case was broken off.
 pub(super) fn run(case: &Value, files: &[Value]) -> Result<(Value, Option<String>), String> {
+    let log = Log::of_case(case);
+    // Everything of a case runs on this thread.
+    let _log = tracing::subscriber::set_default(log.clone());
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().map_err(|e| e.to_string())?;
     runtime.block_on(async {
-        let limit = tokio::time::timeout(LIMIT, run_here(case, files)).await;
+        let limit = tokio::time::timeout(LIMIT, run_here(case, files, log)).await;
         limit.unwrap_or_else(|_| Err("the case does not end".to_owned()))
     })
 }
 
-async fn run_here(case: &Value, files: &[Value]) -> Result<(Value, Option<String>), String> {
+async fn run_here(case: &Value, files: &[Value], log: Log) -> Result<(Value, Option<String>), String> {
     let answers = Answers::default();
     let host = host::of_case(case, files, &answers)?;
     let platform = HcsPlatform::connect(Arc::new(host.clone())).await.map_err(|e| e.to_string())?;
@@ -98,6 +103,7 @@ async fn run_here(case: &Value, files: &[Value]) -> Result<(Value, Option<String
         vm: None,
         handles: BTreeMap::new(),
         returned: Returned::default(),
+        log,
         kept: 0,
     };
     let calls = case["calls"].as_array().ok_or("a case has calls")?;
@@ -164,4 +170,4 @@ fn written(call: &Value, outcome: Outcome, recorded: &[RecordedCall]) -> Result<
 /// Longer than anything takes, by a clock that moves only when nobody can go on.
 const LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Longer than whatever a call sets off takes.
-const SETTLE: Duration = Duration::from_secs(1);
+pub(super) const SETTLE: Duration = Duration::from_secs(1);
