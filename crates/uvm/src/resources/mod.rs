@@ -8,7 +8,7 @@
 //! | `table` | what is asked for, matched with what is there; places |
 //! | `waiter` | who waits for a thing or its end, and what is given back after that |
 //! | `held` | a caller's count of a thing |
-//! | `scsi`, `vpmem`, `plan9`, `pipe`, `layers`, `vpci`, `share` | the kinds |
+//! | `scsi`, `vpmem`, `plan9`, `vsmb`, `pipe`, `layers`, `vpci`, `share` | the kinds |
 
 mod counts;
 mod effect;
@@ -25,6 +25,7 @@ mod share;
 mod table;
 mod vpci;
 mod vpmem;
+mod vsmb;
 mod waiter;
 
 pub use error::ResourceError;
@@ -35,6 +36,7 @@ pub use scsi::{ScsiDisk, ScsiMount};
 pub use share::Share;
 pub use vpci::VpciDevice;
 pub use vpmem::VpmemMount;
+pub use vsmb::VsmbShare;
 
 pub(crate) use effect::{Effect, EntryId};
 pub(crate) use held::Held;

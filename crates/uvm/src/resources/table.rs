@@ -14,7 +14,7 @@ use super::plan::{AttachFailed, DetachFailed, Plan, Step};
 use super::waiter::{Count, GivenBack, Waiter};
 use crate::options::LcowOptions;
 
-use super::{ResourceError, layers, pipe, plan9, scsi, vpci, vpmem};
+use super::{ResourceError, layers, pipe, plan9, scsi, share, vpci, vpmem, vsmb};
 
 /// What tells things apart: who asks for one with the same key asks for the same. Paths are as the host compares them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -22,6 +22,12 @@ pub(crate) enum Key {
     Scsi(String),
     Vpmem(String),
     Plan9(u64),
+    /// A shared directory, or one file of a share of single files, and whether it is read-only.
+    Vsmb(String, bool),
+    /// The share of single files of a directory, whose parts are those.
+    VsmbFiles(String, bool),
+    /// A share of the guest's, by a number: each is its own.
+    Mapped(u64),
     Pipe(String),
     /// The root, and a number: each is its own.
     Layers(String, u64),
@@ -34,6 +40,8 @@ pub(crate) enum Wanted {
     Scsi(scsi::ScsiDisk),
     Vpmem(vpmem::Layer),
     Plan9(plan9::Plan9ShareOptions),
+    Vsmb(vsmb::Part),
+    Mapped(share::Mapped),
     Pipe(PathBuf),
     Layers(layers::Overlay),
     Pci(vpci::Assignment),
@@ -99,6 +107,8 @@ pub(crate) struct Table {
     pub(super) scsi: Places<EntryId>,
     pub(super) vpmem: Places<EntryId>,
     next_plan9: u64,
+    next_vsmb: u64,
+    next_mapped: u64,
     next_layers: u64,
 }
 
@@ -122,7 +132,17 @@ impl Table {
         let scsi = Places::new(limits.scsi_controllers * scsi::LUNS);
         let vpmem = Places::new(limits.vpmem_devices);
         let (root_disk, scratch_disk) = (limits.root_disk.clone(), limits.scratch_disk.clone());
-        let mut table = Self { machine: Machine::default(), vm, limits, scsi, vpmem, next_plan9: 0, next_layers: 0 };
+        let mut table = Self {
+            machine: Machine::default(),
+            vm,
+            limits,
+            scsi,
+            vpmem,
+            next_plan9: 0,
+            next_vsmb: 1,
+            next_mapped: 0,
+            next_layers: 0,
+        };
         if let Some(path) = root_disk {
             let key = Key::Vpmem(table.path(&path));
             let id = table.machine.pin(key, vpmem::attached_at(&path, 0), "it booted from it");
@@ -173,6 +193,11 @@ impl Table {
                 self.next_plan9 += 1;
                 Key::Plan9(self.next_plan9 - 1)
             }
+            Wanted::Vsmb(part) => part.share_key(|path| self.path(path)),
+            Wanted::Mapped(_) => {
+                self.next_mapped += 1;
+                Key::Mapped(self.next_mapped)
+            }
             Wanted::Pipe(path) => Key::Pipe(self.path(path)),
             Wanted::Layers(overlay) => {
                 self.next_layers += 1;
@@ -181,14 +206,23 @@ impl Table {
             // Instance paths differ in case only by who wrote them down.
             Wanted::Pci(assignment) => Key::Pci(assignment.device.to_lowercase()),
         };
-        let part = key.clone();
+        let part = match wanted {
+            Wanted::Vsmb(part) => part.key(|path| self.path(path)),
+            _ => key.clone(),
+        };
         if let Some((id, plan)) = self.machine.find(&key) {
             if self.machine.is_in_motion(id) {
                 return Ok(Found::Same(id, part));
             }
             let fit = match wanted {
                 Wanted::Scsi(disk) => scsi::fit(disk, plan, &self.limits)?,
-                Wanted::Vpmem(_) | Wanted::Plan9(_) | Wanted::Pipe(_) | Wanted::Layers(_) | Wanted::Pci(_) => Fit::AsIs,
+                Wanted::Vsmb(part) => vsmb::fit(part, plan, |path| self.path(path))?,
+                Wanted::Vpmem(_)
+                | Wanted::Plan9(_)
+                | Wanted::Mapped(_)
+                | Wanted::Pipe(_)
+                | Wanted::Layers(_)
+                | Wanted::Pci(_) => Fit::AsIs,
             };
             return Ok(match fit {
                 Fit::AsIs => Found::Same(id, part),
@@ -202,6 +236,12 @@ impl Table {
                 let Key::Plan9(number) = key else { return Err(ResourceError::NotAttached) };
                 (plan9::plan(share, number), Place::None)
             }
+            Wanted::Vsmb(part) => {
+                // A name is used up whether it works or not: the guest may know of it.
+                self.next_vsmb += 1;
+                (vsmb::plan(part, self.next_vsmb - 1), Place::None)
+            }
+            Wanted::Mapped(mapped) => (share::plan(mapped), Place::None),
             Wanted::Pipe(path) => (pipe::plan(path), Place::None),
             Wanted::Layers(overlay) => (layers::plan(overlay), Place::None),
             Wanted::Pci(assignment) => (vpci::plan(assignment, &self.limits), Place::None),
@@ -250,7 +290,8 @@ impl Table {
     /// One who has the thing, or a part of it, gives it up.
     pub(crate) fn release(&mut self, count: Count, waiter: Option<Waiter>) -> Effects {
         let Count { id, part } = count;
-        self.machine.release(id, part, None, waiter).into_iter().collect()
+        let less = self.machine.plan(id).and_then(|plan| vsmb::without(&part, plan, |path| self.path(path)));
+        self.machine.release(id, part, less, waiter).into_iter().collect()
     }
 
     /// The same, by its key.
