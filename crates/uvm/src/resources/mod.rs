@@ -30,7 +30,7 @@ mod waiter;
 
 pub use error::ResourceError;
 pub use layers::CombinedLayers;
-pub use pipe::PipeMount;
+pub use pipe::{ContainerPipeMapping, PipeMount, is_pipe};
 pub use plan9::{Plan9Share, Plan9ShareOptions};
 pub use scsi::{ScsiDisk, ScsiMount};
 pub use share::Share;
