@@ -191,6 +191,12 @@ pub trait PlatformVm: Send + Sync + 'static {
     /// Nothing is there, it cannot be looked at, or is neither a directory nor a regular file.
     fn look_at<'a>(&'a self, path: &'a Path) -> BoxFuture<'a, Result<HostFile, PlatformError>>;
 
+    /// Whether files of this directory can be mapped into the memory of a guest it is shared with.
+    ///
+    /// # Errors
+    /// The directory cannot be opened; [`PlatformError::Unsupported`] where none is shared so.
+    fn can_map_files_of<'a>(&'a self, directory: &'a Path) -> BoxFuture<'a, Result<bool, PlatformError>>;
+
     /// The same text for every spelling of a path of the host, as far as can be told without looking at it.
     fn path_key(&self, path: &Path) -> String;
 

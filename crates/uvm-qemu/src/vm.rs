@@ -456,6 +456,10 @@ impl PlatformVm for QemuVm {
         })
     }
 
+    fn can_map_files_of<'a>(&'a self, _directory: &'a Path) -> BoxFuture<'a, Result<bool, PlatformError>> {
+        Box::pin(async { Err(not_here(Feature::VsmbShares, "Windows guests have them")) })
+    }
+
     fn path_key(&self, path: &Path) -> String {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         path.to_string_lossy().into_owned()

@@ -49,8 +49,8 @@ pub use options::{
 pub use output::{GuestLogEntry, GuestLogParser, LogLevel, NotALog, OutputHandler};
 pub use process::{Output, Process, ProcessExit, ProcessInput, ProcessOutput, ProcessSpec, TerminalSize};
 pub use resources::{
-    CombinedLayers, PipeMount, Plan9Share, Plan9ShareOptions, ResourceError, ScsiDisk, ScsiMount, Share, VpciDevice,
-    VpmemMount,
+    CombinedLayers, ContainerPipeMapping, PipeMount, Plan9Share, Plan9ShareOptions, ResourceError, ScsiDisk, ScsiMount,
+    Share, VpciDevice, VpmemMount, VsmbShare, is_pipe,
 };
-pub use uvm_platform::requests::{ScsiKind, VmAccess};
+pub use uvm_platform::requests::{ScsiKind, VmAccess, VsmbOptions};
 pub use vm::{Refusal, UtilityVm};

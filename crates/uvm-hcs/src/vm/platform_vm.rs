@@ -152,6 +152,11 @@ impl PlatformVm for HcsVm {
         self.run(async move { vm.look_at(&win_path(&path)?).await })
     }
 
+    fn can_map_files_of<'a>(&'a self, directory: &'a Path) -> BoxFuture<'a, Result<bool, PlatformError>> {
+        let (vm, directory) = (Arc::clone(&self.vm), directory.to_owned());
+        self.run(async move { vm.can_map_files_of(&win_path(&directory)?).await })
+    }
+
     fn path_key(&self, path: &Path) -> String {
         match WinPath::from_std(path) {
             Some(path) => path.clean().key(),
@@ -211,6 +216,21 @@ impl Vm {
             }
             FileKind::Other => Err(bad("it is neither a directory nor a regular file".into())),
         }
+    }
+
+    /// Only some builds have to ask the file system.
+    async fn can_map_files_of(&self, directory: &WinPath) -> Result<bool, PlatformError> {
+        if !self.parts.build.must_probe_direct_map() {
+            return Ok(true);
+        }
+        let limit = self.parts.deadlines.host_call;
+        let asked = tokio::time::timeout(limit, self.parts.host.has_file_ids(directory)).await;
+        let asked = asked.map_err(|_| self.timeout("the file system", limit))?;
+        asked.map_err(|e| PlatformError::BadInput {
+            what: "directory",
+            value: directory.to_string(),
+            why: e.to_string(),
+        })
     }
 
     fn require_sockets(&self) -> Result<(), PlatformError> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use uvm_hcs::host::{Notification, NotificationKind};
 use uvm_hcs::recording::{Fault, RecordedCall, RecordingHcs};
-use uvm_hcs::{HcsPlatform, HcsVm};
+use uvm_hcs::{HcsPlatform, HcsVm, WinPath, WindowsBuild};
 use uvm_platform::requests::{Change, CpuGroup, Device, MappedPipe, Setting};
 use uvm_platform::spec::VmSpec;
 use uvm_platform::{Accelerator, ExitStatus, Platform, PlatformError, PlatformVm, Port, VmEvent, VmEvents};
@@ -300,6 +300,20 @@ async fn virtual_sockets_have_to_be_asked_for() {
     let (vm, _events) = create(&host, &lcow()).await;
     assert!(matches!(vm.listen_socket(Port(5000)), Err(PlatformError::Unsupported { .. })));
     assert!(matches!(vm.dial_socket(Port(5000)).await, Err(PlatformError::Unsupported { .. })));
+}
+
+#[tokio::test]
+async fn files_can_be_mapped_where_the_file_system_has_ids_for_them_or_the_build_does_not_care() {
+    for (build, asks) in [(18361, false), (18362, true), (19042, true), (19043, false)] {
+        let host = RecordingHcs::new().with_build(WindowsBuild(build));
+        let (vm, _events) = create(&host, &lcow()).await;
+        host.add_directory(&WinPath::new(r"C:\shared"));
+        let can_map = async |path: &str| vm.can_map_files_of(path.as_ref()).await;
+        assert!(can_map(r"C:\shared").await.expect("it is there"), "{build}");
+        assert_eq!(can_map(r"C:\absent").await.is_err(), asks, "{build}");
+        host.take_file_ids_away();
+        assert_eq!(can_map(r"C:\shared").await.expect("it is there"), !asks, "{build}");
+    }
 }
 
 #[tokio::test]

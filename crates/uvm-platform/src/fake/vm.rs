@@ -246,6 +246,13 @@ impl PlatformVm for FakeVm {
         })
     }
 
+    fn can_map_files_of<'a>(&'a self, directory: &'a Path) -> BoxFuture<'a, Result<bool, PlatformError>> {
+        Box::pin(async move {
+            self.host.call(&format!("can map files of {}", directory.display())).await?;
+            Ok(true)
+        })
+    }
+
     /// As on Windows, so that tests see that it is asked for.
     fn path_key(&self, path: &Path) -> String {
         path.to_string_lossy().to_lowercase()

@@ -1,10 +1,9 @@
 //! What is plugged into a VM: calls of the original as calls of the library, and the handles they return.
 
 use serde_json::{Value, json};
-use uvm::wire::negotiate::GuestOs;
 use uvm::{
     CombinedLayers, PipeMount, Plan9Share, Plan9ShareOptions, ResourceError, ScsiDisk, ScsiMount, Share, UtilityVm,
-    UvmError, VmAccess, VpciDevice, VpmemMount,
+    UvmError, VmAccess, VpciDevice, VpmemMount, VsmbOptions, VsmbShare,
 };
 
 use super::calls::{nothing, text};
@@ -15,6 +14,7 @@ pub(super) enum Handle {
     Scsi(ScsiMount),
     Vpmem(VpmemMount),
     Plan9(Plan9Share),
+    Vsmb(VsmbShare),
     Pipe(PipeMount),
     Pci(VpciDevice),
     Layers(CombinedLayers),
@@ -27,6 +27,7 @@ impl Handle {
             Self::Scsi(disk) => disk.release().await,
             Self::Vpmem(layer) => layer.release().await,
             Self::Plan9(share) => share.release().await,
+            Self::Vsmb(share) => share.release().await,
             Self::Pipe(pipe) => pipe.release().await,
             Self::Pci(device) => device.release().await,
             Self::Layers(layers) => layers.release().await,
@@ -61,6 +62,25 @@ impl Session {
                 }
                 self.keep(args, vm.add_plan9(&options).await, |share| (Value::Null, Handle::Plan9(share)))
             }
+            "AddVSMB" => {
+                let added = vm.add_vsmb(text(args, "hostPath")?, vsmb_options(&args["options"])?).await;
+                self.keep(args, added, |share| {
+                    // The library does not touch what its caller has.
+                    let after = &args["options"];
+                    (
+                        json!({"HostPath": share.host_path().to_string_lossy(), "options_after": after}),
+                        Handle::Vsmb(share),
+                    )
+                })
+            }
+            // The original has no name for its error.
+            "RemoveVSMB" => {
+                Outcome::of(vm.remove_vsmb(text(args, "hostPath")?, args["readOnly"] == true).await, nothing)
+            }
+            "GetVSMBUvmPath" => {
+                let path = vm.vsmb_guest_path(text(args, "hostPath")?, args["readOnly"] == true).await;
+                outcome(path, |path| json!(path))
+            }
             "AddPipe" => {
                 let added = vm.add_pipe(text(args, "hostPath")?).await;
                 self.keep(args, added, |pipe| (Value::Null, Handle::Pipe(pipe)))
@@ -72,8 +92,6 @@ impl Session {
                     (facts, Handle::Pci(device))
                 })
             }
-            // By the kind of share that Windows guests have.
-            "Share" if vm.os() == GuestOs::Windows => Outcome::NotYet,
             "Share" => {
                 let (path, guest_path) = (text(args, "hostPath")?, text(args, "uvmPath")?);
                 let shared = vm.share(path, guest_path, args["readOnly"] == true).await;
@@ -136,6 +154,34 @@ fn scsi_disk(args: &Value, is_physical: bool) -> Result<ScsiDisk, String> {
         };
     }
     Ok(disk)
+}
+
+fn vsmb_options(given: &Value) -> Result<VsmbOptions, String> {
+    let mut options = VsmbOptions::default();
+    for (name, value) in given.as_object().ok_or("options are an object")? {
+        let option = match name.as_str() {
+            "ReadOnly" => &mut options.read_only,
+            "ShareRead" => &mut options.share_read,
+            "CacheIo" => &mut options.cache_io,
+            "NonCacheIo" => &mut options.non_cache_io,
+            "NoOplocks" => &mut options.no_oplocks,
+            "TakeBackupPrivilege" => &mut options.take_backup_privilege,
+            "UseShareRootIdentity" => &mut options.use_share_root_identity,
+            "NoDirectmap" => &mut options.no_direct_map,
+            "NoLocks" => &mut options.no_locks,
+            "NoDirnotify" => &mut options.no_dir_notify,
+            "VmSharedMemory" => &mut options.vm_shared_memory,
+            "RestrictFileAccess" => &mut options.restrict_file_access,
+            "ForceLevelIIOplocks" => &mut options.force_level_ii_oplocks,
+            "ReparseBaseLayer" => &mut options.reparse_base_layer,
+            "PseudoOplocks" => &mut options.pseudo_oplocks,
+            "PseudoDirnotify" => &mut options.pseudo_dir_notify,
+            "SingleFileMapping" => &mut options.single_file_mapping,
+            other => return Err(format!("no option: {other}")),
+        };
+        *option = value == true;
+    }
+    Ok(options)
 }
 
 fn scsi_facts(mount: &ScsiMount) -> Value {

@@ -7,14 +7,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{mpsc, oneshot};
 use uvm_platform::UvmId;
 
-use super::{EntryId, Plan, ResourceError, Waiter};
+use super::{Count, Plan, ResourceError, Waiter};
 use crate::error::UvmError;
 use crate::vm::{Refusal, Request, plugged};
 
 /// One count of a thing. It does not keep the VM. Dropping it gives the count back in the background.
 pub(crate) struct Held {
     pub(crate) vm: UvmId,
-    pub(crate) id: EntryId,
+    pub(crate) count: Count,
+    /// What the thing stands on, to be given back after it.
+    pub(crate) under: Option<Count>,
     /// What it is, for errors.
     pub(crate) what: String,
     pub(crate) plan: Arc<Plan>,
@@ -38,7 +40,8 @@ impl Held {
         let closed = || UvmError::Refused { id: self.vm.clone(), intent: "release something of", why: Refusal::Closed };
         let requests = self.requests.upgrade().ok_or_else(closed)?;
         let (reply, answer) = oneshot::channel();
-        let request = Request::Plugged(plugged::Request::Release { id: self.id, waiter: Some(Waiter::Release(reply)) });
+        let waiter = Waiter::Release { reply: Some(reply), under: self.under.clone() };
+        let request = Request::Plugged(plugged::Request::Release { count: self.count.clone(), waiter: Some(waiter) });
         requests.send(request).map_err(|_| closed())?;
         let released = answer.await.map_err(|_| closed())?;
         released.map_err(|error| {
@@ -49,6 +52,12 @@ impl Held {
             fail(error)
         })
     }
+
+    /// The count, which is now another's to give back.
+    pub(crate) fn into_count(self) -> Count {
+        self.is_released.store(true, Ordering::Release);
+        self.count.clone()
+    }
 }
 
 impl Drop for Held {
@@ -56,8 +65,10 @@ impl Drop for Held {
         if !self.is_released.load(Ordering::Acquire)
             && let Some(requests) = self.requests.upgrade()
         {
+            let waiter = self.under.take().map(|under| Waiter::Release { reply: None, under: Some(under) });
+            let request = plugged::Request::Release { count: self.count.clone(), waiter };
             // A VM that is gone has nothing to give back.
-            let _ = requests.send(Request::Plugged(plugged::Request::Release { id: self.id, waiter: None }));
+            let _ = requests.send(Request::Plugged(request));
         }
     }
 }

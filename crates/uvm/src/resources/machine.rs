@@ -1,8 +1,8 @@
 //! The state of every thing that is plugged in: one machine for all kinds, without I/O.
 //!
 //! ```text
-//!            begin               attached                              change
-//!   (none) --------> Attaching ----------> Attached(n) <--join, release (n > 1) <------> Changing
+//!            begin               attached                              change, release of a part
+//!   (none) --------> Attaching ----------> Attached(n) <--join, release <------> Changing
 //!     ^                  | failed              | release (n = 1)
 //!     +------------------+                     v
 //!     ^                  | and left        Detaching ---- guest refused: Attached(1)
@@ -10,7 +10,11 @@
 //!     +---- release --- Broken <--- host refused    gone ---> (none), and who asked meanwhile asks again
 //! ```
 //!
-//! Counts change after success, never before. Who asks for what is being attached waits for it, and shares its result.
+//! Some things have parts, as a share of single files has files: each part is counted, and one that nobody has any more is
+//! taken out by a change. Other things are their own only part.
+//!
+//! Counts change after success, never before. Who asks for what is being attached waits for it, and shares its result; who
+//! wants something that cannot be decided yet is kept, and asks again.
 //! What happens is told as [`Effect`]s, which the VM's driver carries out.
 
 use std::collections::{BTreeMap, HashMap};
@@ -18,67 +22,58 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use super::ResourceError;
+use super::counts::Counts;
+use super::effect::{Effect, EntryId, Kept};
 use super::plan::{AttachFailed, DetachFailed, Plan, Progress, Step};
-
-/// One thing that is, or is to be, plugged in. Never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct EntryId(u64);
-
-/// What to do, in order.
-#[derive(Debug)]
-#[cfg_attr(test, derive(PartialEq))]
-pub(crate) enum Effect<W, R> {
-    /// Attach it, then report to [`Machine::attached`].
-    Attach(EntryId, Arc<Plan>),
-    /// Change it, then report to [`Machine::changed`].
-    Change(EntryId, Arc<Step>),
-    /// Detach it, then report to [`Machine::detached`].
-    Detach(EntryId, Arc<Plan>, Progress),
-    /// It is there: hand it to the waiter, who has a count. One who is gone must be released.
-    Grant(EntryId, W),
-    /// The waiter gets nothing.
-    Fail(W, Box<ResourceError>),
-    /// The waiter's count is gone.
-    Released(W),
-    /// What it was asked for while it was going: ask again.
-    Retry(R, W),
-    /// Its place is free.
-    Freed(EntryId),
-}
 
 struct Entry<K, W, R> {
     key: K,
     plan: Arc<Plan>,
-    state: State<W, R>,
+    state: State<K, W, R>,
     /// The VM was created with it.
     pinned: Option<&'static str>,
 }
 
-enum State<W, R> {
+enum State<K, W, R> {
+    /// Who waits wants this part; `kept` wants others.
     Attaching {
+        part: K,
         waiters: Vec<W>,
+        kept: Vec<Kept<K, W, R>>,
     },
     Attached {
-        count: usize,
+        counts: Counts<K>,
     },
-    /// Who asked for the change has a count when it is done.
     Changing {
-        count: usize,
+        counts: Counts<K>,
         step: Arc<Step>,
-        waiter: Option<W>,
-        again: Vec<(R, W)>,
+        asked_by: AskedBy<K, W>,
+        kept: Vec<Kept<K, W, R>>,
     },
+    /// `part` is what the last one had. It `was_broken` if nobody had anything.
     Detaching {
+        part: K,
+        was_broken: bool,
         waiter: Option<W>,
-        again: Vec<(R, W)>,
+        kept: Vec<Kept<K, W, R>>,
     },
+    /// `part` is what it was attached for, or the last one had.
     Broken {
+        part: K,
         why: Arc<ResourceError>,
         progress: Progress,
     },
 }
 
-/// The machine. `K` tells things apart, `W` waits for one, `R` is what was asked for.
+/// Who wants a change.
+enum AskedBy<K, W> {
+    /// One who has a count of this part when it is done.
+    Joiner(K, W),
+    /// One whose count of this part, the last, is gone when it is done.
+    Leaver(K, Option<W>),
+}
+
+/// The machine. `K` tells things apart, and parts of one; `W` waits, `R` is what was asked for.
 pub(crate) struct Machine<K, W, R> {
     entries: BTreeMap<EntryId, Entry<K, W, R>>,
     keys: HashMap<K, EntryId>,
@@ -91,11 +86,11 @@ impl<K, W, R> Default for Machine<K, W, R> {
     }
 }
 
-impl<K: Clone + Eq + Hash, W, R> Machine<K, W, R> {
+impl<K: Clone + Hash + Ord, W, R> Machine<K, W, R> {
     /// The thing with this key, and how it is, or is being, attached.
     pub(crate) fn find(&self, key: &K) -> Option<(EntryId, &Arc<Plan>)> {
         let id = *self.keys.get(key)?;
-        self.entries.get(&id).map(|entry| (id, &entry.plan))
+        self.plan(id).map(|plan| (id, plan))
     }
 
     /// What it is known by.
@@ -110,10 +105,27 @@ impl<K: Clone + Eq + Hash, W, R> Machine<K, W, R> {
         such.next().map(|(id, _)| *id)
     }
 
-    /// How it is attached; `None` while it is not.
+    /// The thing with this key, or the one that somebody has this part of.
+    pub(crate) fn find_part(&self, part: &K) -> Option<EntryId> {
+        let has = |entry: &Entry<K, W, R>| match &entry.state {
+            State::Attached { counts } | State::Changing { counts, .. } => counts.get(part) > 0,
+            State::Attaching { part: other, .. }
+            | State::Detaching { part: other, .. }
+            | State::Broken { part: other, .. } => other == part,
+        };
+        let by_key = self.keys.get(part).copied();
+        by_key.or_else(|| self.entries.iter().find(|(_, entry)| has(entry)).map(|(id, _)| *id))
+    }
+
+    /// How it is, or is being, attached.
+    pub(crate) fn plan(&self, id: EntryId) -> Option<&Arc<Plan>> {
+        self.entries.get(&id).map(|entry| &entry.plan)
+    }
+
+    /// How it is attached; `None` while it is not. What is being changed is attached as before until that is done.
     pub(crate) fn attached_plan(&self, id: EntryId) -> Option<&Arc<Plan>> {
         let entry = self.entries.get(&id)?;
-        matches!(entry.state, State::Attached { .. }).then_some(&entry.plan)
+        matches!(entry.state, State::Attached { .. } | State::Changing { .. }).then_some(&entry.plan)
     }
 
     /// Whether it is going, or changing: what is asked for then is asked again when that is done, and need not fit what is.
@@ -123,58 +135,80 @@ impl<K: Clone + Eq + Hash, W, R> Machine<K, W, R> {
         self.entries.get(&id).is_some_and(in_motion)
     }
 
-    /// One asks for what is there in another way, to which it can be changed.
-    pub(crate) fn change(&mut self, id: EntryId, step: Step, request: R, waiter: W) -> Option<Effect<W, R>> {
-        match self.entries.get_mut(&id) {
-            Some(Entry { state: state @ State::Attached { .. }, .. }) => {
-                let State::Attached { count } = *state else { return None };
-                let step = Arc::new(step);
-                *state = State::Changing { count, step: Arc::clone(&step), waiter: Some(waiter), again: Vec::new() };
-                Some(Effect::Change(id, step))
+    /// One asks for what is there in another way, or for another part, to which it can be changed.
+    pub(crate) fn change(
+        &mut self,
+        id: EntryId,
+        part: K,
+        step: Step,
+        request: R,
+        waiter: W,
+    ) -> Option<Effect<K, W, R>> {
+        let Some(entry) = self.entries.get_mut(&id) else { return Some(not_attached(waiter)) };
+        match &mut entry.state {
+            State::Attached { counts } => {
+                let counts = std::mem::take(counts);
+                Some(entry.begin_change(id, counts, step, AskedBy::Joiner(part, waiter)))
             }
-            _ => self.join(id, request, waiter),
+            // As it is being attached it is not what is asked for.
+            State::Attaching { kept, .. } => {
+                kept.push(Kept::Ask(request, waiter));
+                None
+            }
+            _ => self.join(id, part, request, waiter),
         }
     }
 
     /// A change has ended. One that failed has changed nothing.
-    pub(crate) fn changed(&mut self, id: EntryId, result: Result<(), ResourceError>) -> Vec<Effect<W, R>> {
+    pub(crate) fn changed(&mut self, id: EntryId, result: Result<(), ResourceError>) -> Vec<Effect<K, W, R>> {
         let Some(entry) = self.entries.get_mut(&id) else { return Vec::new() };
-        let State::Changing { count, step, waiter, again } = &mut entry.state else { return Vec::new() };
-        let (waiter, again, count) = (waiter.take(), std::mem::take(again), *count);
+        let state = std::mem::replace(&mut entry.state, State::Attached { counts: Counts::default() });
+        let State::Changing { mut counts, step, asked_by, kept } = state else {
+            entry.state = state;
+            return Vec::new();
+        };
         let mut effects = Vec::new();
-        match result {
-            Ok(()) => {
+        match (result, asked_by) {
+            (Ok(()), AskedBy::Joiner(part, waiter)) => {
+                counts.add(part.clone());
+                effects.push(Effect::Grant(id, part, waiter));
                 entry.plan = Arc::new(step.to.clone());
-                entry.state = State::Attached { count: count + 1 };
-                effects.extend(waiter.map(|waiter| Effect::Grant(id, waiter)));
             }
-            Err(error) => {
+            (Ok(()), AskedBy::Leaver(part, waiter)) => {
+                counts.take(&part);
+                effects.extend(waiter.map(Effect::Released));
+                entry.plan = Arc::new(step.to.clone());
+            }
+            (Err(error), AskedBy::Joiner(_, waiter)) => effects.push(Effect::Fail(waiter, Box::new(error))),
+            (Err(error), AskedBy::Leaver(_, waiter)) => {
                 effects.extend(waiter.map(|waiter| Effect::Fail(waiter, Box::new(error))));
-                if count == 0 {
-                    // Who asked meanwhile asks again when it is gone.
-                    effects.push(Effect::Detach(id, Arc::clone(&entry.plan), Progress::default()));
-                    entry.state = State::Detaching { waiter: None, again };
-                    return effects;
-                }
-                entry.state = State::Attached { count };
             }
         }
-        effects.extend(again.into_iter().map(|(request, waiter)| Effect::Retry(request, waiter)));
+        entry.state = State::Attached { counts };
+        effects.extend(kept.into_iter().map(Effect::Retry));
         effects
     }
 
     /// A thing the VM was created with, which cannot be removed because of `why`.
     pub(crate) fn pin(&mut self, key: K, plan: Plan, why: &'static str) -> EntryId {
-        self.insert(key, plan, State::Attached { count: 1 }, Some(why)).0
+        let counts = Counts::of(key.clone(), 1);
+        self.insert(key, plan, State::Attached { counts }, Some(why)).0
     }
 
-    /// Begins to attach a thing whose key is not known yet.
-    pub(crate) fn begin(&mut self, key: K, plan: Plan, waiter: W) -> (EntryId, Effect<W, R>) {
-        let (id, plan) = self.insert(key, plan, State::Attaching { waiters: vec![waiter] }, None);
+    /// Begins to attach a thing whose key is not known yet, for one who wants this part of it.
+    pub(crate) fn begin(&mut self, key: K, part: K, plan: Plan, waiter: W) -> (EntryId, Effect<K, W, R>) {
+        let state = State::Attaching { part, waiters: vec![waiter], kept: Vec::new() };
+        let (id, plan) = self.insert(key, plan, state, None);
         (id, Effect::Attach(id, plan))
     }
 
-    fn insert(&mut self, key: K, plan: Plan, state: State<W, R>, pinned: Option<&'static str>) -> (EntryId, Arc<Plan>) {
+    fn insert(
+        &mut self,
+        key: K,
+        plan: Plan,
+        state: State<K, W, R>,
+        pinned: Option<&'static str>,
+    ) -> (EntryId, Arc<Plan>) {
         let id = EntryId(self.next);
         self.next += 1;
         let plan = Arc::new(plan);
@@ -185,21 +219,19 @@ impl<K: Clone + Eq + Hash, W, R> Machine<K, W, R> {
     }
 
     /// Another asks for a thing that is known, in the same way.
-    pub(crate) fn join(&mut self, id: EntryId, request: R, waiter: W) -> Option<Effect<W, R>> {
-        let Some(entry) = self.entries.get_mut(&id) else {
-            return Some(Effect::Fail(waiter, Box::new(ResourceError::NotAttached)));
-        };
+    pub(crate) fn join(&mut self, id: EntryId, part: K, request: R, waiter: W) -> Option<Effect<K, W, R>> {
+        let Some(entry) = self.entries.get_mut(&id) else { return Some(not_attached(waiter)) };
         match &mut entry.state {
-            State::Attaching { waiters } => {
+            State::Attaching { part: attached, waiters, .. } if *attached == part => {
                 waiters.push(waiter);
                 None
             }
-            State::Attached { count } => {
-                *count += 1;
-                Some(Effect::Grant(id, waiter))
+            State::Attached { counts } => {
+                counts.add(part.clone());
+                Some(Effect::Grant(id, part, waiter))
             }
-            State::Detaching { again, .. } | State::Changing { again, .. } => {
-                again.push((request, waiter));
+            State::Attaching { kept, .. } | State::Detaching { kept, .. } | State::Changing { kept, .. } => {
+                kept.push(Kept::Ask(request, waiter));
                 None
             }
             State::Broken { why, .. } => {
@@ -209,65 +241,82 @@ impl<K: Clone + Eq + Hash, W, R> Machine<K, W, R> {
     }
 
     /// An attach has ended.
-    pub(crate) fn attached(&mut self, id: EntryId, result: Result<(), AttachFailed>) -> Vec<Effect<W, R>> {
+    pub(crate) fn attached(&mut self, id: EntryId, result: Result<(), AttachFailed>) -> Vec<Effect<K, W, R>> {
         let Some(entry) = self.entries.get_mut(&id) else { return Vec::new() };
-        let State::Attaching { waiters } = &mut entry.state else { return Vec::new() };
-        let waiters = std::mem::take(waiters);
+        let State::Attaching { part, waiters, kept } = &mut entry.state else { return Vec::new() };
+        let (part, waiters, kept) = (part.clone(), std::mem::take(waiters), std::mem::take(kept));
+        let mut effects = Vec::new();
         match result {
             Ok(()) => {
-                entry.state = State::Attached { count: waiters.len() };
-                waiters.into_iter().map(|waiter| Effect::Grant(id, waiter)).collect()
+                entry.state = State::Attached { counts: Counts::of(part.clone(), waiters.len()) };
+                effects.extend(waiters.into_iter().map(|waiter| Effect::Grant(id, part.clone(), waiter)));
             }
             Err(AttachFailed { error, is_left }) => {
-                let mut effects = Vec::new();
                 if is_left {
                     // What the guest knows of it is gone with its refusal.
                     let progress = Progress { guest_is_done: true };
-                    entry.state = State::Broken { why: Arc::new(error.clone()), progress };
+                    entry.state = State::Broken { part, why: Arc::new(error.clone()), progress };
                 } else {
                     self.forget(id);
                     effects.push(Effect::Freed(id));
                 }
                 effects.extend(waiters.into_iter().map(|waiter| Effect::Fail(waiter, Box::new(error.clone()))));
-                effects
             }
         }
+        effects.extend(kept.into_iter().map(Effect::Retry));
+        effects
     }
 
-    /// One who had it does not want it any more.
-    pub(crate) fn release(&mut self, id: EntryId, waiter: Option<W>) -> Option<Effect<W, R>> {
-        let fail = |waiter: Option<W>, error| waiter.map(|waiter| Effect::Fail(waiter, Box::new(error)));
-        let Some(entry) = self.entries.get_mut(&id) else { return fail(waiter, ResourceError::NotAttached) };
-        if let Some(why) = entry.pinned
-            && matches!(entry.state, State::Attached { count: 1 })
+    /// One who had this part does not want it any more. `less` is the thing without the part, where it must be changed for
+    /// that.
+    pub(crate) fn release(
+        &mut self,
+        id: EntryId,
+        part: K,
+        less: Option<Step>,
+        waiter: Option<W>,
+    ) -> Option<Effect<K, W, R>> {
+        let Some(entry) = self.entries.get_mut(&id) else { return waiter.map(not_attached) };
+        if let (Some(why), State::Attached { counts }) = (entry.pinned, &entry.state)
+            && counts.total() == 1
         {
-            return fail(waiter, ResourceError::Pinned { why });
+            return waiter.map(|waiter| Effect::Fail(waiter, Box::new(ResourceError::Pinned { why })));
         }
-        let progress = match &mut entry.state {
-            // Where it changes, the one who releases is not the one who waits for the change: there is another count.
-            State::Attached { count } | State::Changing { count, .. } if *count > 1 => {
-                *count -= 1;
+        let (progress, was_broken) = match &mut entry.state {
+            // Others have the same part. Where the thing changes, it is not this part that goes.
+            State::Attached { counts } | State::Changing { counts, .. } if counts.get(&part) > 1 => {
+                counts.take(&part);
                 return waiter.map(Effect::Released);
             }
-            State::Attached { .. } => Progress::default(),
-            State::Broken { progress, .. } => *progress,
-            // Nobody has it yet, or any more.
-            State::Attaching { .. } | State::Detaching { .. } => return fail(waiter, ResourceError::NotAttached),
-            State::Changing { count, .. } => {
-                // The last of those before; if the change fails, nobody is left, which `changed` sees.
-                *count = 0;
+            State::Attached { counts } if counts.get(&part) == 1 && counts.total() > 1 => {
+                let mut counts = std::mem::take(counts);
+                if let Some(step) = less {
+                    return Some(entry.begin_change(id, counts, step, AskedBy::Leaver(part, waiter)));
+                }
+                counts.take(&part);
+                entry.state = State::Attached { counts };
                 return waiter.map(Effect::Released);
+            }
+            State::Attached { counts } if counts.get(&part) == 1 => (Progress::default(), false),
+            State::Changing { counts, kept, .. } if counts.get(&part) == 1 => {
+                kept.push(Kept::Release(id, part, waiter));
+                return None;
+            }
+            State::Broken { progress, .. } => (*progress, true),
+            // Nobody has it yet, or any more.
+            State::Attaching { .. } | State::Attached { .. } | State::Changing { .. } | State::Detaching { .. } => {
+                return waiter.map(not_attached);
             }
         };
-        entry.state = State::Detaching { waiter, again: Vec::new() };
+        entry.state = State::Detaching { part, was_broken, waiter, kept: Vec::new() };
         Some(Effect::Detach(id, Arc::clone(&entry.plan), progress))
     }
 
     /// A detach has ended.
-    pub(crate) fn detached(&mut self, id: EntryId, result: Result<(), DetachFailed>) -> Vec<Effect<W, R>> {
+    pub(crate) fn detached(&mut self, id: EntryId, result: Result<(), DetachFailed>) -> Vec<Effect<K, W, R>> {
         let Some(entry) = self.entries.get_mut(&id) else { return Vec::new() };
-        let State::Detaching { waiter, again } = &mut entry.state else { return Vec::new() };
-        let (waiter, again) = (waiter.take(), std::mem::take(again));
+        let State::Detaching { part, was_broken, waiter, kept } = &mut entry.state else { return Vec::new() };
+        let (part, waiter, kept) = (part.clone(), waiter.take(), std::mem::take(kept));
         let mut effects = Vec::new();
         match result {
             Ok(()) => {
@@ -277,15 +326,15 @@ impl<K: Clone + Eq + Hash, W, R> Machine<K, W, R> {
             }
             Err(DetachFailed { error, progress }) => {
                 // As long as the guest has it, it is as usable as before.
-                entry.state = if progress.guest_is_done {
-                    State::Broken { why: Arc::new(error.clone()), progress }
+                entry.state = if progress.guest_is_done || *was_broken {
+                    State::Broken { part, why: Arc::new(error.clone()), progress }
                 } else {
-                    State::Attached { count: 1 }
+                    State::Attached { counts: Counts::of(part, 1) }
                 };
                 effects.extend(waiter.map(|waiter| Effect::Fail(waiter, Box::new(error))));
             }
         }
-        effects.extend(again.into_iter().map(|(request, waiter)| Effect::Retry(request, waiter)));
+        effects.extend(kept.into_iter().map(Effect::Retry));
         effects
     }
 
@@ -298,16 +347,45 @@ impl<K: Clone + Eq + Hash, W, R> Machine<K, W, R> {
     /// Forgets everything, since the VM is gone. Gives who still waits.
     pub(crate) fn clear(&mut self) -> Vec<W> {
         self.keys.clear();
-        let entries = std::mem::take(&mut self.entries);
-        let waiting = entries.into_values().flat_map(|entry| match entry.state {
-            State::Attaching { waiters } => waiters,
-            State::Detaching { waiter, again } | State::Changing { waiter, again, .. } => {
-                waiter.into_iter().chain(again.into_iter().map(|(_, w)| w)).collect()
-            }
-            State::Attached { .. } | State::Broken { .. } => Vec::new(),
-        });
-        waiting.collect()
+        let mut waiting = Vec::new();
+        for entry in std::mem::take(&mut self.entries).into_values() {
+            let kept = match entry.state {
+                State::Attaching { waiters, kept, .. } => {
+                    waiting.extend(waiters);
+                    kept
+                }
+                State::Detaching { waiter, kept, .. } => {
+                    waiting.extend(waiter);
+                    kept
+                }
+                State::Changing { asked_by, kept, .. } => {
+                    match asked_by {
+                        AskedBy::Joiner(_, waiter) => waiting.push(waiter),
+                        AskedBy::Leaver(_, waiter) => waiting.extend(waiter),
+                    }
+                    kept
+                }
+                State::Attached { .. } | State::Broken { .. } => Vec::new(),
+            };
+            waiting.extend(kept.into_iter().filter_map(|kept| match kept {
+                Kept::Ask(_, waiter) => Some(waiter),
+                Kept::Release(_, _, waiter) => waiter,
+            }));
+        }
+        waiting
     }
+}
+
+impl<K, W, R> Entry<K, W, R> {
+    fn begin_change(&mut self, id: EntryId, counts: Counts<K>, step: Step, asked_by: AskedBy<K, W>) -> Effect<K, W, R> {
+        let step = Arc::new(step);
+        self.state = State::Changing { counts, step: Arc::clone(&step), asked_by, kept: Vec::new() };
+        Effect::Change(id, step)
+    }
+}
+
+fn not_attached<K, W, R>(waiter: W) -> Effect<K, W, R> {
+    Effect::Fail(waiter, Box::new(ResourceError::NotAttached))
 }
 
 #[cfg(test)]

@@ -3,11 +3,15 @@
 //! | module | concept |
 //! | --- | --- |
 //! | `machine` | the state of each thing: shared attaches, counts, removal, what is left when that fails; without I/O |
+//! | `effect`, `counts` | what the machine wants done; who has which part of a thing |
 //! | `plan` | how a thing is plugged in and unplugged, and undone |
 //! | `table` | what is asked for, matched with what is there; places |
+//! | `waiter` | who waits for a thing or its end, and what is given back after that |
 //! | `held` | a caller's count of a thing |
-//! | `scsi`, `vpmem`, `plan9`, `pipe`, `layers`, `vpci`, `share` | the kinds |
+//! | `scsi`, `vpmem`, `plan9`, `vsmb`, `pipe`, `layers`, `vpci`, `share` | the kinds |
 
+mod counts;
+mod effect;
 mod error;
 mod held;
 mod layers;
@@ -21,17 +25,21 @@ mod share;
 mod table;
 mod vpci;
 mod vpmem;
+mod vsmb;
+mod waiter;
 
 pub use error::ResourceError;
 pub use layers::CombinedLayers;
-pub use pipe::PipeMount;
+pub use pipe::{ContainerPipeMapping, PipeMount, is_pipe};
 pub use plan9::{Plan9Share, Plan9ShareOptions};
 pub use scsi::{ScsiDisk, ScsiMount};
 pub use share::Share;
 pub use vpci::VpciDevice;
 pub use vpmem::VpmemMount;
+pub use vsmb::VsmbShare;
 
+pub(crate) use effect::{Effect, EntryId};
 pub(crate) use held::Held;
-pub(crate) use machine::{Effect, EntryId};
 pub(crate) use plan::{AttachFailed, Connection, DetachFailed, Ends, Plan, Step};
-pub(crate) use table::{Attached, Effects, Key, Limits, Table, Waiter, Wanted};
+pub(crate) use table::{Attached, Effects, Key, Limits, Table, Wanted};
+pub(crate) use waiter::{Count, Waiter};

@@ -159,7 +159,15 @@ impl Ends {
         }
         let along = self.along(step.guest.as_ref());
         match (&step.host, &along) {
-            (Some((change, _)), _) => self.change(change, along.as_ref()).await?,
+            (Some((change, back)), _) => {
+                if let Err(error) = self.change(change, along.as_ref()).await {
+                    if is_unclear(&error) {
+                        // What was not answered may have been done, or never will be: then this fails, too.
+                        let _ = self.change(back, None).await;
+                    }
+                    return Err(error);
+                }
+            }
             (None, Some(guest)) => self.host("have its guest change something", self.vm.pass_on(guest.get())).await?,
             (None, None) => {}
         }

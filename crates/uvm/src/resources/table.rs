@@ -3,17 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
 use uvm_platform::spec::RootFs;
 use uvm_platform::{PlatformError, PlatformVm};
 use uvm_wire::negotiate::GuestOs;
 
-use super::machine::{Effect, EntryId, Machine};
+use super::effect::{Effect, EntryId, Kept};
+use super::machine::Machine;
 use super::places::Places;
 use super::plan::{AttachFailed, DetachFailed, Plan, Step};
+use super::waiter::{Count, GivenBack, Waiter};
 use crate::options::LcowOptions;
 
-use super::{ResourceError, layers, pipe, plan9, scsi, vpci, vpmem};
+use super::{ResourceError, layers, pipe, plan9, scsi, share, vpci, vpmem, vsmb};
 
 /// What tells things apart: who asks for one with the same key asks for the same. Paths are as the host compares them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -21,6 +22,12 @@ pub(crate) enum Key {
     Scsi(String),
     Vpmem(String),
     Plan9(u64),
+    /// A shared directory, or one file of a share of single files, and whether it is read-only.
+    Vsmb(String, bool),
+    /// The share of single files of a directory, whose parts are those.
+    VsmbFiles(String, bool),
+    /// A share of the guest's, by a number: each is its own.
+    Mapped(u64),
     Pipe(String),
     /// The root, and a number: each is its own.
     Layers(String, u64),
@@ -33,6 +40,8 @@ pub(crate) enum Wanted {
     Scsi(scsi::ScsiDisk),
     Vpmem(vpmem::Layer),
     Plan9(plan9::Plan9ShareOptions),
+    Vsmb(vsmb::Part),
+    Mapped(share::Mapped),
     Pipe(PathBuf),
     Layers(layers::Overlay),
     Pci(vpci::Assignment),
@@ -41,26 +50,8 @@ pub(crate) enum Wanted {
 /// What somebody got.
 #[derive(Clone, Debug)]
 pub(crate) struct Attached {
-    pub(crate) id: EntryId,
+    pub(crate) count: Count,
     pub(crate) plan: Arc<Plan>,
-}
-
-/// Who waits.
-pub(crate) enum Waiter {
-    /// For a thing.
-    Attach(oneshot::Sender<Result<Attached, ResourceError>>),
-    /// For its own count to be gone.
-    Release(oneshot::Sender<Result<(), ResourceError>>),
-}
-
-impl Waiter {
-    pub(crate) fn fail(self, error: ResourceError) {
-        // One who gave up does not want the answer.
-        match self {
-            Self::Attach(reply) => drop(reply.send(Err(error))),
-            Self::Release(reply) => drop(reply.send(Err(error))),
-        }
-    }
 }
 
 /// What a VM was created with.
@@ -106,7 +97,7 @@ impl Limits {
     }
 }
 
-pub(crate) type Effects = Vec<Effect<Waiter, Wanted>>;
+pub(crate) type Effects = Vec<Effect<Key, Waiter, Wanted>>;
 
 /// All things of one VM.
 pub(crate) struct Table {
@@ -116,6 +107,8 @@ pub(crate) struct Table {
     pub(super) scsi: Places<EntryId>,
     pub(super) vpmem: Places<EntryId>,
     next_plan9: u64,
+    next_vsmb: u64,
+    next_mapped: u64,
     next_layers: u64,
 }
 
@@ -139,7 +132,17 @@ impl Table {
         let scsi = Places::new(limits.scsi_controllers * scsi::LUNS);
         let vpmem = Places::new(limits.vpmem_devices);
         let (root_disk, scratch_disk) = (limits.root_disk.clone(), limits.scratch_disk.clone());
-        let mut table = Self { machine: Machine::default(), vm, limits, scsi, vpmem, next_plan9: 0, next_layers: 0 };
+        let mut table = Self {
+            machine: Machine::default(),
+            vm,
+            limits,
+            scsi,
+            vpmem,
+            next_plan9: 0,
+            next_vsmb: 1,
+            next_mapped: 0,
+            next_layers: 0,
+        };
         if let Some(path) = root_disk {
             let key = Key::Vpmem(table.path(&path));
             let id = table.machine.pin(key, vpmem::attached_at(&path, 0), "it booted from it");
@@ -158,10 +161,12 @@ impl Table {
     pub(crate) fn ask(&mut self, wanted: Wanted, waiter: Waiter) -> Effects {
         match self.look(&wanted) {
             Err(error) => vec![Effect::Fail(waiter, Box::new(error))],
-            Ok(Found::Same(id)) => self.machine.join(id, wanted, waiter).into_iter().collect(),
-            Ok(Found::Changeable(id, step)) => self.machine.change(id, *step, wanted, waiter).into_iter().collect(),
-            Ok(Found::New { key, plan, place }) => {
-                let (id, effect) = self.machine.begin(key, *plan, waiter);
+            Ok(Found::Same(id, part)) => self.machine.join(id, part, wanted, waiter).into_iter().collect(),
+            Ok(Found::Changeable(id, part, step)) => {
+                self.machine.change(id, part, *step, wanted, waiter).into_iter().collect()
+            }
+            Ok(Found::New { key, part, plan, place }) => {
+                let (id, effect) = self.machine.begin(key, part, *plan, waiter);
                 match place {
                     Place::Scsi(place) => self.scsi.take(place, id),
                     Place::Vpmem(place) => self.vpmem.take(place, id),
@@ -188,6 +193,11 @@ impl Table {
                 self.next_plan9 += 1;
                 Key::Plan9(self.next_plan9 - 1)
             }
+            Wanted::Vsmb(part) => part.share_key(|path| self.path(path)),
+            Wanted::Mapped(_) => {
+                self.next_mapped += 1;
+                Key::Mapped(self.next_mapped)
+            }
             Wanted::Pipe(path) => Key::Pipe(self.path(path)),
             Wanted::Layers(overlay) => {
                 self.next_layers += 1;
@@ -196,17 +206,27 @@ impl Table {
             // Instance paths differ in case only by who wrote them down.
             Wanted::Pci(assignment) => Key::Pci(assignment.device.to_lowercase()),
         };
+        let part = match wanted {
+            Wanted::Vsmb(part) => part.key(|path| self.path(path)),
+            _ => key.clone(),
+        };
         if let Some((id, plan)) = self.machine.find(&key) {
             if self.machine.is_in_motion(id) {
-                return Ok(Found::Same(id));
+                return Ok(Found::Same(id, part));
             }
             let fit = match wanted {
                 Wanted::Scsi(disk) => scsi::fit(disk, plan, &self.limits)?,
-                Wanted::Vpmem(_) | Wanted::Plan9(_) | Wanted::Pipe(_) | Wanted::Layers(_) | Wanted::Pci(_) => Fit::AsIs,
+                Wanted::Vsmb(part) => vsmb::fit(part, plan, |path| self.path(path))?,
+                Wanted::Vpmem(_)
+                | Wanted::Plan9(_)
+                | Wanted::Mapped(_)
+                | Wanted::Pipe(_)
+                | Wanted::Layers(_)
+                | Wanted::Pci(_) => Fit::AsIs,
             };
             return Ok(match fit {
-                Fit::AsIs => Found::Same(id),
-                Fit::After(step) => Found::Changeable(id, step),
+                Fit::AsIs => Found::Same(id, part),
+                Fit::After(step) => Found::Changeable(id, part, step),
             });
         }
         let (plan, place) = match wanted {
@@ -216,11 +236,17 @@ impl Table {
                 let Key::Plan9(number) = key else { return Err(ResourceError::NotAttached) };
                 (plan9::plan(share, number), Place::None)
             }
+            Wanted::Vsmb(part) => {
+                // A name is used up whether it works or not: the guest may know of it.
+                self.next_vsmb += 1;
+                (vsmb::plan(part, self.next_vsmb - 1), Place::None)
+            }
+            Wanted::Mapped(mapped) => (share::plan(mapped), Place::None),
             Wanted::Pipe(path) => (pipe::plan(path), Place::None),
             Wanted::Layers(overlay) => (layers::plan(overlay), Place::None),
             Wanted::Pci(assignment) => (vpci::plan(assignment, &self.limits), Place::None),
         };
-        Ok(Found::New { key, plan: Box::new(plan), place })
+        Ok(Found::New { key, part, plan: Box::new(plan), place })
     }
 
     /// The key of a thing by its path, as it would be asked for.
@@ -228,37 +254,62 @@ impl Table {
         self.vm.path_key(path)
     }
 
-    /// How the thing with this key is attached; `None` while it is not.
-    pub(crate) fn attached_plan(&self, key: &Key) -> Option<Attached> {
-        let (id, _) = self.machine.find(key)?;
-        self.attached_by_id(id)
+    /// The thing or the part with this key, as it is attached; `None` while it is not.
+    pub(crate) fn attached_as(&self, part: Key) -> Option<Attached> {
+        let id = self.machine.find_part(&part)?;
+        self.attached_by(Count { id, part })
     }
 
-    /// The thing, as it is attached.
-    pub(crate) fn attached_by_id(&self, id: EntryId) -> Option<Attached> {
-        self.machine.attached_plan(id).map(|plan| Attached { id, plan: Arc::clone(plan) })
+    fn attached_by(&self, count: Count) -> Option<Attached> {
+        let plan = Arc::clone(self.machine.attached_plan(count.id)?);
+        Some(Attached { count, plan })
     }
 
-    /// One who has the thing gives it up.
-    pub(crate) fn release(&mut self, id: EntryId, waiter: Option<Waiter>) -> Effects {
-        self.machine.release(id, waiter).into_iter().collect()
+    /// Hands what is attached to the waiter, who has this count of it.
+    pub(crate) fn grant(&mut self, count: Count, waiter: Waiter) -> Effects {
+        let given_back = match self.attached_by(count) {
+            Some(attached) => waiter.grant(attached),
+            None => waiter.fail(ResourceError::NotAttached),
+        };
+        self.give_back(given_back)
+    }
+
+    /// What follows from what a waiter was told.
+    pub(crate) fn give_back(&mut self, given_back: GivenBack) -> Effects {
+        given_back.map(|(count, waiter)| self.release(count, waiter)).unwrap_or_default()
+    }
+
+    /// What could not be decided before.
+    pub(crate) fn retry(&mut self, kept: Kept<Key, Waiter, Wanted>) -> Effects {
+        match kept {
+            Kept::Ask(wanted, waiter) => self.ask(wanted, waiter),
+            Kept::Release(id, part, waiter) => self.release(Count { id, part }, waiter),
+        }
+    }
+
+    /// One who has the thing, or a part of it, gives it up.
+    pub(crate) fn release(&mut self, count: Count, waiter: Option<Waiter>) -> Effects {
+        let Count { id, part } = count;
+        let less = self.machine.plan(id).and_then(|plan| vsmb::without(&part, plan, |path| self.path(path)));
+        self.machine.release(id, part, less, waiter).into_iter().collect()
     }
 
     /// The same, by its key.
-    pub(crate) fn release_key(&mut self, key: &Key, waiter: Waiter) -> Effects {
-        let id = self.machine.find(key).map(|(id, _)| id);
-        self.release_found(id, waiter)
+    pub(crate) fn release_key(&mut self, key: Key, waiter: Waiter) -> Effects {
+        let count = self.machine.find_part(&key).map(|id| Count { id, part: key });
+        self.release_found(count, waiter)
     }
 
     /// The same, of the layers that were combined at `root` last.
     pub(crate) fn release_layers(&mut self, root: &str, waiter: Waiter) -> Effects {
         let id = self.machine.last(|key| matches!(key, Key::Layers(of, _) if of == root));
-        self.release_found(id, waiter)
+        let count = id.and_then(|id| self.machine.key(id).map(|key| Count { id, part: key.clone() }));
+        self.release_found(count, waiter)
     }
 
-    fn release_found(&mut self, id: Option<EntryId>, waiter: Waiter) -> Effects {
-        match id {
-            Some(id) => self.release(id, Some(waiter)),
+    fn release_found(&mut self, count: Option<Count>, waiter: Waiter) -> Effects {
+        match count {
+            Some(count) => self.release(count, Some(waiter)),
             None => vec![Effect::Fail(waiter, Box::new(ResourceError::NotAttached))],
         }
     }
@@ -297,7 +348,7 @@ impl Table {
 }
 
 enum Found {
-    Same(EntryId),
-    Changeable(EntryId, Box<Step>),
-    New { key: Key, plan: Box<Plan>, place: Place },
+    Same(EntryId, Key),
+    Changeable(EntryId, Key, Box<Step>),
+    New { key: Key, part: Key, plan: Box<Plan>, place: Place },
 }

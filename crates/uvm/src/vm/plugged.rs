@@ -15,7 +15,7 @@ use super::{Inner, UtilityVm};
 use crate::error::UvmError;
 use crate::options::GuestConnection;
 use crate::resources::{
-    AttachFailed, Attached, Connection, DetachFailed, Effect, Effects, Ends, EntryId, Held, Key, Limits, Plan,
+    AttachFailed, Attached, Connection, Count, DetachFailed, Effect, Effects, Ends, EntryId, Held, Key, Limits, Plan,
     ResourceError, Table, Waiter, Wanted,
 };
 
@@ -23,7 +23,7 @@ use crate::resources::{
 pub(crate) enum Request {
     Attach { wanted: Wanted, waiter: Waiter },
     Find { key: Key, waiter: Waiter },
-    Release { id: EntryId, waiter: Option<Waiter> },
+    Release { count: Count, waiter: Option<Waiter> },
     ReleaseKey { key: Key, waiter: Waiter },
     ReleaseLayers { root: String, waiter: Waiter },
 }
@@ -56,14 +56,15 @@ impl Driver {
         let table = &mut self.plugged.table;
         let effects = match request {
             Request::Attach { wanted, waiter } => table.ask(wanted, waiter),
-            Request::Release { id, waiter } => table.release(id, waiter),
-            Request::ReleaseKey { key, waiter } => table.release_key(&key, waiter),
+            Request::Release { count, waiter } => table.release(count, waiter),
+            Request::ReleaseKey { key, waiter } => table.release_key(key, waiter),
             Request::ReleaseLayers { root, waiter } => table.release_layers(&root, waiter),
             Request::Find { key, waiter } => {
-                match (table.attached_plan(&key), waiter) {
-                    (Some(attached), Waiter::Attach(reply)) => drop(reply.send(Ok(attached))),
-                    (_, waiter) => waiter.fail(ResourceError::NotAttached),
-                }
+                // One who only looks has no count, and gives none back.
+                let _ = match table.attached_as(key) {
+                    Some(attached) => waiter.grant(attached),
+                    None => waiter.fail(ResourceError::NotAttached),
+                };
                 return;
             }
         };
@@ -102,20 +103,10 @@ impl Driver {
                     let ends = self.ends();
                     self.operate(async move { Report::Detached(id, ends.detach(&plan, progress).await) });
                 }
-                Effect::Grant(id, Waiter::Attach(reply)) => {
-                    let is_taken = table.attached_by_id(id).is_some_and(|attached| reply.send(Ok(attached)).is_ok());
-                    if !is_taken {
-                        // One who gave up has a count, which nobody else would give back.
-                        effects.extend(table.release(id, None));
-                    }
-                }
-                Effect::Fail(waiter, error) => waiter.fail(*error),
-                Effect::Released(Waiter::Release(reply)) => drop(reply.send(Ok(()))),
-                // Who waits for one gets no other.
-                Effect::Grant(_, waiter @ Waiter::Release(_)) | Effect::Released(waiter @ Waiter::Attach(_)) => {
-                    waiter.fail(ResourceError::NotAttached);
-                }
-                Effect::Retry(wanted, waiter) => effects.extend(table.ask(wanted, waiter)),
+                Effect::Grant(id, part, waiter) => effects.extend(table.grant(Count { id, part }, waiter)),
+                Effect::Fail(waiter, error) => effects.extend(table.give_back(waiter.fail(*error))),
+                Effect::Released(waiter) => effects.extend(table.give_back(waiter.released())),
+                Effect::Retry(kept) => effects.extend(table.retry(kept)),
                 Effect::Freed(id) => table.freed(id),
             }
         }
@@ -145,31 +136,37 @@ impl Driver {
 impl UtilityVm {
     /// Attaches `what`, or shares it.
     pub(crate) async fn attach(&self, what: String, wanted: Wanted) -> Result<Held, UvmError> {
+        self.attach_on(what, wanted, None).await
+    }
+
+    /// Attaches `what`, or shares it. It stands on `under`, which goes with it, or now if it cannot be had.
+    pub(crate) async fn attach_on(&self, what: String, wanted: Wanted, under: Option<Held>) -> Result<Held, UvmError> {
+        let under = under.map(Held::into_count);
         let (reply, answer) = oneshot::channel();
-        let request = Request::Attach { wanted, waiter: Waiter::Attach(reply) };
-        let Attached { id, plan } = self.inner.ask_for("add", &what, request, answer).await?;
+        let request = Request::Attach { wanted, waiter: Waiter::Attach { reply, under: under.clone() } };
+        let Attached { count, plan } = self.inner.ask_for("add", &what, request, answer).await?;
         let (vm, requests) = (self.inner.id.clone(), self.inner.requests.downgrade());
-        Ok(Held { vm, id, what, plan, requests, is_released: AtomicBool::new(false) })
+        Ok(Held { vm, count, under, what, plan, requests, is_released: AtomicBool::new(false) })
     }
 
     /// Gives one count back of the thing with this key.
     pub(crate) async fn detach(&self, what: String, key: Key) -> Result<(), UvmError> {
         let (reply, answer) = oneshot::channel();
-        let request = Request::ReleaseKey { key, waiter: Waiter::Release(reply) };
+        let request = Request::ReleaseKey { key, waiter: Waiter::release(reply) };
         self.inner.ask_for("remove", &what, request, answer).await
     }
 
     /// Takes apart what was combined at `root` last.
     pub(crate) async fn detach_layers(&self, what: String, root: &str) -> Result<(), UvmError> {
         let (reply, answer) = oneshot::channel();
-        let request = Request::ReleaseLayers { root: root.to_owned(), waiter: Waiter::Release(reply) };
+        let request = Request::ReleaseLayers { root: root.to_owned(), waiter: Waiter::release(reply) };
         self.inner.ask_for("remove", &what, request, answer).await
     }
 
     /// How the thing with this key is attached.
     pub(crate) async fn find(&self, what: String, key: Key) -> Result<Arc<Plan>, UvmError> {
         let (reply, answer) = oneshot::channel();
-        let request = Request::Find { key, waiter: Waiter::Attach(reply) };
+        let request = Request::Find { key, waiter: Waiter::attach(reply) };
         let found = self.inner.ask_for("find", &what, request, answer).await?;
         Ok(found.plan)
     }

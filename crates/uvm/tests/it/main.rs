@@ -24,4 +24,5 @@ mod resources;
 mod sockets;
 mod start;
 mod support;
+mod vsmb;
 mod wcow;
