@@ -16,7 +16,7 @@ impl PartialEq for ResourceError {
 }
 
 fn plan() -> Plan {
-    Plan { grant: None, device: None, guest_add: None, guest_remove: None }
+    Plan::default()
 }
 
 fn step() -> Step {

@@ -1,4 +1,4 @@
-//! What is plugged into a VM: disks, layers, shares, pipes, devices.
+//! What is plugged into a VM: disks, layers, shares, pipes, devices, networks.
 //!
 //! | module | concept |
 //! | --- | --- |
@@ -6,12 +6,13 @@
 //! | `plan` | how a thing is plugged in and unplugged, and undone |
 //! | `table` | what is asked for, matched with what is there; places |
 //! | `held` | a caller's count of a thing |
-//! | `scsi`, `vpmem`, `plan9`, `pipe`, `layers`, `vpci`, `share` | the kinds |
+//! | `scsi`, `vpmem`, `plan9`, `pipe`, `layers`, `vpci`, `network`, `share` | the kinds |
 
 mod error;
 mod held;
 mod layers;
 mod machine;
+mod network;
 mod pipe;
 mod places;
 mod plan;
@@ -24,6 +25,7 @@ mod vpmem;
 
 pub use error::ResourceError;
 pub use layers::CombinedLayers;
+pub use network::NetworkEndpoints;
 pub use pipe::PipeMount;
 pub use plan9::{Plan9Share, Plan9ShareOptions};
 pub use scsi::{ScsiDisk, ScsiMount};

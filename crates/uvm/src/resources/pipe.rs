@@ -10,7 +10,7 @@ use crate::vm::UtilityVm;
 
 pub(super) fn plan(path: &Path) -> Plan {
     let device = Device::Pipe(MappedPipe { path: path.to_owned() });
-    Plan { grant: None, device: Some(device), guest_add: None, guest_remove: None }
+    Plan { device: Some(device), ..Plan::default() }
 }
 
 /// A named pipe that the guest can reach. Dropping it gives it back in the background; the last one removes it.

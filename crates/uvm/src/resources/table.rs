@@ -13,7 +13,7 @@ use super::places::Places;
 use super::plan::{AttachFailed, DetachFailed, Plan, Step};
 use crate::options::LcowOptions;
 
-use super::{ResourceError, layers, pipe, plan9, scsi, vpci, vpmem};
+use super::{ResourceError, layers, network, pipe, plan9, scsi, vpci, vpmem};
 
 /// What tells things apart: who asks for one with the same key asks for the same. Paths are as the host compares them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -25,6 +25,11 @@ pub(crate) enum Key {
     /// The root, and a number: each is its own.
     Layers(String, u64),
     Pci(String),
+    Namespace(String),
+    Adapter {
+        namespace: String,
+        endpoint: String,
+    },
 }
 
 /// What is asked for.
@@ -36,6 +41,7 @@ pub(crate) enum Wanted {
     Pipe(PathBuf),
     Layers(layers::Overlay),
     Pci(vpci::Assignment),
+    Network(network::Part),
 }
 
 /// What somebody got.
@@ -195,6 +201,14 @@ impl Table {
             }
             // Instance paths differ in case only by who wrote them down.
             Wanted::Pci(assignment) => Key::Pci(assignment.device.to_lowercase()),
+            Wanted::Network(part) => {
+                if let Key::Adapter { namespace, .. } = &part.key
+                    && self.adapters(namespace).is_none()
+                {
+                    return Err(ResourceError::NamespaceNotFound);
+                }
+                part.key.clone()
+            }
         };
         if let Some((id, plan)) = self.machine.find(&key) {
             if self.machine.is_in_motion(id) {
@@ -202,6 +216,7 @@ impl Table {
             }
             let fit = match wanted {
                 Wanted::Scsi(disk) => scsi::fit(disk, plan, &self.limits)?,
+                Wanted::Network(part) => network::fit(part)?,
                 Wanted::Vpmem(_) | Wanted::Plan9(_) | Wanted::Pipe(_) | Wanted::Layers(_) | Wanted::Pci(_) => Fit::AsIs,
             };
             return Ok(match fit {
@@ -219,6 +234,7 @@ impl Table {
             Wanted::Pipe(path) => (pipe::plan(path), Place::None),
             Wanted::Layers(overlay) => (layers::plan(overlay), Place::None),
             Wanted::Pci(assignment) => (vpci::plan(assignment, &self.limits), Place::None),
+            Wanted::Network(part) => ((*part.plan).clone(), Place::None),
         };
         Ok(Found::New { key, plan: Box::new(plan), place })
     }
@@ -239,6 +255,13 @@ impl Table {
         self.machine.attached_plan(id).map(|plan| Attached { id, plan: Arc::clone(plan) })
     }
 
+    /// The adapters in a network namespace, also those that come or go; `None`: the namespace is not there.
+    pub(crate) fn adapters(&self, namespace: &str) -> Option<Vec<Key>> {
+        self.attached_plan(&network::namespace_key(namespace))?;
+        let is_in = |key: &&Key| matches!(key, Key::Adapter { namespace: of, .. } if *of == namespace.to_lowercase());
+        Some(self.machine.keys().filter(is_in).cloned().collect())
+    }
+
     /// One who has the thing gives it up.
     pub(crate) fn release(&mut self, id: EntryId, waiter: Option<Waiter>) -> Effects {
         self.machine.release(id, waiter).into_iter().collect()
@@ -246,6 +269,11 @@ impl Table {
 
     /// The same, by its key.
     pub(crate) fn release_key(&mut self, key: &Key, waiter: Waiter) -> Effects {
+        if let Key::Namespace(namespace) = key
+            && let Some(adapters) = self.adapters(namespace).map(|adapters| adapters.len()).filter(|count| *count > 0)
+        {
+            return vec![Effect::Fail(waiter, Box::new(ResourceError::NamespaceInUse { adapters }))];
+        }
         let id = self.machine.find(key).map(|(id, _)| id);
         self.release_found(id, waiter)
     }

@@ -47,10 +47,10 @@ pub(super) fn attached_at(path: &Path, slot: u32) -> Plan {
         ..GuestDevice::default()
     });
     Plan {
-        grant: None,
         device: Some(Device::Vpmem(VpmemDevice { slot, path: path.to_owned() })),
         guest_add: Some(Modification::add(guest.clone())),
         guest_remove: Some(Modification::remove(guest)),
+        ..Plan::default()
     }
 }
 

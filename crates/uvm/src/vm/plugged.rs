@@ -26,6 +26,7 @@ pub(crate) enum Request {
     Release { id: EntryId, waiter: Option<Waiter> },
     ReleaseKey { key: Key, waiter: Waiter },
     ReleaseLayers { root: String, waiter: Waiter },
+    Adapters { namespace: String, reply: oneshot::Sender<Result<Option<Vec<Key>>, ResourceError>> },
 }
 
 /// What operations report.
@@ -59,6 +60,11 @@ impl Driver {
             Request::Release { id, waiter } => table.release(id, waiter),
             Request::ReleaseKey { key, waiter } => table.release_key(&key, waiter),
             Request::ReleaseLayers { root, waiter } => table.release_layers(&root, waiter),
+            Request::Adapters { namespace, reply } => {
+                // A caller that gave up does not want the answer.
+                let _ = reply.send(Ok(table.adapters(&namespace)));
+                return;
+            }
             Request::Find { key, waiter } => {
                 match (table.attached_plan(&key), waiter) {
                     (Some(attached), Waiter::Attach(reply)) => drop(reply.send(Ok(attached))),
@@ -172,6 +178,13 @@ impl UtilityVm {
         let request = Request::Find { key, waiter: Waiter::Attach(reply) };
         let found = self.inner.ask_for("find", &what, request, answer).await?;
         Ok(found.plan)
+    }
+
+    /// The adapters in a network namespace; `None`: it is not there.
+    pub(crate) async fn adapters(&self, namespace: &str) -> Result<Option<Vec<Key>>, UvmError> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Adapters { namespace: namespace.to_owned(), reply };
+        self.inner.ask_for("find", &format!("network namespace {namespace}"), request, answer).await
     }
 
     /// What the host compares paths by.

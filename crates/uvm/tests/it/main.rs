@@ -17,6 +17,8 @@ mod guest_faults;
 mod guest_request;
 mod lifecycle;
 mod model;
+mod network;
+mod network_faults;
 mod process;
 mod resources;
 mod sockets;
