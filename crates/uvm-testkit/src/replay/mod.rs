@@ -10,6 +10,7 @@
 //! | `session` | one case: its calls, one after the other |
 //! | `calls` | what a call of the original is here |
 //! | `plug` | the same of what is plugged into a VM |
+//! | `network` | the same of networks |
 //! | `options` | options of the original, from and to JSON |
 //! | `host` | the host, its files, its answers, its faults |
 //! | `guest` | the guest |
@@ -21,6 +22,7 @@ mod compare;
 mod guest;
 mod host;
 mod log_level;
+mod network;
 mod options;
 mod plug;
 mod session;
