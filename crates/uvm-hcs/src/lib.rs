@@ -33,6 +33,7 @@ mod files;
 mod home;
 pub mod host;
 mod life;
+mod network;
 mod platform;
 mod ports;
 #[cfg(any(test, feature = "recording"))]

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use uvm_platform::{
-    BoxFuture, Capabilities, CreatedVm, Deadlines, Feature, Platform, PlatformError, PlatformFiles, PlatformVm, UvmId,
-    VmEvents, VmSpec, WcowSpec,
+    BoxFuture, Capabilities, CreatedVm, Deadlines, Feature, Platform, PlatformError, PlatformFiles, PlatformNetwork,
+    PlatformVm, UvmId, VmEvents, VmSpec, WcowSpec,
 };
 
 use crate::PLATFORM;
@@ -14,6 +14,7 @@ use crate::create::{Created, Creation, logical_processors};
 use crate::files::HcsFiles;
 use crate::home::Home;
 use crate::host::HcsHost;
+use crate::network::HcsNetwork;
 use crate::vm::HcsVm;
 use crate::win_path::WinPath;
 use crate::windows_build::WindowsBuild;
@@ -40,6 +41,7 @@ pub struct HcsPlatform {
     capabilities: Capabilities,
     processors: u32,
     files: HcsFiles,
+    network: HcsNetwork,
     /// `None`: every VM has a thread of its own.
     runtime: Option<Handle>,
 }
@@ -50,10 +52,12 @@ impl HcsPlatform {
     /// # Errors
     /// The service does not answer: it is not there, or this program may not use it.
     pub async fn connect(host: Arc<dyn HcsHost>) -> Result<Self, PlatformError> {
-        let processors = logical_processors(&*host, Deadlines::default().host_call).await?;
+        let limit = Deadlines::default().host_call;
+        let processors = logical_processors(&*host, limit).await?;
         let capabilities = capabilities(host.build());
         let files = HcsFiles::of_this_program(Arc::clone(&host));
-        Ok(Self { host, capabilities, processors, files, runtime: None })
+        let network = HcsNetwork::on(Arc::clone(&host), None, limit);
+        Ok(Self { host, capabilities, processors, files, network, runtime: None })
     }
 
     /// The same host, whose VMs run on the current runtime, which has to outlive them: for a program with one runtime,
@@ -63,7 +67,9 @@ impl HcsPlatform {
     /// There is no current runtime.
     #[must_use]
     pub fn on_current_runtime(self) -> Self {
-        Self { runtime: Some(Handle::current()), ..self }
+        let runtime = Some(Handle::current());
+        let network = HcsNetwork::on(Arc::clone(&self.host), runtime.clone(), Deadlines::default().host_call);
+        Self { network, runtime, ..self }
     }
 
     /// The same host for another program: `executable` is its file, beside which boot files are looked for, and
@@ -163,6 +169,10 @@ impl Platform for HcsPlatform {
 
     fn files(&self) -> &dyn PlatformFiles {
         &self.files
+    }
+
+    fn network(&self) -> Result<&dyn PlatformNetwork, PlatformError> {
+        Ok(&self.network)
     }
 
     fn new_guid(&self) -> Option<Result<String, PlatformError>> {

@@ -10,6 +10,7 @@
 //! | [`spec`], [`windows`] | the VM to create: memory, processors, boot, console |
 //! | [`files`] | what guests boot from, by the ways of the host |
 //! | [`requests`] | what is plugged into a running VM, changed, unplugged |
+//! | [`network`] | namespaces and endpoints of a host's networks |
 //! | [`capabilities`] | what a host can do, asked before it is tried |
 //! | [`deadlines`] | the longest waits, one per kind of operation |
 //! | [`vm`] | the traits a host implements, life-cycle events |
@@ -27,6 +28,7 @@ pub mod fake;
 pub mod files;
 pub mod hvsocket;
 pub mod id;
+pub mod network;
 pub mod requests;
 pub mod spec;
 pub mod stream;
@@ -41,6 +43,7 @@ pub use error::{LastWords, PlatformError};
 pub use files::{FileKind, LocalFiles, PlatformFiles};
 pub use hvsocket::{HvSocketServiceConfig, HvSocketServiceId};
 pub use id::{InvalidUvmId, UvmId};
+pub use network::{Endpoint, PlatformNetwork};
 pub use spec::VmSpec;
 pub use stream::{GuestListener, GuestStream, Port};
 pub use transport::{GuestTransport, Link};

@@ -12,6 +12,7 @@ use crate::capabilities::Capabilities;
 use crate::error::{LastWords, PlatformError};
 use crate::files::PlatformFiles;
 use crate::hvsocket::{HvSocketServiceConfig, HvSocketServiceId};
+use crate::network::PlatformNetwork;
 use crate::requests::{Change, HostFile, VmAccess};
 use crate::spec::VmSpec;
 use crate::stream::{GuestListener, GuestStream, Port};
@@ -27,6 +28,12 @@ pub trait Platform: Send + Sync + 'static {
 
     /// The host's files, as far as guests boot from them.
     fn files(&self) -> &dyn PlatformFiles;
+
+    /// The host's networks.
+    ///
+    /// # Errors
+    /// [`PlatformError::Unsupported`] where VMs cannot be attached to any.
+    fn network(&self) -> Result<&dyn PlatformNetwork, PlatformError>;
 
     /// A new random GUID (version 4) as text without braces, drawn by the host's own means; `None`: it has none.
     fn new_guid(&self) -> Option<Result<String, PlatformError>>;
@@ -184,6 +191,12 @@ pub trait PlatformVm: Send + Sync + 'static {
     /// # Errors
     /// [`PlatformError::Unsupported`] where the service does not hold the guest connection.
     fn pass_on<'a>(&'a self, request: &'a str) -> BoxFuture<'a, Result<(), PlatformError>>;
+
+    /// As [`Platform::network`].
+    ///
+    /// # Errors
+    /// As there.
+    fn network(&self) -> Result<&dyn PlatformNetwork, PlatformError>;
 
     /// What is at a path of the host. Links are followed.
     ///

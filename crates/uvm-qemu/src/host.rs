@@ -7,13 +7,14 @@ use std::sync::{Arc, Once};
 
 use uvm_platform::{
     BoxFuture, Capabilities, CgroupSupport, CreatedVm, Feature, LocalFiles, Platform, PlatformError, PlatformFiles,
-    VmSpec, VmThread, WcowSpec,
+    PlatformNetwork, VmSpec, VmThread, WcowSpec,
 };
 
 use crate::accel::{self, AcceleratorChoice, Chosen};
 use crate::cgroup::Hierarchies;
 use crate::create;
 use crate::state::{self, StateRoot};
+use crate::vm::{CANNOT_YET, not_here};
 
 /// How to run QEMU. Plain data; change what you need after [`QemuOptions::default`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -93,6 +94,10 @@ impl Platform for QemuHost {
 
     fn files(&self) -> &dyn PlatformFiles {
         &LocalFiles
+    }
+
+    fn network(&self) -> Result<&dyn PlatformNetwork, PlatformError> {
+        Err(not_here(Feature::NetworkAdapters, CANNOT_YET))
     }
 
     fn new_guid(&self) -> Option<Result<String, PlatformError>> {
@@ -191,7 +196,7 @@ fn capabilities(hierarchies: &Hierarchies) -> Capabilities {
         .without(Feature::AdditionalDocument, hcs_only)
         .without(Feature::HostOwnedGuestConnection, hcs_only);
     for feature in NOT_YET {
-        all = all.without(feature, "it cannot be done to a running VM yet");
+        all = all.without(feature, CANNOT_YET);
     }
     if let Some(why) = hierarchies.kill_obstacle() {
         all = all.without(Feature::KillAsOne, why);

@@ -22,8 +22,8 @@ use uvm_platform::hvsocket::HvSocketServices;
 use uvm_platform::requests::{Change, HostFile, VmAccess};
 use uvm_platform::{
     Accelerator, BoxFuture, Deadlines, ExitStatus, Feature, GuestListener, GuestStream, HostGuestConnection,
-    HvSocketServiceConfig, HvSocketServiceId, LastWords, Link, PlatformError, PlatformVm, Port, UvmId, VmEvent,
-    VmProperties, VmStatistics, VmThread,
+    HvSocketServiceConfig, HvSocketServiceId, LastWords, Link, PlatformError, PlatformNetwork, PlatformVm, Port, UvmId,
+    VmEvent, VmProperties, VmStatistics, VmThread,
 };
 
 use crate::command::MUX_DEVICE;
@@ -441,11 +441,15 @@ impl PlatformVm for QemuVm {
     }
 
     fn change<'a>(&'a self, change: &'a Change, _guest: Option<&'a str>) -> BoxFuture<'a, Result<(), PlatformError>> {
-        Box::pin(async move { Err(not_here(change.feature(), "it cannot be done to a running VM yet")) })
+        Box::pin(async move { Err(not_here(change.feature(), CANNOT_YET)) })
     }
 
     fn pass_on<'a>(&'a self, _request: &'a str) -> BoxFuture<'a, Result<(), PlatformError>> {
         Box::pin(async { Err(not_here(Feature::HostOwnedGuestConnection, NO_HOST_SERVICE)) })
+    }
+
+    fn network(&self) -> Result<&dyn PlatformNetwork, PlatformError> {
+        Err(not_here(Feature::NetworkAdapters, CANNOT_YET))
     }
 
     fn look_at<'a>(&'a self, path: &'a Path) -> BoxFuture<'a, Result<HostFile, PlatformError>> {
@@ -484,8 +488,10 @@ impl PlatformVm for QemuVm {
 }
 
 const NO_HOST_SERVICE: &str = "no service of the host holds the guest connection";
+/// Why what is still to come cannot be had.
+pub(crate) const CANNOT_YET: &str = "it cannot be done to a running VM yet";
 
-fn not_here(feature: Feature, why: &str) -> PlatformError {
+pub(crate) fn not_here(feature: Feature, why: &str) -> PlatformError {
     PlatformError::Unsupported { feature, platform: "qemu", why: why.into() }
 }
 

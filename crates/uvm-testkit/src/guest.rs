@@ -47,8 +47,10 @@ pub struct Received {
     pub message_type: MessageType,
     /// Its id.
     pub id: u64,
-    /// What it says.
+    /// What it says, as far as Linux guests understand it.
     pub request: Request,
+    /// Its JSON, as it came.
+    pub payload: Vec<u8>,
 }
 
 impl Guest {
@@ -80,7 +82,8 @@ impl Guest {
             let received = frame.map(|frame| {
                 let header = frame.header;
                 let request = decode_request(header.message_type, frame.payload).map_err(io::Error::other);
-                request.map(|request| Received { message_type: header.message_type, id: header.id, request })
+                let payload = frame.payload.to_vec();
+                request.map(|request| Received { message_type: header.message_type, id: header.id, request, payload })
             });
             self.unread = rest.to_vec();
             if let Some(received) = received {

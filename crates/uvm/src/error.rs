@@ -434,11 +434,14 @@ fn resource_kind(error: &ResourceError) -> ErrorKind {
         ResourceError::NoScsiControllers | ResourceError::NotForThisGuest { .. } | ResourceError::NoGuestConnection => {
             ErrorKind::Unsupported
         }
-        ResourceError::NoAvailableLocation { .. } | ResourceError::Pinned { .. } | ResourceError::Broken { .. } => {
-            ErrorKind::WrongState
+        ResourceError::NoAvailableLocation { .. }
+        | ResourceError::NamespaceInUse { .. }
+        | ResourceError::Pinned { .. }
+        | ResourceError::Broken { .. } => ErrorKind::WrongState,
+        ResourceError::AttachedOtherwise { .. } | ResourceError::NamespaceAlreadyAdded => ErrorKind::AlreadyExists,
+        ResourceError::NotAttached | ResourceError::NamespaceNotFound | ResourceError::NotOnHost { .. } => {
+            ErrorKind::NotFound
         }
-        ResourceError::AttachedOtherwise { .. } => ErrorKind::AlreadyExists,
-        ResourceError::NotAttached => ErrorKind::NotFound,
         ResourceError::LayerTooLarge { .. } | ResourceError::BadInput { .. } => ErrorKind::InvalidInput,
         ResourceError::Host(source) => host_kind(source),
         ResourceError::Guest(source) => bridge_kind(source),

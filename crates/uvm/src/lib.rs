@@ -7,7 +7,7 @@
 //! | [`UtilityVm`] | a VM: create, start, use, end |
 //! | [`Process`] | a process in it |
 //! | [`Container`] | a container in it |
-//! | [`ScsiMount`], [`VpmemMount`], [`Plan9Share`], [`PipeMount`], [`CombinedLayers`] | what is plugged into it |
+//! | [`ScsiMount`], [`VpmemMount`], [`Plan9Share`], [`PipeMount`], [`CombinedLayers`], [`NetworkEndpoints`] | what is plugged into it |
 //! | [`OutputHandler`] | what is done with the guest's log |
 //! | [`gc`](fn@gc) | what VMs left whose owner was killed |
 //! | [`UvmError`] | how it fails |
@@ -26,6 +26,7 @@ mod resources;
 mod vm;
 
 pub use uvm_platform as platform;
+pub use uvm_platform::network::Endpoint;
 pub use uvm_platform::requests::CpuLimits;
 pub use uvm_platform::spec::Console;
 pub use uvm_platform::{
@@ -49,8 +50,8 @@ pub use options::{
 pub use output::{GuestLogEntry, GuestLogParser, LogLevel, NotALog, OutputHandler};
 pub use process::{Output, Process, ProcessExit, ProcessInput, ProcessOutput, ProcessSpec, TerminalSize};
 pub use resources::{
-    CombinedLayers, ContainerPipeMapping, PipeMount, Plan9Share, Plan9ShareOptions, ResourceError, ScsiDisk, ScsiMount,
-    Share, VpciDevice, VpmemMount, VsmbShare, is_pipe,
+    CombinedLayers, ContainerPipeMapping, NetworkEndpoints, PipeMount, Plan9Share, Plan9ShareOptions, ResourceError,
+    ScsiDisk, ScsiMount, Share, VpciDevice, VpmemMount, VsmbShare, is_pipe,
 };
 pub use uvm_platform::requests::{ScsiKind, VmAccess, VsmbOptions};
 pub use vm::{Refusal, UtilityVm};

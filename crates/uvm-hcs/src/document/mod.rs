@@ -7,10 +7,9 @@
 //! | [`create_lcow`], [`create_wcow`], [`create_container`] | what a system is created from |
 //! | [`devices`] | what a creation document plugs in, also by what was merged into it |
 //! | [`modify`](mod@modify) | changes of a running VM: the host's half |
-//! | [`guest`] | and the guest's |
 //! | [`path`] | what a change names |
 //! | [`query`] | properties of a system, of the host |
-//! | [`network`] | replies of the network service |
+//! | [`network`] | what the network service is asked, and answers |
 //! | [`result`](mod@result) | how a call to the service fails |
 
 mod container;
@@ -23,7 +22,6 @@ mod shared;
 mod wcow;
 
 pub mod devices;
-pub mod guest;
 pub mod modify;
 pub mod network;
 pub mod path;

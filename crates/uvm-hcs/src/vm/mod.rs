@@ -24,6 +24,7 @@ use crate::document::DocumentDevices;
 use crate::home::Home;
 use crate::host::{ComputeSystem, HcsError, HcsHost, MemoryProcess, Notification};
 use crate::life::{Evidence, Life};
+use crate::network::HcsNetwork;
 use crate::ports::{Guest, Ports};
 use crate::scratch::Scratch;
 use crate::windows_build::WindowsBuild;
@@ -35,6 +36,7 @@ use crate::windows_build::WindowsBuild;
 pub struct HcsVm {
     vm: Arc<Vm>,
     home: Arc<Home>,
+    network: HcsNetwork,
 }
 
 /// What a VM is made of, besides what becomes of it.
@@ -94,7 +96,9 @@ impl HcsVm {
         // Room for all there can be: a crash, a lost service, the end.
         let (events, receiver) = mpsc::channel(8);
         home.spawn(Arc::clone(&vm).follow(notifications, events));
-        (Arc::new(Self { vm, home }), VmEvents::new(receiver))
+        let (host, limit) = (Arc::clone(&vm.parts.host), vm.parts.deadlines.host_call);
+        let network = HcsNetwork::at_home(host, Arc::clone(&home), limit);
+        (Arc::new(Self { vm, home, network }), VmEvents::new(receiver))
     }
 
     /// The GUID that the VM's sockets are addressed by.

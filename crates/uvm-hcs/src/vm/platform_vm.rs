@@ -7,7 +7,7 @@ use std::time::Duration;
 use uvm_platform::requests::{Change, Device, HostFile, HvSocketService, VmAccess};
 use uvm_platform::{
     Accelerator, BoxFuture, GuestListener, GuestStream, HostGuestConnection, HvSocketServiceConfig, HvSocketServiceId,
-    LastWords, PlatformError, PlatformVm, Port, VmProperties, VmStatistics,
+    LastWords, PlatformError, PlatformNetwork, PlatformVm, Port, VmProperties, VmStatistics,
 };
 use uvm_wire::RawJson;
 
@@ -145,6 +145,10 @@ impl PlatformVm for HcsVm {
 
     fn pass_on<'a>(&'a self, request: &'a str) -> BoxFuture<'a, Result<(), PlatformError>> {
         Box::pin(async move { self.guest_request(raw_json(request)?).await })
+    }
+
+    fn network(&self) -> Result<&dyn PlatformNetwork, PlatformError> {
+        Ok(&self.network)
     }
 
     fn look_at<'a>(&'a self, path: &'a Path) -> BoxFuture<'a, Result<HostFile, PlatformError>> {

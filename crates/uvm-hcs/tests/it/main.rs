@@ -6,6 +6,7 @@ mod compute_core;
 mod create;
 mod creation;
 mod modify;
+mod network;
 mod platform;
 mod scratch;
 mod specs;

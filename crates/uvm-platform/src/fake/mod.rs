@@ -8,6 +8,7 @@
 mod census;
 mod guest;
 mod life;
+mod network;
 mod ports;
 mod stream;
 mod vm;
@@ -26,6 +27,7 @@ use crate::capabilities::Capabilities;
 use crate::error::PlatformError;
 use crate::files::{LocalFiles, PlatformFiles};
 use crate::id::UvmId;
+use crate::network::{Endpoint, PlatformNetwork};
 use crate::requests::Change;
 use crate::spec::VmSpec;
 use crate::vm::{CreatedVm, HostGuestConnection, Platform, PlatformVm};
@@ -64,6 +66,8 @@ struct Shared {
     guest_connection: Option<HostGuestConnection>,
     guests: Vec<FakeGuestEnd>,
     changes: Vec<(Change, Option<String>)>,
+    namespaces: BTreeMap<String, String>,
+    endpoints: BTreeMap<String, Endpoint>,
 }
 
 struct Planted {
@@ -221,6 +225,10 @@ impl Platform for FakePlatform {
 
     fn files(&self) -> &dyn PlatformFiles {
         &LocalFiles
+    }
+
+    fn network(&self) -> Result<&dyn PlatformNetwork, PlatformError> {
+        self.networks()
     }
 
     fn new_guid(&self) -> Option<Result<String, PlatformError>> {

@@ -17,6 +17,7 @@ use crate::BoxFuture;
 use crate::error::{LastWords, PlatformError};
 use crate::hvsocket::{HvSocketGate, HvSocketServiceConfig, HvSocketServiceId, HvSocketServices};
 use crate::id::UvmId;
+use crate::network::PlatformNetwork;
 use crate::requests::{Change, Device, HostFile, Setting, VmAccess};
 use crate::stream::{GuestListener, GuestStream, Port};
 use crate::vm::{Accelerator, ExitStatus, HostGuestConnection, PlatformVm, VmEvents, VmProperties, VmStatistics};
@@ -236,6 +237,10 @@ impl PlatformVm for FakeVm {
 
     fn pass_on<'a>(&'a self, request: &'a str) -> BoxFuture<'a, Result<(), PlatformError>> {
         Box::pin(async move { self.host.call(&format!("pass on {request}")).await })
+    }
+
+    fn network(&self) -> Result<&dyn PlatformNetwork, PlatformError> {
+        self.host.networks()
     }
 
     /// Looks at this machine's files.

@@ -77,6 +77,12 @@ fn normal(list: &[Value]) -> Vec<Value> {
             for key in ["message_id", "note"] {
                 object.remove(key);
             }
+            // The original writes no result without its zeros.
+            if let Some(Value::String(failure)) = object.get_mut("failure")
+                && let Some(text) = failure.strip_prefix("0x0 ")
+            {
+                *failure = format!("0x00000000 {text}");
+            }
         }
         entry
     };
@@ -199,6 +205,9 @@ mod tests {
         assert_eq!(differ(&theirs, &json!([{"op": "a", "message_id": 8, "json": {"Query": "{\"a\":1}"}}])), 0);
         assert_eq!(differ(&theirs, &json!([{"op": "a", "json": {"Query": "{\"a\":2}"}}])), 1);
         assert_eq!(differ(&theirs, &json!([])), 1);
+        let failure = |text: &str| json!([{"op": "a", "failure": text}]);
+        assert_eq!(differ(&failure("0x0 a"), &failure("0x00000000 a")), 0);
+        assert_eq!(differ(&failure("0x0 a"), &failure("0x00000005 a")), 1);
         assert_eq!(differ(&json!([{"op": "a"}]), &json!([{"op": "a"}, {"op": "b"}])), 1);
     }
 

@@ -11,6 +11,7 @@
 //! | `calls` | what a call of the original is here |
 //! | `plug` | the same of what is plugged into a VM |
 //! | `containers` | the same of containers and processes |
+//! | `network` | the same of networks |
 //! | `options` | options of the original, from and to JSON |
 //! | `host` | the host, its files, its answers, its faults |
 //! | `guest` | the guest |
@@ -23,6 +24,7 @@ mod containers;
 mod guest;
 mod host;
 mod log;
+mod network;
 mod options;
 mod plug;
 mod session;

@@ -114,7 +114,7 @@ impl Session {
                 Some(handle) => outcome(handle.release().await, nothing),
                 None => Outcome::refused("that was never had"),
             },
-            _ => Outcome::NotYet,
+            _ => return self.call_network(vm, name, args).await,
         })
     }
 
@@ -193,12 +193,12 @@ fn scsi_facts(mount: &ScsiMount) -> Value {
     })
 }
 
-fn texts(list: &Value) -> Vec<String> {
+pub(super) fn texts(list: &Value) -> Vec<String> {
     let list = list.as_array().map_or(&[][..], Vec::as_slice);
     list.iter().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
-fn outcome<T>(result: Result<T, UvmError>, value: impl FnOnce(T) -> Value) -> Outcome {
+pub(super) fn outcome<T>(result: Result<T, UvmError>, value: impl FnOnce(T) -> Value) -> Outcome {
     match result {
         Ok(done) => Outcome::Done(value(done)),
         Err(error) => named(&error, Value::Null),
@@ -213,6 +213,8 @@ fn named(error: &UvmError, returned: Value) -> Outcome {
             ResourceError::NoAvailableLocation { .. } => Some("ErrNoAvailableLocation"),
             ResourceError::NoScsiControllers => Some("ErrNoSCSIControllers"),
             ResourceError::LayerTooLarge { .. } => Some("ErrMaxVPMEMLayerSize"),
+            ResourceError::NamespaceAlreadyAdded => Some("ErrNetNSAlreadyAttached"),
+            ResourceError::NamespaceNotFound => Some("ErrNetNSNotFound"),
             _ => None,
         },
         _ => None,

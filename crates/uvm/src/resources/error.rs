@@ -38,6 +38,24 @@ pub enum ResourceError {
         /// How it is attached, and how it was asked for.
         how: String,
     },
+    /// The network namespace was added before. Nothing was changed.
+    #[error("network namespace already added")]
+    NamespaceAlreadyAdded,
+    /// The network namespace was not added to the VM. Nothing was changed.
+    #[error("network namespace not found")]
+    NamespaceNotFound,
+    /// Adapters are in the network namespace, or on their way. It is still there.
+    #[error("network namespace in use by {adapters} adapters")]
+    NamespaceInUse {
+        /// How many.
+        adapters: usize,
+    },
+    /// The host has no such thing, which the guest has to be told of. Nothing was changed.
+    #[error("the host has no such {what}")]
+    NotOnHost {
+        /// What it does not have.
+        what: &'static str,
+    },
     /// The VM needs it. Nothing was changed.
     #[error("the VM needs it: {why}")]
     Pinned {

@@ -25,6 +25,11 @@ pub(crate) struct Held {
 }
 
 impl Held {
+    /// It stays without its holder, until somebody releases it by its key.
+    pub(crate) fn keep(self) {
+        self.is_released.store(true, Ordering::Release);
+    }
+
     /// Gives the count back, and waits for what that takes: the last one unplugs the thing.
     pub(crate) async fn release(&self) -> Result<(), UvmError> {
         let intent = "release";

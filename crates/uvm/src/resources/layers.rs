@@ -23,10 +23,9 @@ pub(super) fn plan(overlay: &Overlay) -> Plan {
     };
     let root = GuestLayers { container_root_path: overlay.root.clone(), ..GuestLayers::default() };
     Plan {
-        grant: None,
-        device: None,
         guest_add: Some(Modification::add(Resource::CombinedLayers(all))),
         guest_remove: Some(Modification::remove(Resource::CombinedLayers(root))),
+        ..Plan::default()
     }
 }
 

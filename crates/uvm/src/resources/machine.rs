@@ -98,6 +98,11 @@ impl<K: Clone + Hash + Ord, W, R> Machine<K, W, R> {
         self.entries.get(&id).map(|entry| &entry.key)
     }
 
+    /// All keys, of those that were added first, first.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &K> {
+        self.entries.values().map(|entry| &entry.key)
+    }
+
     /// The last that was added of those whose key is such, and is not going.
     pub(crate) fn last(&self, is_such: impl Fn(&K) -> bool) -> Option<EntryId> {
         let is_going = |entry: &Entry<K, W, R>| matches!(entry.state, State::Detaching { .. });

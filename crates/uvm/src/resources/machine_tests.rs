@@ -18,7 +18,7 @@ impl PartialEq for ResourceError {
 }
 
 fn plan() -> Plan {
-    Plan { grant: None, device: None, guest_add: None, guest_remove: None }
+    Plan::default()
 }
 
 /// A plan with these parts.

@@ -1,4 +1,4 @@
-//! What is plugged into a VM: disks, layers, shares, pipes, devices.
+//! What is plugged into a VM: disks, layers, shares, pipes, devices, networks.
 //!
 //! | module | concept |
 //! | --- | --- |
@@ -8,7 +8,7 @@
 //! | `table` | what is asked for, matched with what is there; places |
 //! | `waiter` | who waits for a thing or its end, and what is given back after that |
 //! | `held` | a caller's count of a thing |
-//! | `scsi`, `vpmem`, `plan9`, `vsmb`, `pipe`, `layers`, `vpci`, `share` | the kinds |
+//! | `scsi`, `vpmem`, `plan9`, `vsmb`, `pipe`, `layers`, `vpci`, `network`, `share` | the kinds |
 
 mod counts;
 mod effect;
@@ -16,6 +16,7 @@ mod error;
 mod held;
 mod layers;
 mod machine;
+mod network;
 mod pipe;
 mod places;
 mod plan;
@@ -30,6 +31,7 @@ mod waiter;
 
 pub use error::ResourceError;
 pub use layers::CombinedLayers;
+pub use network::NetworkEndpoints;
 pub use pipe::{ContainerPipeMapping, PipeMount, is_pipe};
 pub use plan9::{Plan9Share, Plan9ShareOptions};
 pub use scsi::{ScsiDisk, ScsiMount};

@@ -11,7 +11,7 @@ use crate::vm::UtilityVm;
 
 pub(super) fn plan(path: &Path) -> Plan {
     let device = Device::Pipe(MappedPipe { path: path.to_owned() });
-    Plan { grant: None, device: Some(device), guest_add: None, guest_remove: None }
+    Plan { device: Some(device), ..Plan::default() }
 }
 
 /// Whether this is the path of a named pipe of the host itself. Letter case counts, and a name is not needed.

@@ -1,8 +1,8 @@
 //! How one thing is plugged in and unplugged: the rule that holds for all of them.
 //!
-//! To add: access to the file, the host, then the guest; whatever fails undoes what was done, with limits of its own. To
-//! remove: the guest, then the host, then the access. If the host does not let go, the guest already has: a retry goes on
-//! from there.
+//! To add: access to the file, what the guest must know before, the host, then the guest; whatever fails undoes what was
+//! done, with limits of its own. To remove: the guest, then the host, then the access. If the host does not let go, the
+//! guest already has: a retry goes on from there.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,22 +12,26 @@ use uvm_platform::{Deadlines, PlatformError, PlatformVm};
 use uvm_wire::modify::{Modification, ModifySettings};
 use uvm_wire::{ContainerId, RawJson};
 
-use super::ResourceError;
+use super::{ResourceError, network};
 use crate::bridge::BridgeError;
 use crate::vm::Guest;
 use crate::vm::on_host;
 
 /// What it takes to plug one thing in, and to unplug it. Plain data.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
     /// A file the VM has to be let at.
     pub(crate) grant: Option<(PathBuf, VmAccess)>,
+    /// What the guest is told before the host adds it. The guest's half of removing it takes that back.
+    pub(crate) guest_before: Option<Modification>,
     /// The host's half.
     pub(crate) device: Option<Device>,
     /// The guest's half of adding it.
     pub(crate) guest_add: Option<Modification>,
     /// The guest's half of removing it.
     pub(crate) guest_remove: Option<Modification>,
+    /// The id of the host's network namespace that `guest_remove` describes: it is looked at again then.
+    pub(crate) namespace: Option<String>,
 }
 
 /// A change of something that is there: the host, then the guest; a guest that refuses undoes the host.
@@ -85,17 +89,29 @@ pub(crate) struct Ends {
 impl Ends {
     pub(crate) async fn attach(&self, plan: &Plan) -> Result<(), AttachFailed> {
         let clean = |error| AttachFailed { error, is_left: false };
-        if plan.guest_add.is_some() && matches!(self.connection, Connection::None) {
+        let tells = plan.guest_before.is_some() || plan.guest_add.is_some();
+        if tells && matches!(self.connection, Connection::None) {
             return Err(clean(ResourceError::NoGuestConnection));
         }
         if let Some((path, access)) = &plan.grant {
             self.host("let it open a file", self.vm.grant(path, *access)).await.map_err(clean)?;
         }
-        let added = self.add(plan).await;
+        let added = self.prepare_and_add(plan).await;
         if added.is_err() {
             self.revoke(plan).await;
         }
         added
+    }
+
+    async fn prepare_and_add(&self, plan: &Plan) -> Result<(), AttachFailed> {
+        let Some(before) = &plan.guest_before else { return self.add(plan).await };
+        if let Err(error) = self.tell(before).await {
+            if is_unclear(&error) {
+                self.take_back(plan).await;
+            }
+            return Err(AttachFailed { error, is_left: false });
+        }
+        self.add(plan).await
     }
 
     async fn add(&self, plan: &Plan) -> Result<(), AttachFailed> {
@@ -103,6 +119,9 @@ impl Ends {
         if let Some(device) = &plan.device {
             let change = Change::Add(device.clone());
             if let Err(error) = self.change(&change, along.as_ref()).await {
+                if plan.guest_before.is_some() {
+                    self.take_back(plan).await;
+                }
                 // What was not answered may have been done.
                 let is_left = is_unclear(&error) && self.undo(device).await.is_err();
                 return Err(AttachFailed { error, is_left });
@@ -113,11 +132,8 @@ impl Ends {
         }
         let Some(modification) = plan.guest_add.as_ref().filter(|_| along.is_none()) else { return Ok(()) };
         let Err(error) = self.guest(modification).await else { return Ok(()) };
-        if matches!(error, BridgeError::Timeout { .. })
-            && let Some(remove) = &plan.guest_remove
-        {
-            // It may have done it by now, or never will: then this fails, too.
-            let _ = self.guest(remove).await;
+        if plan.guest_before.is_some() || matches!(error, BridgeError::Timeout { .. }) {
+            self.take_back(plan).await;
         }
         let is_left = match &plan.device {
             Some(device) => match self.undo(device).await {
@@ -133,10 +149,12 @@ impl Ends {
     }
 
     pub(crate) async fn detach(&self, plan: &Plan, mut progress: Progress) -> Result<(), DetachFailed> {
-        let along = self.along(plan.guest_remove.as_ref());
+        let looked = self.guest_remove(plan).await;
+        let guest_remove = looked.map_err(|error| DetachFailed { error, progress })?;
+        let along = self.along(guest_remove.as_ref());
         if !progress.guest_is_done
             && along.is_none()
-            && let Some(modification) = &plan.guest_remove
+            && let Some(modification) = &guest_remove
             && !matches!(self.connection, Connection::None)
         {
             self.guest(modification).await.map_err(|e| DetachFailed { error: e.into(), progress })?;
@@ -181,6 +199,16 @@ impl Ends {
         Err(error.into())
     }
 
+    /// The guest's half of removing it, as it is to be told now.
+    async fn guest_remove(&self, plan: &Plan) -> Result<Option<Modification>, ResourceError> {
+        let (Some(id), Some(otherwise)) = (&plan.namespace, &plan.guest_remove) else {
+            return Ok(plan.guest_remove.clone());
+        };
+        let network = self.vm.network().map_err(ResourceError::Host)?;
+        let looked = self.host("look at a network namespace for", network.namespace(id)).await?;
+        Ok(Some(network::namespace_removed(looked.as_deref(), otherwise)))
+    }
+
     /// The guest's half, if it goes along with the host's.
     fn along(&self, modification: Option<&Modification>) -> Option<RawJson> {
         match self.connection {
@@ -193,6 +221,23 @@ impl Ends {
         let Connection::Library(guest) = &self.connection else { return Ok(()) };
         let call = ModifySettings { modification: modification.clone() };
         guest.bridge.call(ContainerId::UVM, &call, Some(self.deadlines.rpc)).await.map(|_| ())
+    }
+
+    /// Tells the guest something alone, by whoever holds the connection to it.
+    async fn tell(&self, modification: &Modification) -> Result<(), ResourceError> {
+        match self.along(Some(modification)) {
+            Some(request) => self.host("tell its guest something", self.vm.pass_on(request.get())).await,
+            None => Ok(self.guest(modification).await?),
+        }
+    }
+
+    /// Takes back what the guest was told, or may have been, of a thing that does not come after all. A guest that knows
+    /// nothing of it, or does not answer, cannot be helped: nothing else will have the same name.
+    async fn take_back(&self, plan: &Plan) {
+        let Some(remove) = &plan.guest_remove else { return };
+        if let Err(e) = self.tell(remove).await {
+            tracing::debug!(error = crate::error::chain(&e), "what the guest was told is not taken back");
+        }
     }
 
     async fn undo(&self, device: &Device) -> Result<(), ResourceError> {
@@ -211,15 +256,20 @@ impl Ends {
         }
     }
 
-    async fn host(
+    async fn host<T>(
         &self,
         intent: &'static str,
-        call: impl Future<Output = Result<(), PlatformError>>,
-    ) -> Result<(), ResourceError> {
+        call: impl Future<Output = Result<T, PlatformError>>,
+    ) -> Result<T, ResourceError> {
         on_host(&*self.vm, intent, self.deadlines.host_call, call).await.map_err(ResourceError::Host)
     }
 }
 
+/// Whether what was asked for may have been done, or yet be.
 fn is_unclear(error: &ResourceError) -> bool {
-    matches!(error, ResourceError::Host(PlatformError::Timeout { .. }))
+    match error {
+        ResourceError::Host(PlatformError::Timeout { .. }) => true,
+        ResourceError::Guest(error) => matches!(**error, BridgeError::Timeout { .. }),
+        _ => false,
+    }
 }

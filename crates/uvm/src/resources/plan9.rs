@@ -63,7 +63,6 @@ pub(super) fn plan(share: &Plan9ShareOptions, number: u64) -> Plan {
         })
     };
     Plan {
-        grant: None,
         guest_add: Some(Modification::add(guest(share.read_only))),
         guest_remove: Some(Modification::remove(guest(false))),
         device: Some(Device::Plan9(Plan9Export {
@@ -73,6 +72,7 @@ pub(super) fn plan(share: &Plan9ShareOptions, number: u64) -> Plan {
             read_only: share.read_only,
             allowed_files: share.allowed_names.clone(),
         })),
+        ..Plan::default()
     }
 }
 

@@ -91,7 +91,7 @@ fn whole(disk: &ScsiDisk, attachment: ScsiAttachment, os: GuestOs) -> Plan {
     // A Linux guest is always told, to let go of the disk; a Windows guest only of a mount.
     let tells = guest_path.is_some() || os == GuestOs::Linux;
     let guest_remove = tells.then(|| Modification::remove(guest_disk(&attachment, guest_path, false, os)));
-    Plan { grant, device: Some(Device::Scsi(attachment)), guest_add, guest_remove }
+    Plan { grant, device: Some(Device::Scsi(attachment)), guest_add, guest_remove, ..Plan::default() }
 }
 
 fn guest_disk(disk: &ScsiAttachment, guest_path: Option<&str>, read_only: bool, os: GuestOs) -> Resource {
@@ -240,5 +240,23 @@ impl UtilityVm {
         let what = name(host_path);
         let plan = self.find(what, Key::Scsi(self.path_key(host_path))).await?;
         Ok(guest_path(&plan).map(str::to_owned))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn d39_a_windows_guest_hears_nothing_of_a_disk_it_never_mounted() {
+        let slot = ScsiSlot { controller: 0, lun: 3 };
+        let plan = |disk: ScsiDisk, os| {
+            let attachment = ScsiAttachment { slot, path: disk.host_path.clone(), kind: disk.kind, read_only: false };
+            whole(&disk, attachment, os)
+        };
+        let bare = || ScsiDisk::new(r"C:\d.vhdx");
+        assert_eq!(plan(bare(), GuestOs::Windows).guest_remove, None);
+        assert!(plan(bare().with_guest_path(r"C:\mnt"), GuestOs::Windows).guest_remove.is_some());
+        assert!(plan(bare(), GuestOs::Linux).guest_remove.is_some(), "it unplugs the disk");
     }
 }

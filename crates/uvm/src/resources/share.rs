@@ -6,7 +6,7 @@ use uvm_platform::requests::HostFile;
 use uvm_wire::modify::{Modification, Resource, WindowsMappedDirectory, WindowsResource};
 use uvm_wire::negotiate::GuestOs;
 
-use super::{Held, Plan, Plan9ShareOptions, ResourceError, Wanted};
+use super::{Held, Plan, Plan9ShareOptions, Wanted};
 use crate::error::UvmError;
 use crate::vm::UtilityVm;
 
@@ -27,10 +27,9 @@ pub(super) fn plan(mapped: &Mapped) -> Plan {
         }))
     };
     Plan {
-        grant: None,
-        device: None,
         guest_add: Some(Modification::add(guest(mapped.read_only))),
         guest_remove: Some(Modification::remove(guest(false))),
+        ..Plan::default()
     }
 }
 
@@ -78,9 +77,9 @@ impl UtilityVm {
     }
 
     async fn share_by_plan9(&self, host_path: &Path, guest_path: &str, read_only: bool) -> Result<Share, UvmError> {
-        let looked = self.inner.vm.look_at(host_path).await.map_err(ResourceError::Host);
         let what = host_path.display().to_string();
-        let looked = looked.map_err(|source| self.inner.resource_error("share", &what, source))?;
+        let looked =
+            self.inner.look_at(host_path).await.map_err(|source| self.inner.resource_error("share", &what, source))?;
         let mut options = match looked {
             HostFile::Directory => Plan9ShareOptions::new(host_path, guest_path),
             HostFile::File { directory, name, .. } => {

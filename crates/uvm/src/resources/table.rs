@@ -14,7 +14,7 @@ use super::plan::{AttachFailed, DetachFailed, Plan, Step};
 use super::waiter::{Count, GivenBack, Waiter};
 use crate::options::LcowOptions;
 
-use super::{ResourceError, layers, pipe, plan9, scsi, share, vpci, vpmem, vsmb};
+use super::{ResourceError, layers, network, pipe, plan9, scsi, share, vpci, vpmem, vsmb};
 
 /// What tells things apart: who asks for one with the same key asks for the same. Paths are as the host compares them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,6 +32,11 @@ pub(crate) enum Key {
     /// The root, and a number: each is its own.
     Layers(String, u64),
     Pci(String),
+    Namespace(String),
+    Adapter {
+        namespace: String,
+        endpoint: String,
+    },
 }
 
 /// What is asked for.
@@ -45,6 +50,7 @@ pub(crate) enum Wanted {
     Pipe(PathBuf),
     Layers(layers::Overlay),
     Pci(vpci::Assignment),
+    Network(network::Part),
 }
 
 /// What somebody got.
@@ -205,6 +211,14 @@ impl Table {
             }
             // Instance paths differ in case only by who wrote them down.
             Wanted::Pci(assignment) => Key::Pci(assignment.device.to_lowercase()),
+            Wanted::Network(part) => {
+                if let Key::Adapter { namespace, .. } = &part.key
+                    && self.adapters(namespace).is_none()
+                {
+                    return Err(ResourceError::NamespaceNotFound);
+                }
+                part.key.clone()
+            }
         };
         let part = match wanted {
             Wanted::Vsmb(part) => part.key(|path| self.path(path)),
@@ -217,6 +231,7 @@ impl Table {
             let fit = match wanted {
                 Wanted::Scsi(disk) => scsi::fit(disk, plan, &self.limits)?,
                 Wanted::Vsmb(part) => vsmb::fit(part, plan, |path| self.path(path))?,
+                Wanted::Network(part) => network::fit(part)?,
                 Wanted::Vpmem(_)
                 | Wanted::Plan9(_)
                 | Wanted::Mapped(_)
@@ -245,6 +260,7 @@ impl Table {
             Wanted::Pipe(path) => (pipe::plan(path), Place::None),
             Wanted::Layers(overlay) => (layers::plan(overlay), Place::None),
             Wanted::Pci(assignment) => (vpci::plan(assignment, &self.limits), Place::None),
+            Wanted::Network(part) => ((*part.plan).clone(), Place::None),
         };
         Ok(Found::New { key, part, plan: Box::new(plan), place })
     }
@@ -287,6 +303,13 @@ impl Table {
         }
     }
 
+    /// The adapters in a network namespace, also those that come or go; `None`: the namespace is not there.
+    pub(crate) fn adapters(&self, namespace: &str) -> Option<Vec<Key>> {
+        self.attached_as(network::namespace_key(namespace))?;
+        let is_in = |key: &&Key| matches!(key, Key::Adapter { namespace: of, .. } if *of == namespace.to_lowercase());
+        Some(self.machine.keys().filter(is_in).cloned().collect())
+    }
+
     /// One who has the thing, or a part of it, gives it up.
     pub(crate) fn release(&mut self, count: Count, waiter: Option<Waiter>) -> Effects {
         let Count { id, part } = count;
@@ -296,6 +319,11 @@ impl Table {
 
     /// The same, by its key.
     pub(crate) fn release_key(&mut self, key: Key, waiter: Waiter) -> Effects {
+        if let Key::Namespace(namespace) = &key
+            && let Some(adapters) = self.adapters(namespace).map(|adapters| adapters.len()).filter(|count| *count > 0)
+        {
+            return vec![Effect::Fail(waiter, Box::new(ResourceError::NamespaceInUse { adapters }))];
+        }
         let count = self.machine.find_part(&key).map(|id| Count { id, part: key });
         self.release_found(count, waiter)
     }

@@ -21,7 +21,7 @@ pub(super) fn plan(assignment: &Assignment, limits: &Limits) -> Plan {
     let guest_add = (limits.os == GuestOs::Linux)
         .then(|| Modification::add(Resource::VpciDevice(GuestDevice { vmbus_guid: channel.clone() })));
     let device = Device::Pci(PciAssignment { channel, device, virtual_function: 0 });
-    Plan { grant: None, device: Some(device), guest_add, guest_remove: None }
+    Plan { device: Some(device), guest_add, ..Plan::default() }
 }
 
 /// The class of channels of virtual PCI devices.

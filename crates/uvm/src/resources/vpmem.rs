@@ -47,10 +47,10 @@ pub(super) fn attached_at(path: &Path, slot: u32) -> Plan {
         ..GuestDevice::default()
     });
     Plan {
-        grant: None,
         device: Some(Device::Vpmem(VpmemDevice { slot, path: path.to_owned() })),
         guest_add: Some(Modification::add(guest.clone())),
         guest_remove: Some(Modification::remove(guest)),
+        ..Plan::default()
     }
 }
 
@@ -97,7 +97,7 @@ impl UtilityVm {
     pub async fn add_vpmem(&self, host_path: impl Into<PathBuf>) -> Result<VpmemMount, UvmError> {
         let host_path = host_path.into();
         let what = format!("memory-backed layer {}", host_path.display());
-        let looked = self.inner.vm.look_at(&host_path).await.map_err(ResourceError::Host);
+        let looked = self.inner.look_at(&host_path).await;
         let bytes = looked.and_then(|file| match file {
             HostFile::File { bytes, .. } => Ok(bytes),
             HostFile::Directory => Err(ResourceError::BadInput {

@@ -5,7 +5,9 @@
 //! and the last one removes it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use uvm_platform::PlatformVm;
 use uvm_platform::requests::{Change, Device, HostFile, Setting, VsmbExport, VsmbOptions};
 use uvm_wire::negotiate::GuestOs;
 
@@ -49,7 +51,7 @@ pub(super) fn plan(part: &Part, number: u64) -> Plan {
 }
 
 fn whole(export: VsmbExport) -> Plan {
-    Plan { grant: None, device: Some(Device::Vsmb(export)), guest_add: None, guest_remove: None }
+    Plan { device: Some(Device::Vsmb(export)), ..Plan::default() }
 }
 
 /// Whether what is there is what is asked for, or can become it: another file can be let into a share of single files.
@@ -198,7 +200,7 @@ impl UtilityVm {
         if self.os() != GuestOs::Windows {
             return Err(ResourceError::NotForThisGuest { what: "VSMB shares", os: "Linux" });
         }
-        let looked = self.inner.vm.look_at(host_path).await.map_err(ResourceError::Host)?;
+        let looked = self.inner.look_at(host_path).await?;
         let (directory, file) = match looked {
             HostFile::Directory if options.restrict_file_access => {
                 return Err(ResourceError::BadInput {
@@ -214,7 +216,9 @@ impl UtilityVm {
                 (without_separator(directory), Some(host_path.to_owned()))
             }
         };
-        let can_map = self.inner.vm.can_map_files_of(&directory).await.map_err(ResourceError::Host)?;
+        let asked = directory.clone();
+        let look = move |vm: Arc<dyn PlatformVm>| async move { vm.can_map_files_of(&asked).await };
+        let can_map = self.inner.look("look at a directory for", look).await?;
         options.no_direct_map |= !can_map;
         Ok(Part { directory, file, options })
     }

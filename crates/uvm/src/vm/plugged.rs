@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use tokio::sync::oneshot;
-use uvm_platform::PlatformVm;
+use uvm_platform::requests::HostFile;
+use uvm_platform::{PlatformError, PlatformVm};
 
-use super::driver::{self, Driver};
+use super::driver::{self, Driver, on_host};
 use super::state::{Ask, Refusal, Verdict, admit};
 use super::{Inner, UtilityVm};
 use crate::error::UvmError;
@@ -26,6 +27,7 @@ pub(crate) enum Request {
     Release { count: Count, waiter: Option<Waiter> },
     ReleaseKey { key: Key, waiter: Waiter },
     ReleaseLayers { root: String, waiter: Waiter },
+    Adapters { namespace: String, reply: oneshot::Sender<Result<Option<Vec<Key>>, ResourceError>> },
 }
 
 /// What operations report.
@@ -59,6 +61,11 @@ impl Driver {
             Request::Release { count, waiter } => table.release(count, waiter),
             Request::ReleaseKey { key, waiter } => table.release_key(key, waiter),
             Request::ReleaseLayers { root, waiter } => table.release_layers(&root, waiter),
+            Request::Adapters { namespace, reply } => {
+                // A caller that gave up does not want the answer.
+                let _ = reply.send(Ok(table.adapters(&namespace)));
+                return;
+            }
             Request::Find { key, waiter } => {
                 // One who only looks has no count, and gives none back.
                 let _ = match table.attached_as(key) {
@@ -171,6 +178,13 @@ impl UtilityVm {
         Ok(found.plan)
     }
 
+    /// The adapters in a network namespace; `None`: it is not there.
+    pub(crate) async fn adapters(&self, namespace: &str) -> Result<Option<Vec<Key>>, UvmError> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Adapters { namespace: namespace.to_owned(), reply };
+        self.inner.ask_for("find", &format!("network namespace {namespace}"), request, answer).await
+    }
+
     /// What the host compares paths by.
     pub(crate) fn path_key(&self, path: &Path) -> String {
         self.inner.vm.path_key(path)
@@ -178,6 +192,29 @@ impl UtilityVm {
 }
 
 impl Inner {
+    /// What is at a path of the host.
+    pub(crate) async fn look_at(&self, path: &Path) -> Result<HostFile, ResourceError> {
+        let path = path.to_owned();
+        self.look("look at a file for", move |vm| async move { vm.look_at(&path).await }).await
+    }
+
+    /// Looks at something of the host, within the limit for its calls.
+    pub(crate) async fn look<T, F>(
+        &self,
+        intent: &'static str,
+        look: impl FnOnce(Arc<dyn PlatformVm>) -> F,
+    ) -> Result<T, ResourceError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, PlatformError>> + Send + 'static,
+    {
+        let (vm, limit) = (Arc::clone(&self.vm), self.deadlines.host_call);
+        let look = look(Arc::clone(&vm));
+        let looked = self.run_while_wanted(async move { on_host(&*vm, intent, limit, look).await }).await;
+        let closed = PlatformError::WrongState { intent, state: "closed" };
+        looked.unwrap_or(Err(closed)).map_err(ResourceError::Host)
+    }
+
     /// Why `what` could not be plugged in, unplugged or found.
     pub(crate) fn resource_error(&self, intent: &'static str, what: &str, source: ResourceError) -> UvmError {
         let (id, what) = (self.id.clone(), what.to_owned());

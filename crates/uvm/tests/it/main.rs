@@ -18,6 +18,8 @@ mod guest_request;
 mod injection;
 mod lifecycle;
 mod model;
+mod network;
+mod network_faults;
 mod obedient;
 mod process;
 mod resources;

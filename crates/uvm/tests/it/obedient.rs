@@ -95,6 +95,7 @@ fn word(modification: &Modification) -> String {
         Resource::VpmemDevice(device) => format!("{verb} pmem {} {}", device.device_number, device.mount_path),
         Resource::MappedDirectory(share) => format!("{verb} share {} {}", share.share_name, share.mount_path),
         Resource::CombinedLayers(layers) => format!("{verb} layers {}", layers.container_root_path),
+        Resource::VpciDevice(_) => format!("{verb} device"),
         other => format!("{verb} {other:?}"),
     }
 }

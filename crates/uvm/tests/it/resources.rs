@@ -1,6 +1,5 @@
 //! What is plugged in: shared, undone, removed, over the fake host and a guest that is played.
 
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use uvm::platform::fake::Fault;

@@ -214,8 +214,15 @@ async fn files_that_are_added_at_once_share_one_share_and_one_that_fails_fails_a
     let shared = Shared::boot().await?;
     shared.host.plant("add vsmb", 0, Fault::Slow(Duration::from_secs(2)));
     shared.host.plant("update vsmb files", 0, Fault::Fail);
-    let add = |name| shared.vm.add_vsmb(shared.file(name), VsmbOptions::default());
-    let (a, b, c, again) = tokio::join!(add("a"), add("b"), add("c"), add("a"));
+    // Each a moment after the one before, and all while the first is being added.
+    let add = |after: u64, name| {
+        let (vm, file) = (&shared.vm, shared.file(name));
+        async move {
+            tokio::time::sleep(Duration::from_millis(100 * after)).await;
+            vm.add_vsmb(file, VsmbOptions::default()).await
+        }
+    };
+    let (a, b, c, again) = tokio::join!(add(0, "a"), add(1, "b"), add(2, "c"), add(3, "a"));
     let (a, c, again) = (a?, c?, again?);
     assert!(matches!(source(&b.expect_err("planted")), ResourceError::Host(_)));
     assert_eq!(shared.done(), ["add s1 a", "update s1 a c"]);
@@ -225,8 +232,8 @@ async fn files_that_are_added_at_once_share_one_share_and_one_that_fails_fails_a
     right?;
     assert_eq!(shared.done()[2..], ["update s1 c", "remove s1"]);
     // The first one fails: who waited for the same fails with it, another file is a share of its own.
-    shared.host.plant("add vsmb", 0, Fault::Fail);
-    let (a, c, again) = tokio::join!(add("a"), add("c"), add("a"));
+    shared.host.plant("add vsmb", 0, Fault::Hang);
+    let (a, c, again) = tokio::join!(add(0, "a"), add(1, "c"), add(2, "a"));
     assert!(a.is_err() && again.is_err());
     assert_eq!(c?.guest_path(), format!(r"{PREFIX}s3\c"));
     Ok(())
