@@ -234,7 +234,8 @@ async fn a_removal_that_fails_at_any_call_can_be_made_again() -> TestResult {
         for failing in host.chain(guest) {
             let mut scene = Scene::new().await?;
             let handle = scene.add(thing).await?;
-            (scene.host(), scene.guest.words());
+            // What the addition asked.
+            drop((scene.host(), scene.guest.words()));
             match failing {
                 Some((at, fault)) => scene.plant(&normal.removed.0, at, fault),
                 None => scene.guest.refuse(0),
