@@ -235,6 +235,10 @@ impl PlatformVm for FakeVm {
         })
     }
 
+    fn passes_on(&self) -> bool {
+        self.host.guest_connection().is_ok()
+    }
+
     fn pass_on<'a>(&'a self, request: &'a str) -> BoxFuture<'a, Result<(), PlatformError>> {
         Box::pin(async move { self.host.call(&format!("pass on {request}")).await })
     }

@@ -325,6 +325,7 @@ impl Driver {
                     status.phase = Phase::Running;
                     status.guest = guest;
                 });
+                self.go_on_plugged();
                 return answer(reply, Ok(()));
             }
             // Something else came first. That ends the VM, if it has not.

@@ -41,19 +41,26 @@ pub(super) enum Report {
 pub(crate) struct Plugged {
     table: Table,
     connection: GuestConnection,
+    /// Counts that were given back while the VM was starting.
+    later: Vec<Request>,
 }
 
 impl Plugged {
     pub(crate) fn new(vm: &Arc<dyn PlatformVm>, limits: Limits, connection: GuestConnection) -> Self {
-        Self { table: Table::new(Arc::clone(vm), limits), connection }
+        Self { table: Table::new(Arc::clone(vm), limits), connection, later: Vec::new() }
     }
 }
 
 impl Driver {
     pub(super) fn asked_plugged(&mut self, request: Request) {
         // Who asks has looked at the phase; one that has changed since drops the answer's other end, which says so.
-        if matches!(admit(self.phase(), ask_of(&*self.vm)), Verdict::Refuse(_)) {
-            return;
+        match admit(self.phase(), ask_of(&*self.vm)) {
+            // A handle gives its count back but once.
+            Verdict::Refuse(Refusal::Starting) if matches!(request, Request::Release { .. }) => {
+                return self.plugged.later.push(request);
+            }
+            Verdict::Refuse(_) => return,
+            _ => {}
         }
         let table = &mut self.plugged.table;
         let effects = match request {
@@ -78,6 +85,13 @@ impl Driver {
         self.carry_out(effects);
     }
 
+    /// The VM has started.
+    pub(super) fn go_on_plugged(&mut self) {
+        for request in std::mem::take(&mut self.plugged.later) {
+            self.asked_plugged(request);
+        }
+    }
+
     pub(super) fn reported_plugged(&mut self, report: Report) {
         let table = &mut self.plugged.table;
         let effects = match report {
@@ -90,6 +104,7 @@ impl Driver {
 
     /// The VM has ended, and everything in it. Who waits is told by the end of the waiting.
     pub(super) fn forget_plugged(&mut self) {
+        self.plugged.later.clear();
         drop(self.plugged.table.clear());
     }
 

@@ -1,8 +1,9 @@
 //! Windows guests, and guests whose connection the host's service holds.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use uvm::platform::fake::{FakeGuestEnd, FakePlatform};
+use uvm::platform::fake::{FakeGuestEnd, FakePlatform, Fault};
 use uvm::platform::spec::{GuestConnection as Held, MemoryBacking as Backing};
 use uvm::platform::{Capabilities, Feature, HostGuestConnection};
 use uvm::wire::call::Done;
@@ -11,10 +12,12 @@ use uvm::wire::modify::{ModifySettings, RequestType};
 use uvm::wire::negotiate::{self, GuestDefinedCapabilities, GuestOs, NegotiateProtocolReply};
 use uvm::wire::system::Start;
 use uvm::wire::{Call, Failure};
-use uvm::{ErrorKind, GuestConnection, MemoryBacking, OptionsError, StartPhase, UtilityVm, UvmError, WcowOptions};
+use uvm::{
+    ErrorKind, GuestConnection, MemoryBacking, OptionsError, ScsiDisk, StartPhase, UtilityVm, UvmError, WcowOptions,
+};
 use uvm_testkit::guest::Guest;
 
-use crate::support::{ORIGINAL, Played, TestResult, boot_files, nothing_left, within_a_day};
+use crate::support::{ORIGINAL, Played, TestResult, boot_files, nothing_left, settle, within_a_day};
 
 fn windows(change: impl FnOnce(&mut WcowOptions)) -> WcowOptions {
     let mut options = WcowOptions::new([r"C:\top", r"C:\base", r"C:\scratch"]);
@@ -137,6 +140,34 @@ async fn what_the_hosts_service_knows_of_the_guest_is_learnt_from_it() -> TestRe
     vm.guest_request_raw(r#"{"a":1}"#).await?;
     assert_eq!(host.calls().last().map(String::as_str), Some(r#"pass on {"a":1}"#));
     assert_eq!(vm.guest_request_raw("{").await.expect_err("no JSON").kind(), ErrorKind::InvalidInput);
+    vm.close().await?;
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_plugged_in_before_the_start_can_go_at_any_time() -> TestResult {
+    let host = FakePlatform::new();
+    let vm = create(&host, &windows(|o| o.guest_connection = GuestConnection::HostService)).await?;
+    let error = vm.add_pipe("early").await.expect_err("no service that takes it");
+    assert_eq!(error.kind(), ErrorKind::WrongState, "{error}");
+    host.set_guest_connection(HostGuestConnection { protocol_version: 4, capabilities: "{}".into() });
+    let (dropped, released) = (vm.add_pipe("dropped").await?, vm.add_pipe("released").await?);
+    let kept = vm.add_scsi(&ScsiDisk::new("/a").with_guest_path(r"C:\a")).await?;
+    host.plant("start", 0, Fault::Slow(Duration::from_secs(2)));
+    let during = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let error = vm.add_pipe("late").await.expect_err("it is starting");
+        assert_eq!(error.kind(), ErrorKind::WrongState, "{error}");
+        drop(dropped);
+        released.release().await
+    };
+    let (started, during) = tokio::join!(vm.start(), during);
+    started?;
+    during?;
+    settle().await;
+    let plugged = ["create", "add pipe", "add pipe", "add scsi", "start", "guest connection"];
+    assert_eq!(host.calls(), [&plugged[..], &["remove pipe", "remove pipe"]].concat());
+    kept.release().await?;
     vm.close().await?;
     Ok(())
 }
