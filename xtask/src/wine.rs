@@ -35,9 +35,12 @@ impl Wine {
         Ok(wine)
     }
 
-    /// Where Windows' own libraries are.
-    pub(crate) fn system_directory(&self) -> PathBuf {
-        self.prefix().join("drive_c/windows/system32")
+    /// Puts a library that was built into the system's directory, where programs look for Windows' own.
+    fn add_library(&self, profile: &str, library: &str) -> anyhow::Result<()> {
+        let built = built(profile).join(library);
+        let place = self.prefix().join("drive_c/windows/system32").join(library);
+        fs::copy(&built, place).with_context(|| built.display().to_string())?;
+        Ok(())
     }
 
     fn prefix(&self) -> PathBuf {
@@ -61,7 +64,10 @@ impl Wine {
         ensure!(status.success(), "wineboot: {status}");
         Cmd::cargo().args(["build", "--quiet", "--profile", "agent", "--target", TARGET, "-p", "uvm-wine"]).run()?;
         let library = "bcryptprimitives.dll";
-        fs::copy(root().join("target").join(TARGET).join("agent").join(library), self.system_directory().join(library))?;
+        fs::copy(
+            root().join("target").join(TARGET).join("agent").join(library),
+            self.system_directory().join(library),
+        )?;
         File::create(made)?;
         Ok(())
     }
@@ -95,10 +101,33 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<u8> {
     Ok(u8::try_from(code).unwrap_or(u8::MAX))
 }
 
-/// What tells cargo to run programs for Windows so.
-pub(crate) fn cargo_runner() -> anyhow::Result<String> {
+/// Builds everything that is for Windows, and runs its tests. One of them runs the library's example as it is: with the
+/// stand-in in the place of the system's compute core library.
+pub(crate) fn test(packages: &[&str]) -> anyhow::Result<()> {
+    let build = || Cmd::cargo().args(["build", "--quiet", "--target", TARGET]);
+    build().args(["-p", "uvm-hcs-stand-in", "-p", "uvm-cli"]).run()?;
+    build().args(["-p", "uvm", "--example", "hello"]).run()?;
+    Wine::open()?.add_library("debug", "computecore.dll")?;
+    let runner = cargo_runner()?;
+    let test = || Cmd::cargo().args(["--config", &runner, "test", "--quiet", "--target", TARGET]);
+    let named = packages.iter().flat_map(|package| ["-p", *package]);
+    test().args(named).run()?;
+    test()
+        .args(["-p", "uvm", "--test", "windows", "--", "--ignored"])
+        .env("UVM_EXAMPLE_HELLO", built("debug").join("examples/hello.exe"))
+        .run()
+}
+
+/// Where cargo puts what it builds with a profile.
+fn built(profile: &str) -> PathBuf {
+    root().join("target").join(TARGET).join(profile)
+}
+
+/// What tells cargo to run programs for Windows by this one.
+fn cargo_runner() -> anyhow::Result<String> {
     let this = std::env::current_exe()?;
-    let this = this.to_str().filter(|path| !path.contains('\'')).context("this program's path cannot be written down")?;
+    let this =
+        this.to_str().filter(|path| !path.contains('\'')).context("this program's path cannot be written down")?;
     Ok(format!("target.{TARGET}.runner=['{this}', 'wine']"))
 }
 

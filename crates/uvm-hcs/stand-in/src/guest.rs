@@ -9,7 +9,8 @@
 //! | `exit` | exits with this code |
 //! | `sleep` | waits for a signal |
 //! | `listen` | listens on this port for the host, and gives each stream back what it sends |
-//! | `crash`, `disconnect` | has the VM end unexpectedly, or the compute service |
+//! | `dial` | dials this port of the host, and sends the other arguments and a line end |
+//! | `crash`, `disconnect` | once its input has ended, has the VM end unexpectedly, or the compute service |
 //!
 //! A shell (`sh -c`) runs one of these.
 
@@ -115,7 +116,9 @@ impl Guest {
     fn answer(&self, message_type: MessageType, received: Received) -> io::Result<()> {
         match &received.request.call {
             Call::NegotiateProtocol(_) => {
-                let capabilities = Capabilities::linux(GuestDefinedCapabilities::linux());
+                let able =
+                    GuestDefinedCapabilities { external_process_signal: true, ..GuestDefinedCapabilities::linux() };
+                let capabilities = Capabilities::linux(able);
                 self.reply::<NegotiateProtocol>(&received, NegotiateProtocolReply { version: 4, capabilities })
             }
             Call::ExecuteProcess(call) => self.execute(&received, call),
@@ -179,7 +182,8 @@ impl Guest {
         let guest = self.share()?;
         thread::spawn(move || {
             // A process whose streams are cut ends, as one that SIGPIPE kills.
-            let code = program.run(&guest, stdio).unwrap_or(Some(141));
+            let code = program.run(&guest, &stdio).unwrap_or(Some(141));
+            stdio.close();
             if let Some(exit_code) = code {
                 // Nobody is told by a guest that was cut off.
                 let _ = guest.exit(process_id, WaitForProcessReply { exit_code, signal: None });
@@ -204,6 +208,16 @@ struct Stdio {
     stderr: Option<TcpStream>,
 }
 
+impl Stdio {
+    /// Also for whoever cuts them at the VM's end.
+    fn close(&self) {
+        for stream in [&self.stdin, &self.stdout, &self.stderr].into_iter().flatten() {
+            // The host may have closed it.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
 /// What a process runs.
 enum Program {
     Echo(String),
@@ -212,6 +226,7 @@ enum Program {
     Exit(u32),
     Sleep,
     Listen(u32),
+    Dial(u32, String),
     Crash,
     Disconnect,
 }
@@ -227,6 +242,7 @@ impl Program {
             "exit" => Self::Exit(number()?),
             "sleep" => Self::Sleep,
             "listen" => Self::Listen(number()?),
+            "dial" => Self::Dial(number()?, format!("{}\n", arguments.get(1..)?.join(" "))),
             "crash" => Self::Crash,
             "disconnect" => Self::Disconnect,
             _ => return None,
@@ -234,37 +250,50 @@ impl Program {
     }
 
     /// Runs it to its exit code. `None`: a signal ends it.
-    fn run(self, guest: &Guest, stdio: Stdio) -> io::Result<Option<u32>> {
+    fn run(self, guest: &Guest, stdio: &Stdio) -> io::Result<Option<u32>> {
         let Stdio { stdin, stdout, stderr } = stdio;
         match self {
-            Self::Echo(text) => stdout.map_or(Ok(()), |out| finish(out, text.as_bytes()))?,
-            Self::Complain(text) => stderr.map_or(Ok(()), |out| finish(out, text.as_bytes()))?,
+            Self::Echo(text) => write(stdout.as_ref(), &text)?,
+            Self::Complain(text) => write(stderr.as_ref(), &text)?,
             Self::Cat => {
-                if let (Some(mut from), Some(mut to)) = (stdin, stdout) {
+                if let (Some(mut from), Some(mut to)) = (stdin.as_ref(), stdout.as_ref()) {
                     io::copy(&mut from, &mut to)?;
-                    to.shutdown(Shutdown::Write)?;
                 }
             }
             Self::Exit(code) => return Ok(Some(code)),
             Self::Sleep => return Ok(None),
             Self::Listen(port) => {
                 let listener = sockets::listen(guest.system, vsock_service(port))?;
-                stdout.map_or(Ok(()), |out| finish(out, b"listening\n"))?;
+                write(stdout.as_ref(), "listening\n")?;
                 let (mut stream, _) = listener.accept()?;
                 sockets::belongs_to(guest.system, &stream)?;
                 io::copy(&mut stream.try_clone()?, &mut stream)?;
                 stream.shutdown(Shutdown::Write)?;
             }
-            Self::Crash => system::end(guest.system, system::UNEXPECTED),
-            Self::Disconnect => system::disconnect(guest.system),
+            Self::Dial(port, text) => {
+                let stream = sockets::dial(guest.system, vsock_service(port))?;
+                write(Some(&stream), &text)?;
+                stream.shutdown(Shutdown::Write)?;
+            }
+            Self::Crash => {
+                read_to_end(stdin.as_ref())?;
+                system::end(guest.system, system::UNEXPECTED);
+            }
+            Self::Disconnect => {
+                read_to_end(stdin.as_ref())?;
+                system::disconnect(guest.system);
+            }
         }
         Ok(Some(0))
     }
 }
 
-fn finish(mut stream: TcpStream, text: &[u8]) -> io::Result<()> {
-    stream.write_all(text)?;
-    stream.shutdown(Shutdown::Write)
+fn read_to_end(from: Option<&TcpStream>) -> io::Result<()> {
+    from.map_or(Ok(()), |mut from| io::copy(&mut from, &mut io::sink()).map(drop))
+}
+
+fn write(to: Option<&TcpStream>, text: &str) -> io::Result<()> {
+    to.map_or(Ok(()), |mut to| to.write_all(text.as_bytes()))
 }
 
 /// How much entropy the protocol hands a booting guest.

@@ -7,9 +7,7 @@ use std::thread;
 
 use serde_json::json;
 use windows_sys::Win32::Foundation::{E_INVALIDARG, S_OK};
-use windows_sys::Win32::System::HostComputeSystem::{
-    HCS_OPERATION, HCS_OPERATION_COMPLETION, HCS_PROCESS_INFORMATION,
-};
+use windows_sys::Win32::System::HostComputeSystem::{HCS_OPERATION, HCS_OPERATION_COMPLETION, HCS_PROCESS_INFORMATION};
 use windows_sys::core::{HRESULT, PWSTR};
 
 use crate::as_handle;

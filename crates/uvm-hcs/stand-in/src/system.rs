@@ -90,7 +90,6 @@ fn fault(document: &Value) -> Option<&'static str> {
     let vm = document.get("VirtualMachine")?;
     let wanted = [
         ("the schema's version is missing", document["SchemaVersion"]["Major"] == 2),
-        ("the owner is missing", document["Owner"].is_string()),
         ("a VM has a chipset", vm["Chipset"].is_object()),
         ("a VM has memory", vm["ComputeTopology"]["Memory"]["SizeInMB"].as_u64().is_some_and(|size| size > 0)),
         ("a VM has processors", vm["ComputeTopology"]["Processor"]["Count"].as_u64().is_some_and(|count| count > 0)),
