@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::policy;
+use crate::public;
 use crate::setup;
 use crate::shell::Cmd;
 use crate::wine;
@@ -75,6 +76,12 @@ fn checks() -> anyhow::Result<()> {
     Cmd::cargo().args(["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings").run()?;
     setup::build_agent()?;
     Cmd::cargo().args(["test", "--workspace", "--no-run", "--quiet"]).run()
+}
+
+fn packages() -> anyhow::Result<()> {
+    let public = public::packages()?;
+    public.pack()?;
+    public.compare()
 }
 
 fn tests() -> anyhow::Result<()> {

@@ -3,6 +3,7 @@
 mod bench;
 mod ci;
 mod policy;
+mod public;
 mod setup;
 mod shell;
 mod soak;

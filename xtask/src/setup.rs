@@ -95,6 +95,30 @@ fn rust_targets() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The program that compares public interfaces. It reads what rustdoc says, which each version of Rust says in another way:
+/// it moves on with the toolchain.
+const SEMVER_CHECKS: (&str, &str) = ("cargo-semver-checks", "0.51.0");
+
+/// Builds that program, which takes some minutes, unless it is there.
+pub(crate) fn semver_checks() -> anyhow::Result<()> {
+    let (program, version) = SEMVER_CHECKS;
+    let there = Cmd::cargo().args(["semver-checks", "--version"]).output_or_none();
+    if there.is_some_and(|there| there.trim() == format!("{program} {version}")) {
+        say(&format!("{program} {version}: there"));
+        return Ok(());
+    }
+    say(&format!("building {program} {version}, which takes some minutes"));
+    let by_hand = format!("cargo install {program} --version {version} --locked --force");
+    Cmd::cargo()
+        .args(["install", program, "--version", version, "--locked", "--force", "--quiet"])
+        // It runs for seconds: a smaller part of the time it takes to make it fast.
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
+        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
+        .env("CARGO_PROFILE_RELEASE_LTO", "off")
+        .run()
+        .with_context(|| format!("by hand: {by_hand}"))
+}
+
 /// Builds the guest agent.
 pub(crate) fn build_agent() -> anyhow::Result<()> {
     say("building the guest agent");

@@ -63,11 +63,7 @@ impl Wine {
         let status = run_bounded(boot, BOOT, BOOT)?;
         ensure!(status.success(), "wineboot: {status}");
         Cmd::cargo().args(["build", "--quiet", "--profile", "agent", "--target", TARGET, "-p", "uvm-wine"]).run()?;
-        let library = "bcryptprimitives.dll";
-        fs::copy(
-            root().join("target").join(TARGET).join("agent").join(library),
-            self.system_directory().join(library),
-        )?;
+        self.add_library("agent", "bcryptprimitives.dll")?;
         File::create(made)?;
         Ok(())
     }
