@@ -3,9 +3,11 @@
 mod bench;
 mod ci;
 mod policy;
+mod public;
 mod setup;
 mod shell;
 mod soak;
+mod wine;
 
 use std::process::ExitCode;
 
@@ -22,6 +24,8 @@ usage: cargo xtask COMMAND
   replay CASES.json --files FILES.json
                  run cases recorded from the original; prints them with what was done here
   image ARGS     the same as `uvm image ARGS`
+  wine PROGRAM [ARGUMENT...]
+                 run a program for Windows, in a prefix of the project's own; everything is ended after 5 minutes
   man DIR        write man pages and shell completions into DIR
 ";
 
@@ -37,6 +41,10 @@ fn main() -> ExitCode {
         "image" => setup::all().and_then(|()| Cmd::new(setup::UVM).arg("image").args(rest).run()),
         "replay" => return replay(rest),
         "man" => man(rest),
+        "wine" => match wine::run(rest) {
+            Ok(code) => return code.into(),
+            Err(error) => Err(error),
+        },
         _ => {
             eprint!("{USAGE}");
             return if matches!(command, "help" | "--help" | "-h") { ExitCode::SUCCESS } else { ExitCode::from(2) };

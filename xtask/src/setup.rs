@@ -1,6 +1,6 @@
 //! What a fresh machine needs. Each step says what it does, and does nothing the second time.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
@@ -12,7 +12,15 @@ pub(crate) const UVM: &str = "target/release/uvm";
 const AGENT_TARGET: &str = "x86_64-unknown-linux-musl";
 
 /// A program that is needed, and the Debian package that has it.
-const PROGRAMS: [(&str, &str); 2] = [("qemu-system-x86_64", "qemu-system-x86"), ("cc", "gcc libc6-dev")];
+const PROGRAMS: [(&str, &str); 4] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("cc", "gcc libc6-dev"),
+    // What links programs for Windows, and what runs them.
+    ("x86_64-w64-mingw32-gcc", "gcc-mingw-w64-x86-64-win32"),
+    ("wine64", "wine64"),
+];
+/// Where Debian has programs that it keeps off the path.
+const OFF_PATH: &str = "/usr/lib/wine";
 
 /// What has to be there before anything is built.
 pub(crate) fn prerequisites() -> anyhow::Result<()> {
@@ -36,7 +44,7 @@ fn say(text: &str) {
 pub(crate) fn packages(programs: &[(&str, &str)]) -> anyhow::Result<()> {
     let missing: Vec<&str> = programs
         .iter()
-        .filter(|(program, _)| !on_path(program))
+        .filter(|(program, _)| find(program).is_none())
         .flat_map(|(_, packages)| packages.split(' '))
         .collect();
     if missing.is_empty() {
@@ -44,11 +52,11 @@ pub(crate) fn packages(programs: &[(&str, &str)]) -> anyhow::Result<()> {
         return Ok(());
     }
     let by_hand = format!("apt-get install --no-install-recommends {}", missing.join(" "));
-    if !on_path("apt-get") {
+    if find("apt-get").is_none() {
         bail!("missing, and this is no Debian: {}; install what has these programs", missing.join(", "));
     }
     let root = Cmd::new("id").arg("-u").output()?.trim() == "0";
-    let sudo = !root && on_path("sudo");
+    let sudo = !root && find("sudo").is_some();
     if !root && !sudo {
         bail!("root is needed to install packages; as root: {by_hand}");
     }
@@ -63,9 +71,11 @@ pub(crate) fn packages(programs: &[(&str, &str)]) -> anyhow::Result<()> {
     apt(&args).with_context(|| format!("by hand: {by_hand}"))
 }
 
-fn on_path(program: &str) -> bool {
+/// Where a program is.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+    let places = std::env::split_paths(&path).chain([OFF_PATH.into()]);
+    places.map(|directory| directory.join(program)).find(|file| file.is_file())
 }
 
 /// The guest's target, and the one that keeps what is for every system compiling for Windows.
@@ -83,6 +93,30 @@ fn rust_targets() -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The program that compares public interfaces. It reads what rustdoc says, which each version of Rust says in another way:
+/// it moves on with the toolchain.
+const SEMVER_CHECKS: (&str, &str) = ("cargo-semver-checks", "0.51.0");
+
+/// Builds that program, which takes some minutes, unless it is there.
+pub(crate) fn semver_checks() -> anyhow::Result<()> {
+    let (program, version) = SEMVER_CHECKS;
+    let there = Cmd::cargo().args(["semver-checks", "--version"]).output_or_none();
+    if there.is_some_and(|there| there.trim() == format!("{program} {version}")) {
+        say(&format!("{program} {version}: there"));
+        return Ok(());
+    }
+    say(&format!("building {program} {version}, which takes some minutes"));
+    let by_hand = format!("cargo install {program} --version {version} --locked --force");
+    Cmd::cargo()
+        .args(["install", program, "--version", version, "--locked", "--force", "--quiet"])
+        // It runs for seconds: a smaller part of the time it takes to make it fast.
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
+        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
+        .env("CARGO_PROFILE_RELEASE_LTO", "off")
+        .run()
+        .with_context(|| format!("by hand: {by_hand}"))
 }
 
 /// Builds the guest agent.

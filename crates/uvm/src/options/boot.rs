@@ -147,7 +147,10 @@ mod tests {
         let error = plan(&LcowOptions::default(), dir.path()).await.expect_err("a directory");
         let cause = std::error::Error::source(&error).expect("a cause").to_string();
         assert_eq!(cause, "it is not a regular file");
-        // Any other failure of the look counts too: here a file where a directory should be.
+        // Any other failure of the look counts too: here a file where a directory should be. (For Windows nothing is there.)
+        if cfg!(windows) {
+            return;
+        }
         let options = LcowOptions { kernel_file: Some("initrd.img/kernel".into()), ..LcowOptions::default() };
         let error = plan(&options, dir.path()).await.expect_err("no directory");
         let cause = std::error::Error::source(&error).expect("a cause").to_string();

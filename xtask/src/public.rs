@@ -1,0 +1,91 @@
+//! What is public: every package that is not kept from it builds from what is packed, and no interface breaks unsaid.
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+
+use crate::setup;
+use crate::shell::Cmd;
+
+/// The packages that may be published.
+pub(crate) struct Public {
+    /// Their names; those of libraries apart.
+    names: Vec<String>,
+    libraries: Vec<Library>,
+    /// The commit whose interfaces are kept.
+    baseline: String,
+}
+
+struct Library {
+    name: String,
+    /// Its manifest, from the project's root.
+    manifest: String,
+}
+
+/// Reads them from the manifests.
+pub(crate) fn packages() -> anyhow::Result<Public> {
+    let text = Cmd::cargo().args(["metadata", "--format-version", "1", "--no-deps"]).output()?;
+    let metadata: Value = serde_json::from_str(&text).context("cargo metadata")?;
+    let text = |value: &Value, what: &str| value.as_str().map(str::to_owned).with_context(|| format!("no {what}"));
+    let root = text(&metadata["workspace_root"], "root")?;
+    let mut public = Public {
+        names: Vec::new(),
+        libraries: Vec::new(),
+        baseline: text(&metadata["metadata"]["public"]["baseline"], "baseline in Cargo.toml")?,
+    };
+    for package in metadata["packages"].as_array().context("cargo metadata has no packages")? {
+        // `publish = false` is told as a list of no registries.
+        if !package["publish"].is_null() {
+            continue;
+        }
+        let name = text(&package["name"], "name")?;
+        let targets = package["targets"].as_array().context("a package has no targets")?;
+        if targets.iter().any(|target| target["kind"][0] == "lib") {
+            let manifest = text(&package["manifest_path"], "manifest")?;
+            let manifest = manifest.strip_prefix(&root).unwrap_or(&manifest).trim_start_matches('/').to_owned();
+            public.libraries.push(Library { name: name.clone(), manifest });
+        }
+        public.names.push(name);
+    }
+    Ok(public)
+}
+
+impl Public {
+    /// Packs all, and builds each from what was packed.
+    pub(crate) fn pack(&self) -> anyhow::Result<()> {
+        let pack = Cmd::cargo().args(["package", "--quiet"]).args(of(self.names.iter()));
+        let changes = git(&["status", "--porcelain"]).output()?;
+        if changes.is_empty() { pack.run() } else { pack.arg("--allow-dirty").run() }
+    }
+
+    /// Compares the interfaces of libraries with those of the baseline.
+    pub(crate) fn compare(&self) -> anyhow::Result<()> {
+        let baseline = self.baseline.as_str();
+        if !git(&["cat-file", "-e", &format!("{baseline}^{{commit}}")]).succeeds() {
+            bail!("commit {baseline}, whose interfaces are to be kept, is not here: git fetch --unshallow");
+        }
+        if !git(&["merge-base", "--is-ancestor", baseline, "HEAD"]).succeeds() {
+            bail!("commit {baseline} in Cargo.toml is none of this history: name one that is");
+        }
+        let (old, new): (Vec<_>, Vec<_>) = self
+            .libraries
+            .iter()
+            .partition(|library| git(&["cat-file", "-e", &format!("{baseline}:{}", library.manifest)]).succeeds());
+        for library in new {
+            eprintln!("{}: it was not there, so it can break nobody", library.name);
+        }
+        setup::semver_checks()?;
+        Cmd::cargo()
+            .args(["semver-checks", "--quiet", "--baseline-rev", baseline])
+            .args(of(old.iter().map(|library| &library.name)))
+            .run()
+            .context("a public interface breaks; CONTRIBUTING.md says what to do if it is meant to")
+    }
+}
+
+fn of<'a>(names: impl Iterator<Item = &'a String>) -> impl Iterator<Item = &'a str> {
+    names.flat_map(|name| ["-p", name.as_str()])
+}
+
+fn git(arguments: &[&str]) -> Cmd {
+    Cmd::new("git").args(arguments)
+}

@@ -1,0 +1,241 @@
+//! Programs for Windows, run by wine in a prefix of the project's own: `target/wine`. Nothing of the user's is read or
+//! written, and nothing that a program or wine starts outlives the run.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, wait};
+
+use crate::setup;
+use crate::shell::{Cmd, root};
+
+/// What these programs are built for.
+pub(crate) const TARGET: &str = "x86_64-pc-windows-gnu";
+
+/// wine and what it keeps, in the hands of one process at a time.
+pub(crate) struct Wine {
+    program: PathBuf,
+    directory: PathBuf,
+    _lock: File,
+}
+
+impl Wine {
+    /// Finds wine, waits until nobody else uses the prefix, and makes it if it is not there.
+    pub(crate) fn open() -> anyhow::Result<Self> {
+        let program = setup::find("wine64").context("wine64 is missing; `cargo xtask ci` installs it")?;
+        let directory = root().join("target/wine");
+        fs::create_dir_all(directory.join("home"))?;
+        let lock = lock(&directory.join("lock"))?;
+        let wine = Self { program, directory, _lock: lock };
+        wine.make_prefix().context("cannot make a prefix for wine; `rm -r target/wine` begins anew")?;
+        Ok(wine)
+    }
+
+    /// Puts a library that was built into the system's directory, where programs look for Windows' own.
+    fn add_library(&self, profile: &str, library: &str) -> anyhow::Result<()> {
+        let built = built(profile).join(library);
+        let place = self.prefix().join("drive_c/windows/system32").join(library);
+        fs::copy(&built, place).with_context(|| built.display().to_string())?;
+        Ok(())
+    }
+
+    fn prefix(&self) -> PathBuf {
+        self.directory.join("prefix")
+    }
+
+    fn make_prefix(&self) -> anyhow::Result<()> {
+        // Written last: a prefix without it was not finished.
+        let made = self.directory.join("made");
+        if made.exists() {
+            return Ok(());
+        }
+        eprintln!("[wine] making a prefix in {}", self.directory.display());
+        if self.prefix().exists() {
+            fs::remove_dir_all(self.prefix())?;
+        }
+        let mut boot = self.command("wineboot");
+        boot.arg("--init").stdout(Stdio::null());
+        // The server writes the prefix's files when it ends.
+        let status = run_bounded(boot, BOOT, BOOT)?;
+        ensure!(status.success(), "wineboot: {status}");
+        Cmd::cargo().args(["build", "--quiet", "--profile", "agent", "--target", TARGET, "-p", "uvm-wine"]).run()?;
+        self.add_library("agent", "bcryptprimitives.dll")?;
+        File::create(made)?;
+        Ok(())
+    }
+
+    /// Runs a program; gives its exit status. Whatever it leaves running is ended.
+    pub(crate) fn run(&self, program: &str, arguments: &[String], deadline: Duration) -> anyhow::Result<ExitStatus> {
+        let mut command = self.command(program);
+        command.args(arguments);
+        run_bounded(command, deadline, Duration::ZERO)
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg(program).stdin(Stdio::null());
+        for name in ["DISPLAY", "WAYLAND_DISPLAY", "WINEARCH", "WINELOADER", "WINESERVER", "WINEDLLPATH"] {
+            command.env_remove(name);
+        }
+        // The user's directories are found by the first, and linked into a prefix.
+        command.env("HOME", self.directory.join("home")).env("WINEPREFIX", self.prefix());
+        // Without the two libraries it wants to download what they need, and the program makes menu entries.
+        command.env("WINEDEBUG", "-all").env("WINEDLLOVERRIDES", "mscoree,mshtml,winemenubuilder.exe=");
+        command
+    }
+}
+
+/// `cargo xtask wine PROGRAM [ARGUMENT...]`, by which cargo also runs what it has built. Gives the program's exit code.
+pub(crate) fn run(arguments: &[String]) -> anyhow::Result<u8> {
+    let (program, arguments) = arguments.split_first().context("a program is needed")?;
+    let status = Wine::open()?.run(program, arguments, RUN)?;
+    let code = status.code().with_context(|| format!("{program}: {status}"))?;
+    Ok(u8::try_from(code).unwrap_or(u8::MAX))
+}
+
+/// Builds everything that is for Windows, and runs its tests. One of them runs the library's example as it is: with the
+/// stand-in in the place of the system's compute core library.
+pub(crate) fn test(packages: &[&str]) -> anyhow::Result<()> {
+    let build = || Cmd::cargo().args(["build", "--quiet", "--target", TARGET]);
+    build().args(["-p", "uvm-hcs-stand-in", "-p", "uvm-cli"]).run()?;
+    build().args(["-p", "uvm", "--example", "hello"]).run()?;
+    Wine::open()?.add_library("debug", "computecore.dll")?;
+    let runner = cargo_runner()?;
+    let test = || Cmd::cargo().args(["--config", &runner, "test", "--quiet", "--target", TARGET]);
+    let named = packages.iter().flat_map(|package| ["-p", *package]);
+    test().args(named).run()?;
+    test()
+        .args(["-p", "uvm", "--test", "windows", "--", "--ignored"])
+        .env("UVM_EXAMPLE_HELLO", built("debug").join("examples/hello.exe"))
+        .run()
+}
+
+/// Where cargo puts what it builds with a profile.
+fn built(profile: &str) -> PathBuf {
+    root().join("target").join(TARGET).join(profile)
+}
+
+/// What tells cargo to run programs for Windows by this one.
+fn cargo_runner() -> anyhow::Result<String> {
+    let this = std::env::current_exe()?;
+    let this =
+        this.to_str().filter(|path| !path.contains('\'')).context("this program's path cannot be written down")?;
+    Ok(format!("target.{TARGET}.runner=['{this}', 'wine']"))
+}
+
+/// Takes the lock, as soon as whoever has it lets it go.
+fn lock(path: &Path) -> anyhow::Result<File> {
+    let file = File::create(path)?;
+    let began = Instant::now();
+    while let Err(error) = file.try_lock() {
+        match error {
+            TryLockError::Error(error) => return Err(error).with_context(|| path.display().to_string()),
+            TryLockError::WouldBlock => {
+                ensure!(began.elapsed() < BOOT + RUN, "{} is locked by another run", path.display());
+                thread::sleep(TICK);
+            }
+        }
+    }
+    Ok(file)
+}
+
+/// Runs a command to its end, or to the deadline, and ends all that it left. wine's server and services leave their
+/// parents; so this process adopts its descendants, and knows them as its children. They may take `patience` to end by
+/// themselves.
+fn run_bounded(mut command: Command, deadline: Duration, patience: Duration) -> anyhow::Result<ExitStatus> {
+    set_child_subreaper(Some(getpid()))?;
+    let result = spawn_and_wait(&mut command, deadline);
+    let ended = end_children(patience);
+    set_child_subreaper(None)?;
+    let status = result?;
+    ended?;
+    Ok(status)
+}
+
+fn spawn_and_wait(command: &mut Command, deadline: Duration) -> anyhow::Result<ExitStatus> {
+    let name = command.get_args().next().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let mut child = command.spawn().with_context(|| format!("cannot run {}", command.get_program().display()))?;
+    if let Some(status) = wait_until(&mut child, Instant::now() + deadline)? {
+        return Ok(status);
+    }
+    child.kill()?;
+    child.wait()?;
+    bail!("{name} did not end within {deadline:?}: it was ended, with all that it had started")
+}
+
+fn wait_until(child: &mut Child, deadline: Instant) -> anyhow::Result<Option<ExitStatus>> {
+    loop {
+        let status = child.try_wait()?;
+        if status.is_some() || Instant::now() >= deadline {
+            return Ok(status);
+        }
+        thread::sleep(TICK);
+    }
+}
+
+/// Ends the children of this process until there are none: those of a child that ends become its own.
+fn end_children(patience: Duration) -> anyhow::Result<()> {
+    let began = Instant::now();
+    loop {
+        // An error means that there are none.
+        while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
+        let children = children()?;
+        if children.is_empty() {
+            return Ok(());
+        }
+        ensure!(began.elapsed() < patience + ENDS, "processes of wine that do not end: {children:?}");
+        if began.elapsed() >= patience {
+            for child in children {
+                // It may have ended meanwhile.
+                let _ = kill_process(child, Signal::KILL);
+            }
+        }
+        thread::sleep(TICK);
+    }
+}
+
+/// The children of this process, whichever thread started them.
+fn children() -> anyhow::Result<Vec<Pid>> {
+    let mut children = Vec::new();
+    for task in fs::read_dir("/proc/self/task")? {
+        // A thread that has ended meanwhile has none.
+        let listed = fs::read_to_string(task?.path().join("children")).unwrap_or_default();
+        children.extend(listed.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)));
+    }
+    Ok(children)
+}
+
+/// How long a program may run.
+const RUN: Duration = Duration::from_secs(300);
+/// How long making a prefix may take.
+const BOOT: Duration = Duration::from_secs(180);
+/// How long a killed process may take to be gone.
+const ENDS: Duration = Duration::from_secs(20);
+/// How often something is looked at.
+const TICK: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str, deadline: Duration) -> anyhow::Result<ExitStatus> {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script]);
+        run_bounded(shell, deadline, Duration::ZERO)
+    }
+
+    /// One test: children are those of the whole process. As wine's server does, some leave their parent and its session.
+    #[test]
+    fn whatever_a_program_starts_is_ended_with_it() {
+        let status = shell("setsid sleep 1000 & exit 3", Duration::from_secs(60)).expect("it ends");
+        assert_eq!((status.code(), children().expect("listed")), (Some(3), Vec::new()));
+        let hangs = "sleep 1000 & setsid sh -c 'sleep 1000 & sleep 1000' & sleep 1000";
+        let error = shell(hangs, Duration::from_millis(300)).expect_err("it hangs").to_string();
+        assert_eq!(error, "-c did not end within 300ms: it was ended, with all that it had started");
+        assert_eq!(children().expect("listed"), Vec::new());
+    }
+}
