@@ -14,12 +14,10 @@ struct Stage {
     run: fn() -> anyhow::Result<()>,
 }
 
-const STAGES: [Stage; 6] = [
+const STAGES: [Stage; 4] = [
     Stage { name: "set-up", budget_minutes: 4, run: set_up },
     Stage { name: "build and checks", budget_minutes: 12, run: checks },
-    Stage { name: "packages and their interfaces", budget_minutes: 12, run: packages },
     Stage { name: "tests without VMs", budget_minutes: 10, run: tests },
-    Stage { name: "tests for Windows", budget_minutes: 6, run: windows_tests },
     Stage { name: "tests with VMs", budget_minutes: 16, run: vm_tests },
 ];
 
@@ -27,10 +25,11 @@ const STAGES: [Stage; 6] = [
 const FOR_WINDOWS: [&str; 6] = ["uvm", "uvm-platform", "uvm-wire", "uvm-hcs", "uvm-cli", "uvm-testkit"];
 
 /// What this machine cannot show, and why.
-const NOT_RUN: [(&str, &str); 4] = [
+const NOT_RUN: [(&str, &str); 5] = [
     ("KVM", "runs where /proc/cpuinfo shows vmx or svm; elsewhere only the decision and the command line are tested"),
-    ("Windows", "its host runs under wine, on a stand-in for the compute core library; the service is not here"),
+    ("Windows", "tests run under wine, on a stand-in for the compute core library, by `cargo xtask windows`"),
     ("AF_HYPERV", "wine has no such sockets, so the stand-in checks how they are used and puts loopback ones there"),
+    ("public interfaces", "packed, and compared with an earlier commit, by `cargo xtask packages`"),
     ("the trimmed kernel, and root disks", "it takes 20 minutes to build: `cargo xtask soak kernel`"),
 ];
 
@@ -78,7 +77,8 @@ fn checks() -> anyhow::Result<()> {
     Cmd::cargo().args(["test", "--workspace", "--no-run", "--quiet"]).run()
 }
 
-fn packages() -> anyhow::Result<()> {
+/// `cargo xtask packages`.
+pub(crate) fn packages() -> anyhow::Result<()> {
     let public = public::packages()?;
     public.pack()?;
     public.compare()
@@ -103,7 +103,9 @@ fn tests() -> anyhow::Result<()> {
         .run()
 }
 
-fn windows_tests() -> anyhow::Result<()> {
+/// `cargo xtask windows`.
+pub(crate) fn windows_tests() -> anyhow::Result<()> {
+    setup::for_windows()?;
     wine::test(&FOR_WINDOWS)
 }
 

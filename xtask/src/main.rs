@@ -19,6 +19,8 @@ usage: cargo xtask COMMAND
   setup          install what is missing, build the agent and the command, make boot files
   run [COMMAND]  set up, then run COMMAND (default: a greeting, uname -a, uptime) in a VM
   ci             all that CI checks, by stage, with a budget for each
+  windows        the tests for Windows, under wine
+  packages       pack what is public, and compare its interfaces with those of an earlier commit
   bench [NAME]   measure, against references in the same run; NAME: see `bench list`
   soak NAME      a long campaign; NAME: see `soak list`
   replay CASES.json --files FILES.json
@@ -36,6 +38,8 @@ fn main() -> ExitCode {
         "setup" => setup::all(),
         "run" => run(rest),
         "ci" => ci::run(),
+        "windows" => ci::windows_tests(),
+        "packages" => ci::packages(),
         "bench" => bench::run(rest),
         "soak" => soak::run(rest),
         "image" => setup::all().and_then(|()| Cmd::new(setup::UVM).arg("image").args(rest).run()),

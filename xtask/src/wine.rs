@@ -26,7 +26,7 @@ pub(crate) struct Wine {
 impl Wine {
     /// Finds wine, waits until nobody else uses the prefix, and makes it if it is not there.
     pub(crate) fn open() -> anyhow::Result<Self> {
-        let program = setup::find("wine64").context("wine64 is missing; `cargo xtask ci` installs it")?;
+        let program = setup::find("wine64").context("wine64 is missing; `cargo xtask windows` installs it")?;
         let directory = root().join("target/wine");
         fs::create_dir_all(directory.join("home"))?;
         let lock = lock(&directory.join("lock"))?;
