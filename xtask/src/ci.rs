@@ -61,7 +61,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
 }
 
 fn set_up() -> anyhow::Result<()> {
-    setup::prerequisites()
+    setup::for_ci()
 }
 
 fn checks() -> anyhow::Result<()> {

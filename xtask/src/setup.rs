@@ -12,19 +12,22 @@ pub(crate) const UVM: &str = "target/release/uvm";
 const AGENT_TARGET: &str = "x86_64-unknown-linux-musl";
 
 /// A program that is needed, and the Debian package that has it.
-const PROGRAMS: [(&str, &str); 4] = [
-    ("qemu-system-x86_64", "qemu-system-x86"),
-    ("cc", "gcc libc6-dev"),
-    // What links programs for Windows, and what runs them.
-    ("x86_64-w64-mingw32-gcc", "gcc-mingw-w64-x86-64-win32"),
-    ("wine64", "wine64"),
-];
+const PROGRAMS: [(&str, &str); 2] = [("qemu-system-x86_64", "qemu-system-x86"), ("cc", "gcc libc6-dev")];
+/// What links programs for Windows, and what runs them. Only CI needs it.
+const WINDOWS_PROGRAMS: [(&str, &str); 2] =
+    [("x86_64-w64-mingw32-gcc", "gcc-mingw-w64-x86-64-win32"), ("wine64", "wine64")];
 /// Where Debian has programs that it keeps off the path.
 const OFF_PATH: &str = "/usr/lib/wine";
 
 /// What has to be there before anything is built.
 pub(crate) fn prerequisites() -> anyhow::Result<()> {
     packages(&PROGRAMS)?;
+    rust_targets()
+}
+
+/// What CI needs besides.
+pub(crate) fn for_ci() -> anyhow::Result<()> {
+    packages(&[PROGRAMS, WINDOWS_PROGRAMS].concat())?;
     rust_targets()
 }
 
