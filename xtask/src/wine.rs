@@ -62,10 +62,14 @@ impl Wine {
         // The server writes the prefix's files when it ends.
         let status = run_bounded(boot, BOOT, BOOT)?;
         ensure!(status.success(), "wineboot: {status}");
-        Cmd::cargo().args(["build", "--quiet", "--profile", "agent", "--target", TARGET, "-p", "uvm-wine"]).run()?;
-        self.add_library("agent", "bcryptprimitives.dll")?;
+        self.add_what_wine_lacks()?;
         File::create(made)?;
         Ok(())
+    }
+
+    fn add_what_wine_lacks(&self) -> anyhow::Result<()> {
+        Cmd::cargo().args(["build", "--quiet", "--profile", "agent", "--target", TARGET, "-p", "uvm-wine"]).run()?;
+        self.add_library("agent", "bcryptprimitives.dll")
     }
 
     /// Runs a program; gives its exit status. Whatever it leaves running is ended.
@@ -103,7 +107,12 @@ pub(crate) fn test(packages: &[&str]) -> anyhow::Result<()> {
     let build = || Cmd::cargo().args(["build", "--quiet", "--target", TARGET]);
     build().args(["-p", "uvm-hcs-stand-in", "-p", "uvm-cli"]).run()?;
     build().args(["-p", "uvm", "--example", "hello"]).run()?;
-    Wine::open()?.add_library("debug", "computecore.dll")?;
+    let wine = Wine::open()?;
+    // The prefix may have been made by an older tree.
+    wine.add_what_wine_lacks()?;
+    wine.add_library("debug", "computecore.dll")?;
+    // Tests are run by processes that take it in turn.
+    drop(wine);
     let runner = cargo_runner()?;
     let test = || Cmd::cargo().args(["--config", &runner, "test", "--quiet", "--target", TARGET]);
     let named = packages.iter().flat_map(|package| ["-p", *package]);
