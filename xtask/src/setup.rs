@@ -14,8 +14,7 @@ const AGENT_TARGET: &str = "x86_64-unknown-linux-musl";
 /// A program that is needed, and the Debian package that has it.
 const PROGRAMS: [(&str, &str); 2] = [("qemu-system-x86_64", "qemu-system-x86"), ("cc", "gcc libc6-dev")];
 /// What links programs for Windows, and what runs them.
-const FOR_WINDOWS: [(&str, &str); 2] =
-    [("x86_64-w64-mingw32-gcc", "gcc-mingw-w64-x86-64-win32"), ("wine64", "wine64")];
+const FOR_WINDOWS: [(&str, &str); 2] = [("x86_64-w64-mingw32-gcc", "gcc-mingw-w64-x86-64-win32"), ("wine64", "wine64")];
 /// Where Debian has programs that it keeps off the path.
 const OFF_PATH: &str = "/usr/lib/wine";
 
