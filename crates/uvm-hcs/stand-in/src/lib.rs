@@ -1,8 +1,8 @@
 //! Stands in for `computecore.dll` in tests: gives handles, finishes operations by callbacks on other threads, tells
 //! events, and writes down whatever is done to it that the real one would not bear.
 //!
-//! Its VMs have a [`guest`], which dials the host by Hyper-V sockets as a real one does. Where the system has none, as
-//! under wine, [`sockets`] puts the loopback interface in their place, below the host's own calls.
+//! Its VMs have a guest (`guest.rs`), which dials the host by Hyper-V sockets as a real one does. Where the system has none, as
+//! under wine, `sockets.rs` puts the loopback interface in their place, below the host's own calls.
 //!
 //! A test asks for the books by a query of the service for `StandIn`: what is open, texts that were not freed,
 //! violations. A program's books are also written when it ends, to the file that `UVM_STAND_IN_BOOKS` names. What a
