@@ -6,7 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::RecvError;
+use tokio::sync::{mpsc, oneshot};
 use uvm_platform::requests::HostFile;
 use uvm_platform::{PlatformError, PlatformVm};
 
@@ -166,8 +167,9 @@ impl UtilityVm {
         let under = under.map(Held::into_count);
         let (reply, answer) = oneshot::channel();
         let request = Request::Attach { wanted, waiter: Waiter::Attach { reply, under: under.clone() } };
-        let Attached { count, plan } = self.inner.ask_for("add", &what, request, answer).await?;
         let (vm, requests) = (self.inner.id.clone(), self.inner.requests.downgrade());
+        let mut granted = Granted { answer, under: under.clone(), requests: requests.clone() };
+        let Attached { count, plan } = self.inner.ask_for("add", &what, request, &mut granted.answer).await?;
         Ok(Held { vm, count, under, what, plan, requests, is_released: AtomicBool::new(false) })
     }
 
@@ -241,7 +243,7 @@ impl Inner {
         intent: &'static str,
         what: &str,
         request: Request,
-        answer: oneshot::Receiver<Result<T, ResourceError>>,
+        answer: impl Future<Output = Result<Result<T, ResourceError>, RecvError>>,
     ) -> Result<T, UvmError> {
         self.admit(CHANGE, ask_of(&*self.vm))?;
         // A driver that is gone has dropped the answer's other end.
@@ -252,6 +254,28 @@ impl Inner {
         // Something has become of the VM meanwhile.
         self.admit(CHANGE, ask_of(&*self.vm))?;
         Err(UvmError::Refused { id: self.id.clone(), intent: CHANGE, why: Refusal::Closed })
+    }
+}
+
+/// What one who asked for a thing waits for. One who gives up once it is granted, and before it is looked at, has a count all
+/// the same, which is given back.
+struct Granted {
+    answer: oneshot::Receiver<Result<Attached, ResourceError>>,
+    under: Option<Count>,
+    requests: mpsc::WeakUnboundedSender<driver::Request>,
+}
+
+impl Drop for Granted {
+    fn drop(&mut self) {
+        // From here on, the driver learns that nobody waits.
+        self.answer.close();
+        if let Ok(Ok(Attached { count, .. })) = self.answer.try_recv()
+            && let Some(requests) = self.requests.upgrade()
+        {
+            let waiter = self.under.take().map(|under| Waiter::Release { reply: None, under: Some(under) });
+            // A VM that is gone has nothing to give back.
+            let _ = requests.send(driver::Request::Plugged(Request::Release { count, waiter }));
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use uvm::platform::requests::{Change, Device};
 use uvm::{ErrorKind, Plan9ShareOptions, ResourceError, ScsiDisk, UvmError, VmAccess};
 
 use crate::obedient::{Obedient, asked, boot};
-use crate::support::{Played, TestResult, chain, settle};
+use crate::support::{Played, TestResult, chain, poll_once, settle};
 
 fn source(error: &UvmError) -> &ResourceError {
     match error {
@@ -334,6 +334,19 @@ async fn each_combination_of_layers_is_its_own_and_the_last_one_goes_first() -> 
     let expected =
         ["add layers /root", "add layers /root", "add layers /other", "remove layers /root", "remove layers /root"];
     assert_eq!(guest.words(), expected);
+    played.close().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_gives_up_before_it_looks_at_what_it_got_keeps_nothing() -> TestResult {
+    let (played, _guest) = boot().await?;
+    let mut adding = Box::pin(played.vm.add_pipe("x"));
+    poll_once(&mut adding).await;
+    settle().await;
+    assert_eq!(asked(&played), ["add pipe"], "it was granted");
+    drop(adding);
+    settle().await;
+    assert_eq!(asked(&played), ["add pipe", "remove pipe"]);
     played.close().await
 }
 
