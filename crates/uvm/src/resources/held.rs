@@ -67,14 +67,18 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if !self.is_released.load(Ordering::Acquire)
-            && let Some(requests) = self.requests.upgrade()
-        {
-            let waiter = self.under.take().map(|under| Waiter::Release { reply: None, under: Some(under) });
-            let request = plugged::Request::Release { count: self.count.clone(), waiter };
-            // A VM that is gone has nothing to give back.
-            let _ = requests.send(Request::Plugged(request));
+        if !self.is_released.load(Ordering::Acquire) {
+            give_back(&self.requests, self.count.clone(), self.under.take());
         }
+    }
+}
+
+/// Gives a count back in the background, and after it that of what the thing stands on.
+pub(crate) fn give_back(requests: &mpsc::WeakUnboundedSender<Request>, count: Count, under: Option<Count>) {
+    // A VM that is gone has nothing to give back.
+    if let Some(requests) = requests.upgrade() {
+        let request = plugged::Request::Release { count, waiter: Waiter::nobody(under) };
+        let _ = requests.send(Request::Plugged(request));
     }
 }
 

@@ -41,7 +41,7 @@ pub use vpmem::VpmemMount;
 pub use vsmb::VsmbShare;
 
 pub(crate) use effect::{Effect, EntryId};
-pub(crate) use held::Held;
+pub(crate) use held::{Held, give_back};
 pub(crate) use plan::{AttachFailed, Connection, DetachFailed, Ends, Plan, Step};
 pub(crate) use table::{Attached, Effects, Key, Limits, Table, Wanted};
 pub(crate) use waiter::{Count, Waiter};

@@ -36,6 +36,11 @@ impl Waiter {
         Self::Release { reply: Some(reply), under: None }
     }
 
+    /// For the end of a count that nobody waits for. There is work for it only where the thing stands on another.
+    pub(crate) fn nobody(under: Option<Count>) -> Option<Self> {
+        under.map(|under| Self::Release { reply: None, under: Some(under) })
+    }
+
     /// It gets the thing. One who gave up has a count all the same, which is given back.
     pub(crate) fn grant(self, attached: Attached) -> GivenBack {
         let Self::Attach { reply, under } = self else {
@@ -44,7 +49,7 @@ impl Waiter {
         };
         let count = attached.count.clone();
         let gave_up = reply.send(Ok(attached)).is_err();
-        gave_up.then(|| (count, under.map(|under| Self::Release { reply: None, under: Some(under) })))
+        gave_up.then(|| (count, Self::nobody(under)))
     }
 
     /// Its count is gone.

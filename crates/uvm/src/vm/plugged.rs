@@ -18,7 +18,7 @@ use crate::error::UvmError;
 use crate::options::GuestConnection;
 use crate::resources::{
     AttachFailed, Attached, Connection, Count, DetachFailed, Effect, Effects, Ends, EntryId, Held, Key, Limits, Plan,
-    ResourceError, Table, Waiter, Wanted,
+    ResourceError, Table, Waiter, Wanted, give_back,
 };
 
 /// What handles ask.
@@ -269,12 +269,8 @@ impl Drop for Granted {
     fn drop(&mut self) {
         // From here on, the driver learns that nobody waits.
         self.answer.close();
-        if let Ok(Ok(Attached { count, .. })) = self.answer.try_recv()
-            && let Some(requests) = self.requests.upgrade()
-        {
-            let waiter = self.under.take().map(|under| Waiter::Release { reply: None, under: Some(under) });
-            // A VM that is gone has nothing to give back.
-            let _ = requests.send(driver::Request::Plugged(Request::Release { count, waiter }));
+        if let Ok(Ok(Attached { count, .. })) = self.answer.try_recv() {
+            give_back(&self.requests, count, self.under.take());
         }
     }
 }
