@@ -103,24 +103,25 @@ fn the_recorded_cases_are_as_recorded_or_differ_for_a_reason() -> TestResult {
             let name = case["name"].as_str().ok_or("a case has a name")?.to_owned();
             cases += 1;
             let replayed = replay(&case, &files).map_err(|e| format!("{name}: {e}"))?;
-            match replayed.verdict {
-                Verdict::Same => same += 1,
-                Verdict::Defects { numbers, .. } => {
-                    let expected =
-                        ours.remove(&name).ok_or_else(|| format!("{name}: {numbers:?}: no answer of ours"))?;
-                    assert_eq!(differences(&expected, &replayed.case), Vec::<String>::new(), "{name}: {numbers:?}");
-                    defects += 1;
+            let marked = match replayed.verdict {
+                Verdict::Same => {
+                    same += 1;
+                    continue;
                 }
-                Verdict::NotYet(call) => *missing.entry(call).or_default() += 1,
-                Verdict::Differs(_) if UNMARKED.iter().any(|(unmarked, _)| *unmarked == name) => {
-                    let expected = ours.remove(&name).ok_or_else(|| format!("{name}: no answer of ours"))?;
-                    assert_eq!(differences(&expected, &replayed.case), Vec::<String>::new(), "{name}");
-                    unmarked += 1;
+                Verdict::NotYet(call) => {
+                    *missing.entry(call).or_default() += 1;
+                    continue;
                 }
+                Verdict::Defects { .. } => &mut defects,
+                Verdict::Differs(_) if UNMARKED.iter().any(|(unmarked, _)| *unmarked == name) => &mut unmarked,
                 Verdict::Differs(differences) => {
                     differ.insert(name, differences);
+                    continue;
                 }
-            }
+            };
+            let expected = ours.remove(&name).ok_or_else(|| format!("{name}: no answer of ours"))?;
+            assert_eq!(differences(&expected, &replayed.case), Vec::<String>::new(), "{name}");
+            *marked += 1;
         }
     }
     assert_eq!(ours.keys().next(), None, "an answer of ours that is as recorded is not needed");
