@@ -1,5 +1,6 @@
 //! What is done with the output of the guest's init: by default it is the agent's log.
 
+mod bounded;
 mod log_parser;
 
 use std::fmt;
@@ -7,9 +8,11 @@ use std::sync::Arc;
 
 use uvm_platform::{BoxFuture, GuestStream, UvmId};
 
+pub(crate) use bounded::until;
 pub use log_parser::{GuestLogEntry, GuestLogParser, LogLevel, NotALog};
 
-/// Takes the output of the guest's init, as one stream, from the moment it connects until it ends.
+/// Takes the output of the guest's init, as one stream, from the moment it connects until it ends: at the latest
+/// two seconds after the VM, once all that came has been read.
 ///
 /// The VM counts as ended for [`wait`](crate::UtilityVm::wait) only when the handler is done, too.
 #[derive(Clone)]

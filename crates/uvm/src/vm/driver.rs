@@ -216,9 +216,10 @@ impl Driver {
         self.enter(Phase::Starting);
         self.starting = Some(reply);
         let (reports, interrupted, vm) = (self.reports.clone(), self.interrupt.subscribe(), Arc::clone(&self.vm));
+        let status = self.status.subscribe();
         let limit = self.deadlines.terminate;
         self.vm.spawn(Box::pin(async move {
-            let outcome = match start.run(interrupted).await {
+            let outcome = match start.run(interrupted, status).await {
                 Ok(guest) => Ok(guest),
                 Err(failed) => {
                     // Before they are those of a VM that was terminated.
@@ -391,7 +392,7 @@ impl Driver {
 }
 
 /// How long an output handler may take to notice that its stream has ended.
-const OUTPUT_SETTLES: Duration = Duration::from_secs(2);
+pub(super) const OUTPUT_SETTLES: Duration = Duration::from_secs(2);
 
 impl Life {
     fn into_answer(self) -> Answer {

@@ -16,10 +16,11 @@ use uvm_wire::negotiate::{Capabilities, GuestOs, NegotiateProtocol};
 use uvm_wire::ports::WINDOWS_PARENT_ADDRESS;
 use uvm_wire::{ContainerId, Guid, system};
 
+use super::driver::{OUTPUT_SETTLES, Status};
 use crate::bridge::{Bridge, BridgeError};
 use crate::error::{StartError, StartPhase};
 use crate::options::GuestConnection;
-use crate::output::OutputHandler;
+use crate::output::{self, OutputHandler};
 
 /// How much entropy the protocol hands a booting guest, in bytes.
 const ENTROPY_BYTES: usize = 512;
@@ -91,6 +92,7 @@ impl Start {
     pub(crate) async fn run(
         self,
         mut interrupted: watch::Receiver<Option<Interruption>>,
+        status: watch::Receiver<Status>,
     ) -> Result<Option<Guest>, Failed> {
         let deadline = self.deadlines.start;
         let progress = Mutex::new(Progress::default());
@@ -104,7 +106,7 @@ impl Start {
         let outcome = tokio::select! {
             biased;
             why = &mut interruption => return Err(failed(why)),
-            result = self.sequence(&progress) => result,
+            result = self.sequence(&progress, status) => result,
             () = tokio::time::sleep(deadline) => Err(StartError::Timeout(deadline)),
         };
         let is_cut = matches!(
@@ -118,7 +120,11 @@ impl Start {
         outcome.map_err(failed)
     }
 
-    async fn sequence(self, progress: &Mutex<Progress>) -> Result<Option<Guest>, StartError> {
+    async fn sequence(
+        self,
+        progress: &Mutex<Progress>,
+        mut status: watch::Receiver<Status>,
+    ) -> Result<Option<Guest>, StartError> {
         let Self { id, os, vm, listeners, learns, output, output_done, agent_version, deadlines } = self;
         let Listeners { entropy, log, bridge } = listeners;
         // Some hosts do not report the VM running before its agent runs, which needs the entropy: all at once.
@@ -135,6 +141,12 @@ impl Start {
         let attach_log = async {
             if let Some(stream) = accept(log).await? {
                 let done = OutputDone(output_done);
+                let over = async move {
+                    // Without a driver there is no handle of the VM.
+                    let _ = status.wait_for(|status| status.exit.is_some()).await;
+                    tokio::time::sleep(OUTPUT_SETTLES).await;
+                };
+                let stream = output::until(over, stream);
                 // Not called here: whatever it does, it does not hold up the start.
                 vm.spawn(Box::pin(async move {
                     let _done = done;

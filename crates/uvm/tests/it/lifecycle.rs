@@ -408,6 +408,32 @@ async fn close_waits_until_the_output_was_handled() -> TestResult {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_output_of_a_guest_that_outlives_its_host_ends_with_the_vm() -> TestResult {
+    let (sender, received) = tokio::sync::oneshot::channel();
+    let sender = std::sync::Mutex::new(Some(sender));
+    let handler = OutputHandler::new(move |_, mut stream| {
+        let sender = sender.lock().ok().and_then(|mut sender| sender.take());
+        async move {
+            let mut bytes = Vec::new();
+            let read = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut bytes).await;
+            if let Some(sender) = sender {
+                let _ = sender.send(read.map(|_| bytes));
+            }
+        }
+    });
+    let (played, mut guest) = Played::boot_with(|options| options.output_handler = Some(handler)).await?;
+    let log = guest.log.as_mut().ok_or("no log")?;
+    let lost = ExitStatus::Abnormal("lost communication".into());
+    // Its streams stay as they are.
+    played.end.tell(VmEvent::Exited(lost.clone()));
+    settle().await;
+    tokio::io::AsyncWriteExt::write_all(log, b"still here").await?;
+    assert_eq!(within_a_day(played.vm.wait()).await??, lost);
+    assert_eq!(received.await??, b"still here");
+    played.close().await
+}
+
+#[tokio::test(start_paused = true)]
 async fn d28_the_cause_of_a_failure_can_be_told_by_its_type() -> TestResult {
     let (played, mut guest) = Played::boot().await?;
     played.host.plant("pause", 0, Fault::Fail);
