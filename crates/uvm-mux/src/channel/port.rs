@@ -6,7 +6,9 @@
 //! instance, which itself never hangs up. Nobody asks the instance what happened; the port is simply tried.
 //!
 //! The kernel wakes whoever waits on the port also for each buffer that the host has taken. To be watched for room while
-//! there is room would cost a turn of the runtime for each write, so that is done only after a write found none.
+//! there is room would cost a turn of the runtime for each write, so that is done only from a write that found none to the
+//! next that finds some. Beginning to watch is not an edge if the instance has not been asked since an event before: the
+//! port is in its list of what is ready already. So what is watched for is tried once more when the watch has begun.
 
 use std::fmt;
 use std::io;
@@ -53,12 +55,14 @@ impl PortChannel {
         Ok(Self { port, edges, ready: AtomicU8::new(READ | WRITE), watches_room: AtomicBool::new(false) })
     }
 
-    /// Starts or stops watching the port for room. What is there already counts as an event.
-    fn watch_room(&self, watch: bool) -> io::Result<()> {
-        if self.watches_room.swap(watch, Ordering::AcqRel) != watch {
+    /// Starts or stops watching the port for room; tells whether that is a change. Room that is there already may go
+    /// unnoticed.
+    fn watch_room(&self, watch: bool) -> io::Result<bool> {
+        let changes = self.watches_room.swap(watch, Ordering::AcqRel) != watch;
+        if changes {
             epoll::modify(&self.edges, &self.port, epoll::EventData::new_u64(0), interest(watch))?;
         }
-        Ok(())
+        Ok(changes)
     }
 
     fn poll_ready(&self, bit: u8, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -109,6 +113,7 @@ impl Channel for PortChannel {
         self.take_ready(WRITE)?;
         let n = rustix::io::retry_on_intr(|| rustix::io::write(&self.port, bytes))?;
         self.set_ready(WRITE);
+        self.watch_room(false)?;
         Ok(n)
     }
 
@@ -117,9 +122,10 @@ impl Channel for PortChannel {
     }
 
     fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.watch_room(true)?;
-        ready!(self.poll_ready(WRITE, cx))?;
-        Poll::Ready(self.watch_room(false))
+        if self.watch_room(true)? {
+            self.set_ready(WRITE);
+        }
+        self.poll_ready(WRITE, cx)
     }
 
     fn reopens(&self) -> bool {

@@ -1,6 +1,7 @@
 //! The guest's channel, on a socket in place of a virtio-serial port: both hang up for as long as the other end is closed.
 
-use std::io::{self, Write};
+use std::future::poll_fn;
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -97,6 +98,38 @@ async fn bulk_passes_a_port_that_is_full_again_and_again() {
     }
     for task in tasks {
         assert_eq!(timeout(LONG, task).await.expect("in time").expect("no panic"), 1_000_000);
+    }
+}
+
+/// The kernel does not tell, as an event, of room that was there before the watch for it began, if bytes to read had come
+/// meanwhile.
+#[tokio::test]
+async fn room_that_came_before_anybody_waited_for_it_is_found() {
+    let (near, mut far) = UnixStream::pair().expect("socket pair");
+    let port = PortChannel::new(OwnedFd::from(near)).expect("a port");
+    let readable = || poll_fn(|cx| port.poll_read_ready(cx));
+    let mut buffer = [0; 4096];
+    for _ in 0..10 {
+        let mut filled = 0;
+        while let Ok(n) = port.try_write(&buffer) {
+            filled += n;
+        }
+        assert!(port.try_read(&mut buffer).is_err(), "nothing has come");
+        far.write_all(b"bytes").expect("written");
+        let mut all = vec![0; filled];
+        far.read_exact(&mut all).expect("read");
+        timeout(LONG, readable()).await.expect("told of the bytes").expect("no failure");
+        while port.try_read(&mut buffer).is_ok() {}
+        let written = async {
+            loop {
+                poll_fn(|cx| port.poll_write_ready(cx)).await.expect("no failure");
+                if port.try_write(b"more").is_ok() {
+                    return;
+                }
+            }
+        };
+        timeout(LONG, written).await.expect("told of the room");
+        far.read_exact(&mut [0; 4]).expect("read");
     }
 }
 
