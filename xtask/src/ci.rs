@@ -21,6 +21,9 @@ const STAGES: [Stage; 4] = [
     Stage { name: "tests with VMs", budget_minutes: 16, run: vm_tests },
 ];
 
+/// A run of tests that takes this long hangs: it is ended, with all that it started.
+const HANGS: Duration = Duration::from_secs(30 * 60);
+
 /// What is for Windows too: it builds there without warnings, and its tests pass under wine.
 const FOR_WINDOWS: [&str; 6] = ["uvm", "uvm-platform", "uvm-wire", "uvm-hcs", "uvm-cli", "uvm-testkit"];
 
@@ -85,7 +88,7 @@ pub(crate) fn packages() -> anyhow::Result<()> {
 }
 
 fn tests() -> anyhow::Result<()> {
-    Cmd::cargo().args(["test", "--workspace", "--exclude", "uvm-vm-tests", "--quiet"]).run()?;
+    Cmd::cargo().args(["test", "--workspace", "--exclude", "uvm-vm-tests", "--quiet"]).run_within(HANGS)?;
     // Every interleaving of the mux's driver and its users, up to a bound.
     Cmd::cargo()
         .args([
@@ -100,7 +103,7 @@ fn tests() -> anyhow::Result<()> {
             "target/loom",
         ])
         .env("RUSTFLAGS", "--cfg loom")
-        .run()
+        .run_within(HANGS)
 }
 
 /// `cargo xtask windows`.
@@ -112,5 +115,5 @@ pub(crate) fn windows_tests() -> anyhow::Result<()> {
 fn vm_tests() -> anyhow::Result<()> {
     setup::build_test_guest()?;
     Cmd::cargo().args(["build", "--quiet", "-p", "uvm-cli", "-p", "uvm", "--bins", "--examples"]).run()?;
-    Cmd::cargo().args(["test", "-p", "uvm-vm-tests", "--quiet", "--", "--test-threads", "3"]).run()
+    Cmd::cargo().args(["test", "-p", "uvm-vm-tests", "--quiet", "--", "--test-threads", "3"]).run_within(HANGS)
 }

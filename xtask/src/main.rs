@@ -1,6 +1,7 @@
 //! Set-up, checks, measurements and campaigns: `cargo xtask COMMAND`, or `./dev COMMAND` on a machine without a linker.
 
 mod bench;
+mod bounded;
 mod ci;
 mod policy;
 mod public;

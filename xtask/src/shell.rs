@@ -3,8 +3,11 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
+
+use crate::bounded::run_bounded;
 
 /// The root of the project.
 pub(crate) fn root() -> PathBuf {
@@ -61,6 +64,17 @@ impl Cmd {
         let shown = self.shown();
         eprintln!("+ {shown}");
         let status = self.command.status().with_context(|| format!("cannot run {shown}"))?;
+        if !status.success() {
+            bail!("{shown}: {status}");
+        }
+        Ok(())
+    }
+
+    /// As [`run`](Self::run), and everything that it started ends with it, or is ended with it after `limit`.
+    pub(crate) fn run_within(self, limit: Duration) -> anyhow::Result<()> {
+        let shown = self.shown();
+        eprintln!("+ {shown}");
+        let status = run_bounded(self.command, limit, Duration::ZERO).with_context(|| shown.clone())?;
         if !status.success() {
             bail!("{shown}: {status}");
         }

@@ -3,13 +3,13 @@
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
-use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, wait};
+use anyhow::{Context, ensure};
 
+use crate::bounded::run_bounded;
 use crate::setup;
 use crate::shell::{Cmd, root};
 
@@ -76,7 +76,7 @@ impl Wine {
     pub(crate) fn run(&self, program: &str, arguments: &[String], deadline: Duration) -> anyhow::Result<ExitStatus> {
         let mut command = self.command(program);
         command.args(arguments);
-        run_bounded(command, deadline, Duration::ZERO)
+        run_bounded(command, deadline, Duration::ZERO).with_context(|| program.to_owned())
     }
 
     fn command(&self, program: &str) -> Command {
@@ -152,99 +152,9 @@ fn lock(path: &Path) -> anyhow::Result<File> {
     Ok(file)
 }
 
-/// Runs a command to its end, or to the deadline, and ends all that it left. wine's server and services leave their
-/// parents; so this process adopts its descendants, and knows them as its children. They may take `patience` to end by
-/// themselves.
-fn run_bounded(mut command: Command, deadline: Duration, patience: Duration) -> anyhow::Result<ExitStatus> {
-    set_child_subreaper(Some(getpid()))?;
-    let result = spawn_and_wait(&mut command, deadline);
-    let ended = end_children(patience);
-    set_child_subreaper(None)?;
-    let status = result?;
-    ended?;
-    Ok(status)
-}
-
-fn spawn_and_wait(command: &mut Command, deadline: Duration) -> anyhow::Result<ExitStatus> {
-    let name = command.get_args().next().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let mut child = command.spawn().with_context(|| format!("cannot run {}", command.get_program().display()))?;
-    if let Some(status) = wait_until(&mut child, Instant::now() + deadline)? {
-        return Ok(status);
-    }
-    child.kill()?;
-    child.wait()?;
-    bail!("{name} did not end within {deadline:?}: it was ended, with all that it had started")
-}
-
-fn wait_until(child: &mut Child, deadline: Instant) -> anyhow::Result<Option<ExitStatus>> {
-    loop {
-        let status = child.try_wait()?;
-        if status.is_some() || Instant::now() >= deadline {
-            return Ok(status);
-        }
-        thread::sleep(TICK);
-    }
-}
-
-/// Ends the children of this process until there are none: those of a child that ends become its own.
-fn end_children(patience: Duration) -> anyhow::Result<()> {
-    let began = Instant::now();
-    loop {
-        // An error means that there are none.
-        while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
-        let children = children()?;
-        if children.is_empty() {
-            return Ok(());
-        }
-        ensure!(began.elapsed() < patience + ENDS, "processes of wine that do not end: {children:?}");
-        if began.elapsed() >= patience {
-            for child in children {
-                // It may have ended meanwhile.
-                let _ = kill_process(child, Signal::KILL);
-            }
-        }
-        thread::sleep(TICK);
-    }
-}
-
-/// The children of this process, whichever thread started them.
-fn children() -> anyhow::Result<Vec<Pid>> {
-    let mut children = Vec::new();
-    for task in fs::read_dir("/proc/self/task")? {
-        // A thread that has ended meanwhile has none.
-        let listed = fs::read_to_string(task?.path().join("children")).unwrap_or_default();
-        children.extend(listed.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)));
-    }
-    Ok(children)
-}
-
 /// How long a program may run.
 const RUN: Duration = Duration::from_secs(300);
 /// How long making a prefix may take.
 const BOOT: Duration = Duration::from_secs(180);
-/// How long a killed process may take to be gone.
-const ENDS: Duration = Duration::from_secs(20);
 /// How often something is looked at.
 const TICK: Duration = Duration::from_millis(20);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn shell(script: &str, deadline: Duration) -> anyhow::Result<ExitStatus> {
-        let mut shell = Command::new("sh");
-        shell.args(["-c", script]);
-        run_bounded(shell, deadline, Duration::ZERO)
-    }
-
-    /// One test: children are those of the whole process. As wine's server does, some leave their parent and its session.
-    #[test]
-    fn whatever_a_program_starts_is_ended_with_it() {
-        let status = shell("setsid sleep 1000 & exit 3", Duration::from_secs(60)).expect("it ends");
-        assert_eq!((status.code(), children().expect("listed")), (Some(3), Vec::new()));
-        let hangs = "sleep 1000 & setsid sh -c 'sleep 1000 & sleep 1000' & sleep 1000";
-        let error = shell(hangs, Duration::from_millis(300)).expect_err("it hangs").to_string();
-        assert_eq!(error, "-c did not end within 300ms: it was ended, with all that it had started");
-        assert_eq!(children().expect("listed"), Vec::new());
-    }
-}
