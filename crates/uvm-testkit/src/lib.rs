@@ -16,6 +16,8 @@ pub mod replay;
 pub mod slot;
 #[cfg(target_os = "linux")]
 pub mod vm;
+#[cfg(target_os = "linux")]
+mod watchdog;
 
 #[cfg(target_os = "linux")]
 pub use vm::TestVm;

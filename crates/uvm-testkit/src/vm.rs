@@ -12,10 +12,13 @@ use uvm::{LcowOptions, MemoryMib, UtilityVm, UvmId};
 use crate::TestResult;
 use crate::leak::LeakCheck;
 use crate::slot::Slot;
+use crate::watchdog::Watchdog;
 
 /// A running VM. [`close`](Self::close) it: only then is it checked for leaks.
 #[must_use = "close it, or nothing is checked"]
 pub struct TestVm {
+    // Dropped first: it has a handle of the VM.
+    watchdog: Watchdog,
     vm: UtilityVm,
     leaks: LeakCheck,
     slot: Slot,
@@ -43,8 +46,8 @@ impl TestVm {
     /// # Errors
     /// What is left.
     pub fn ended(self) -> TestResult {
-        let Self { vm, leaks, slot, state } = self;
-        drop(vm);
+        let Self { watchdog, vm, leaks, slot, state } = self;
+        drop((watchdog, vm));
         leaks.pass()?;
         drop((slot, state));
         Ok(())
@@ -116,7 +119,8 @@ impl TestVmBuilder {
                 return Err(e.into());
             }
         };
-        Ok(TestVm { vm, leaks, slot, state })
+        let watchdog = Watchdog::watch(vm.clone())?;
+        Ok(TestVm { watchdog, vm, leaks, slot, state })
     }
 
     /// Creates and starts it.
