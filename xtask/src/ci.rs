@@ -1,6 +1,8 @@
-//! All that CI checks, by stage. Each stage has a budget on two cores; one that takes longer fails.
+//! All that CI checks, by stage, each with a budget on two cores.
 
 use std::time::{Duration, Instant};
+
+use anyhow::Context;
 
 use crate::policy;
 use crate::public;
@@ -8,18 +10,26 @@ use crate::setup;
 use crate::shell::Cmd;
 use crate::wine;
 
+/// What was not run, and why.
+type NotRun = (&'static str, &'static str);
+
 struct Stage {
     name: &'static str,
     budget_minutes: u64,
-    run: fn() -> anyhow::Result<()>,
+    run: fn(&mut Vec<NotRun>) -> anyhow::Result<()>,
 }
 
-const STAGES: [Stage; 4] = [
-    Stage { name: "set-up", budget_minutes: 4, run: set_up },
-    Stage { name: "build and checks", budget_minutes: 12, run: checks },
-    Stage { name: "tests without VMs", budget_minutes: 10, run: tests },
-    Stage { name: "tests with VMs", budget_minutes: 16, run: vm_tests },
+/// Together they keep to [`WHOLE`].
+const STAGES: [Stage; 6] = [
+    Stage { name: "set-up", budget_minutes: 5, run: |_| set_up() },
+    Stage { name: "build and checks", budget_minutes: 12, run: |_| checks() },
+    Stage { name: "tests without VMs", budget_minutes: 9, run: |_| tests() },
+    Stage { name: "tests with VMs", budget_minutes: 14, run: |_| vm_tests() },
+    Stage { name: "tests for Windows", budget_minutes: 9, run: |_| windows_tests() },
+    Stage { name: "public packages", budget_minutes: 11, run: public_packages },
 ];
+/// What all of it may take.
+const WHOLE: Duration = Duration::from_secs(60 * 60);
 
 /// A run of tests that takes this long hangs: it is ended, with all that it started.
 const HANGS: Duration = Duration::from_secs(30 * 60);
@@ -27,43 +37,46 @@ const HANGS: Duration = Duration::from_secs(30 * 60);
 /// What is for Windows too: it builds there without warnings, and its tests pass under wine.
 const FOR_WINDOWS: [&str; 6] = ["uvm", "uvm-platform", "uvm-wire", "uvm-hcs", "uvm-cli", "uvm-testkit"];
 
-/// What this machine cannot show, and why.
-const NOT_RUN: [(&str, &str); 5] = [
+/// What no machine of this kind can show, and why.
+const NOT_RUN: [NotRun; 3] = [
     ("KVM", "runs where /proc/cpuinfo shows vmx or svm; elsewhere only the decision and the command line are tested"),
-    ("Windows", "tests run under wine, on a stand-in for the compute core library, by `cargo xtask windows`"),
-    ("AF_HYPERV", "wine has no such sockets, so the stand-in checks how they are used and puts loopback ones there"),
-    ("public interfaces", "packed, and compared with an earlier commit, by `cargo xtask packages`"),
+    (
+        "Windows itself",
+        "tests run under wine, on a stand-in for the compute core library; it also checks how AF_HYPERV sockets are used, \
+         which wine does not have, and puts loopback ones there",
+    ),
     ("the trimmed kernel, and root disks", "it takes 20 minutes to build: `cargo xtask soak kernel`"),
 ];
 
 /// Runs every stage.
 pub(crate) fn run() -> anyhow::Result<()> {
+    let began = Instant::now();
     let mut report = Vec::new();
+    let mut not_run = NOT_RUN.to_vec();
     for stage in STAGES {
         eprintln!("\n=== {} (budget: {} min)", stage.name, stage.budget_minutes);
         let began = Instant::now();
-        (stage.run)()?;
+        (stage.run)(&mut not_run)?;
         report.push((stage.name, stage.budget_minutes, began.elapsed()));
     }
     eprintln!();
-    let mut over = Vec::new();
     for (name, budget, spent) in report {
-        let late = spent > Duration::from_secs(60 * budget);
-        let mark = if late { "  OVER BUDGET" } else { "" };
+        let mark = if spent > Duration::from_secs(60 * budget) { "  OVER BUDGET" } else { "" };
         eprintln!("{name}: {:.1} of {budget} min{mark}", spent.as_secs_f64() / 60.0);
-        over.extend(late.then_some(name));
     }
     eprintln!("\nnot run here:");
-    for (what, why) in NOT_RUN {
+    for (what, why) in not_run {
         eprintln!("  {what}: {why}");
     }
-    anyhow::ensure!(over.is_empty(), "over budget: {}", over.join(", "));
+    // A stage may be late on a busy machine; all of it may not.
+    anyhow::ensure!(began.elapsed() <= WHOLE, "all passed, but not within {} minutes", WHOLE.as_secs() / 60);
     eprintln!("\nall passed");
     Ok(())
 }
 
 fn set_up() -> anyhow::Result<()> {
-    setup::prerequisites()
+    setup::prerequisites()?;
+    setup::for_windows()
 }
 
 fn checks() -> anyhow::Result<()> {
@@ -84,7 +97,23 @@ fn checks() -> anyhow::Result<()> {
 pub(crate) fn packages() -> anyhow::Result<()> {
     let public = public::packages()?;
     public.pack()?;
-    public.compare()
+    let baseline = public.baseline()?;
+    public.compare(
+        &baseline.context("the history does not go back to the commit to compare with: git fetch --unshallow")?,
+    )
+}
+
+/// The same where the clone may be a shallow one, with nothing to compare with.
+fn public_packages(not_run: &mut Vec<NotRun>) -> anyhow::Result<()> {
+    let public = public::packages()?;
+    public.pack()?;
+    if let Some(baseline) = public.baseline()? {
+        return public.compare(&baseline);
+    }
+    let why =
+        "this clone does not go back to the commit to compare with; `git fetch --unshallow`, `cargo xtask packages`";
+    not_run.push(("the comparison of public interfaces", why));
+    Ok(())
 }
 
 fn tests() -> anyhow::Result<()> {

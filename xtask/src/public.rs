@@ -13,8 +13,11 @@ pub(crate) struct Public {
     names: Vec<String>,
     libraries: Vec<Library>,
     /// The commit whose interfaces are kept.
-    baseline: String,
+    commit: String,
 }
+
+/// A commit of this history.
+pub(crate) struct Baseline(String);
 
 struct Library {
     name: String,
@@ -31,7 +34,7 @@ pub(crate) fn packages() -> anyhow::Result<Public> {
     let mut public = Public {
         names: Vec::new(),
         libraries: Vec::new(),
-        baseline: text(&metadata["metadata"]["public"]["baseline"], "baseline in Cargo.toml")?,
+        commit: text(&metadata["metadata"]["public"]["baseline"], "baseline in Cargo.toml")?,
     };
     for package in metadata["packages"].as_array().context("cargo metadata has no packages")? {
         // `publish = false` is told as a list of no registries.
@@ -58,15 +61,22 @@ impl Public {
         if changes.is_empty() { pack.run() } else { pack.arg("--allow-dirty").run() }
     }
 
+    /// The commit whose interfaces are kept; none if a shallow clone does not go back to it.
+    pub(crate) fn baseline(&self) -> anyhow::Result<Option<Baseline>> {
+        let commit = &self.commit;
+        if git(&["merge-base", "--is-ancestor", commit, "HEAD"]).succeeds() {
+            return Ok(Some(Baseline(commit.clone())));
+        }
+        if git(&["rev-parse", "--is-shallow-repository"]).output()?.trim() == "true" {
+            return Ok(None);
+        }
+        bail!(
+            "commit {commit} in Cargo.toml, whose interfaces are to be kept, is none of this history: name one that is"
+        );
+    }
+
     /// Compares the interfaces of libraries with those of the baseline.
-    pub(crate) fn compare(&self) -> anyhow::Result<()> {
-        let baseline = self.baseline.as_str();
-        if !git(&["cat-file", "-e", &format!("{baseline}^{{commit}}")]).succeeds() {
-            bail!("commit {baseline}, whose interfaces are to be kept, is not here: git fetch --unshallow");
-        }
-        if !git(&["merge-base", "--is-ancestor", baseline, "HEAD"]).succeeds() {
-            bail!("commit {baseline} in Cargo.toml is none of this history: name one that is");
-        }
+    pub(crate) fn compare(&self, Baseline(baseline): &Baseline) -> anyhow::Result<()> {
         let (old, new): (Vec<_>, Vec<_>) = self
             .libraries
             .iter()
@@ -77,7 +87,7 @@ impl Public {
         setup::semver_checks()?;
         let compare = |options: &[&str], libraries: &[&Library]| {
             Cmd::cargo()
-                .args(["semver-checks", "--quiet", "--baseline-rev", baseline])
+                .args(["semver-checks", "--quiet", "--baseline-rev", baseline.as_str()])
                 .args(options)
                 .args(of(libraries.iter().map(|library| &library.name)))
                 .run()
