@@ -1,15 +1,17 @@
 //! What the agent is, whichever connection it serves: its processes, its log, what it owes its host.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::log::Log;
+use crate::modules::Modules;
 use crate::outbox::Outbox;
 use crate::process::{Processes, Reap};
 use crate::relays::Relays;
 use crate::shutdown::Shutdown;
+use crate::storage::Storage;
 
 /// The agent's state. It outlives every connection.
 pub struct Agent {
@@ -17,6 +19,7 @@ pub struct Agent {
     pub(crate) relays: Relays,
     pub(crate) outbox: Outbox,
     pub(crate) log: Log,
+    pub(crate) storage: Storage,
     /// Until it is ready, negotiation is not answered: when the host's start returns, the guest is complete.
     pub(crate) ready: Readiness,
     shutdown: Mutex<Option<Shutdown>>,
@@ -34,12 +37,19 @@ impl Agent {
             relays: Relays::new(log.clone()),
             outbox: Outbox::default(),
             log,
+            storage: Storage::new(Arc::default()),
             ready: Readiness(tokio::sync::Mutex::new(Some(ready))),
             shutdown: Mutex::new(None),
             shutdown_wanted: Notify::new(),
             last_call: watch::Sender::new(false),
             connected: AtomicBool::new(false),
         }
+    }
+
+    /// With modules of the kernel to load when they are needed; without, it has everything built in.
+    #[must_use]
+    pub fn with_modules(self, modules: Arc<Modules>) -> Self {
+        Self { storage: Storage::new(modules), ..self }
     }
 
     /// The processes that were started through the bridge.

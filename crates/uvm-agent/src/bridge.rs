@@ -191,7 +191,10 @@ impl Connection<'_> {
     fn handle(&mut self, message_type: MessageType, id: u64, request: Request) {
         let Request { base, call } = request;
         // What is answered at once needs no place, so that a host can always end what it waits for.
-        let takes_time = matches!(call, Call::WaitForProcess(_) | Call::ExecuteProcess(_) | Call::DumpStacks(_));
+        let takes_time = matches!(
+            call,
+            Call::WaitForProcess(_) | Call::ExecuteProcess(_) | Call::DumpStacks(_) | Call::ModifySettings(_)
+        );
         let open = takes_time.then(|| self.agent.outbox.open());
         if let Some(None) = open {
             let why = format_args!("{} requests are open already, more are not taken", Outbox::MAX_OPEN);
@@ -236,7 +239,10 @@ impl Connection<'_> {
             Call::DeleteContainerState(_) => reply.send::<DeleteContainerState>(Err(no_container())),
             Call::Create(call) => reply.send::<Create>(Err(not_yet::create(&call))),
             Call::ModifySettings(call) => {
-                reply.send::<ModifySettings>(Err(not_yet::modify(&container, &call.modification)));
+                let agent = Arc::clone(self.agent);
+                tokio::spawn(async move {
+                    reply.send::<ModifySettings>(agent.storage.modify(&container, call.modification).await);
+                });
             }
             // Refused before it is read, see `receive`.
             Call::UpdateContainer(_) => reply.send::<UpdateContainer>(Err(Failure::not_implemented(message_type))),

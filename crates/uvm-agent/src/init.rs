@@ -52,11 +52,11 @@ async fn live(arguments: &[String]) -> Result<(), Fatal> {
     let log = Log::new(&flags);
     boot::mount_all(&log).map_err(|e| Fatal::new("boot", e))?;
     close_on_exec();
-    let modules = Modules::read(Path::new(modules::INDEX)).map_err(|e| Fatal::new("boot", e))?;
+    let modules = Arc::new(Modules::read(Path::new(modules::INDEX)).map_err(|e| Fatal::new("boot", e))?);
     modules.load("boot").map_err(|e| Fatal::new("boot", e))?;
     boot::furnish(&log);
     let ready = cpus::bring_online(log.clone());
-    let agent = Arc::new(Agent::new(Reap::All, log.clone(), ready));
+    let agent = Arc::new(Agent::new(Reap::All, log.clone(), ready).with_modules(Arc::clone(&modules)));
     agent.processes().reap_on_signals().map_err(|e| Fatal::new("cannot watch children", e))?;
 
     let carrier = carrier::find(&modules, &log).await.map_err(|e| Fatal::new("the way to the host", e))?;
@@ -136,7 +136,7 @@ const LATER: [&str; 6] = ["vsock", "pvpanic", "balloon", "rng", "scsi", "power"]
 /// Programs that the host starts at once come first.
 const LATER_AFTER: Duration = Duration::from_secs(2);
 
-fn load_later(modules: Modules, log: Log) {
+fn load_later(modules: Arc<Modules>, log: Log) {
     tokio::spawn(async move {
         tokio::time::sleep(LATER_AFTER).await;
         let load = move || {

@@ -51,14 +51,24 @@ async fn a_change_is_refused_for_its_shape_its_type_its_container_its_kind_in_th
     let mut host = Host::negotiated(over).await;
     for (container, change, code, word) in [
         // Each resource there is; no kind means Add.
-        (ZERO, r#"{"ResourceType":"MappedVirtualDisk","Settings":{}}"#, NOT_IMPLEMENTED, "MappedVirtualDisk"),
         (
             ZERO,
-            r#"{"ResourceType":"MappedVirtualDisk","RequestType":"Remove","Settings":{}}"#,
+            r#"{"ResourceType":"MappedVirtualDisk","Settings":{"Encrypted":true}}"#,
             NOT_IMPLEMENTED,
-            "Remove",
+            "encryption of a disk",
         ),
-        (ZERO, r#"{"ResourceType":"SCSIDevice","RequestType":"Remove","Settings":{}}"#, NOT_IMPLEMENTED, "SCSIDevice"),
+        (
+            ZERO,
+            r#"{"ResourceType":"MappedVirtualDisk","Settings":{"EnsureFilesystem":true}}"#,
+            NOT_IMPLEMENTED,
+            "making a file system",
+        ),
+        (
+            ZERO,
+            r#"{"ResourceType":"MappedVirtualDisk","RequestType":"Remove","Settings":{"MountPath":"m"}}"#,
+            FAILED,
+            "mount path \"m\"",
+        ),
         (ZERO, r#"{"ResourceType":"MappedDirectory","Settings":{"Port":564}}"#, NOT_IMPLEMENTED, "MappedDirectory"),
         (ZERO, r#"{"ResourceType":"VPMemDevice","Settings":{}}"#, NOT_IMPLEMENTED, "VPMemDevice"),
         (ZERO, r#"{"ResourceType":"CombinedLayers","Settings":{}}"#, NOT_IMPLEMENTED, "CombinedLayers"),

@@ -1,0 +1,63 @@
+//! A block device as the kernel names it.
+
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::StorageError;
+
+/// How long the kernel may take to read a table of partitions.
+const PARTITIONS_WITHIN: Duration = Duration::from_secs(5);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// A disk, or a part of one.
+#[derive(Clone, Debug)]
+pub(super) struct BlockDevice {
+    /// Its directory beneath /sys.
+    directory: PathBuf,
+    name: String,
+}
+
+impl BlockDevice {
+    /// The disk `name`.
+    pub(super) fn new(sys: &Path, name: &str) -> Self {
+        Self { directory: sys.join("block").join(name), name: name.to_owned() }
+    }
+
+    /// Where programs open it.
+    pub(super) fn node(&self) -> PathBuf {
+        Path::new("/dev").join(&self.name)
+    }
+
+    /// Its partition `number`, from 1.
+    pub(super) fn partition(&self, number: u64) -> Result<Self, StorageError> {
+        // Between a digit and a number stands a letter: /dev/nvme0n1p1.
+        let between = if self.name.ends_with(|c: char| c.is_ascii_digit()) { "p" } else { "" };
+        let name = format!("{}{between}{number}", self.name);
+        let directory = self.directory.join(&name);
+        let began = Instant::now();
+        while !directory.exists() {
+            if began.elapsed() >= PARTITIONS_WITHIN {
+                return Err(StorageError::Bad(format!("{} has no partition {number}", self.node().display())));
+            }
+            thread::sleep(LOOK);
+        }
+        Ok(Self { directory, name })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_are_named_as_the_kernel_names_them() {
+        let sys = tempfile::tempdir().expect("a directory");
+        for (disk, partition) in [("sda", "sda2"), ("nvme0n1", "nvme0n1p2")] {
+            std::fs::create_dir_all(sys.path().join("block").join(disk).join(partition)).expect("made");
+            let part = BlockDevice::new(sys.path(), disk).partition(2).expect("there");
+            assert_eq!(part.node(), Path::new("/dev").join(partition));
+        }
+    }
+}

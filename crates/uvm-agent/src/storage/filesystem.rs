@@ -1,0 +1,169 @@
+//! File systems: which one a device holds, and how it is mounted.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use rustix::mount::{MountFlags, MountPropagationFlags};
+
+use super::StorageError;
+use super::block::BlockDevice;
+use super::mount_point;
+use crate::failure::with_causes;
+use crate::modules::Modules;
+
+/// How a device is to be mounted.
+#[derive(Debug)]
+pub(super) struct Mounting<'a> {
+    pub(super) read_only: bool,
+    /// Empty: the one that is found on the device.
+    pub(super) filesystem: &'a str,
+    /// Propagation flags; as in the originals, others have no effect.
+    pub(super) options: &'a [String],
+}
+
+/// A file system that guests mount.
+#[derive(Debug, PartialEq, Eq)]
+struct Filesystem {
+    /// Its name, which is also that of its modules' group.
+    name: &'static str,
+    /// What it begins with, and where.
+    offset: u64,
+    magic: &'static [u8],
+    /// What keeps a read-only mount from writing, by replaying a journal.
+    read_only_options: &'static str,
+    is_read_only: bool,
+}
+
+/// Numbers of the published formats.
+const KNOWN: [Filesystem; 5] = [
+    Filesystem { name: "ext4", offset: 1080, magic: &[0x53, 0xef], read_only_options: "noload", is_read_only: false },
+    Filesystem { name: "xfs", offset: 0, magic: b"XFSB", read_only_options: "norecovery", is_read_only: false },
+    Filesystem {
+        name: "erofs",
+        offset: 1024,
+        magic: &[0xe2, 0xe1, 0xf5, 0xe0],
+        read_only_options: "",
+        is_read_only: true,
+    },
+    Filesystem { name: "squashfs", offset: 0, magic: b"hsqs", read_only_options: "", is_read_only: true },
+    Filesystem { name: "iso9660", offset: 0x8001, magic: b"CD001", read_only_options: "", is_read_only: true },
+];
+
+/// Mounts a device at `path`, which is made if it is not there, and removed again if it cannot be mounted.
+pub(super) fn mount(
+    modules: &Modules,
+    device: &BlockDevice,
+    path: &str,
+    mounting: &Mounting<'_>,
+) -> Result<(), StorageError> {
+    let node = device.node();
+    let filesystem = if mounting.filesystem.is_empty() { recognise(&node)? } else { named(mounting.filesystem)? };
+    modules.load(filesystem.name).map_err(|e| StorageError::Bad(with_causes(&e)))?;
+    let made = mount_point::make(path)?;
+    let mounted = mount_at(filesystem, &node, path, mounting);
+    if mounted.is_err() {
+        made.undo();
+    }
+    mounted
+}
+
+fn mount_at(filesystem: &Filesystem, node: &Path, path: &str, mounting: &Mounting<'_>) -> Result<(), StorageError> {
+    let read_only = mounting.read_only || filesystem.is_read_only;
+    let (flags, options) =
+        if read_only { (MountFlags::RDONLY, filesystem.read_only_options) } else { (MountFlags::empty(), "") };
+    let options = CString::new(options).unwrap_or_default();
+    rustix::mount::mount(node, path, filesystem.name, flags, Some(options.as_c_str())).map_err(|e| {
+        let step = format!("mount {} of {} at {path:?}", filesystem.name, node.display());
+        StorageError::at(step)(e.into())
+    })?;
+    for flags in mounting.options.iter().filter_map(|option| propagation(option)) {
+        if let Err(e) = rustix::mount::mount_change(path, flags) {
+            // The mount is as it was asked for, or there is none.
+            let _ = rustix::mount::unmount(path, rustix::mount::UnmountFlags::NOFOLLOW);
+            return Err(StorageError::at(format!("change how mounts at {path:?} propagate"))(e.into()));
+        }
+    }
+    Ok(())
+}
+
+fn propagation(option: &str) -> Option<MountPropagationFlags> {
+    let (kind, all) = match option.strip_prefix('r') {
+        Some(kind) => (kind, MountPropagationFlags::REC),
+        None => (option, MountPropagationFlags::empty()),
+    };
+    let kind = match kind {
+        "shared" => MountPropagationFlags::SHARED,
+        "slave" => MountPropagationFlags::DOWNSTREAM,
+        "private" => MountPropagationFlags::PRIVATE,
+        "unbindable" => MountPropagationFlags::UNBINDABLE,
+        _ => return None,
+    };
+    Some(kind | all)
+}
+
+fn names() -> String {
+    KNOWN.map(|known| known.name).join(", ")
+}
+
+fn named(name: &str) -> Result<&'static Filesystem, StorageError> {
+    let found = KNOWN.iter().find(|known| known.name == name);
+    found.ok_or_else(|| StorageError::Bad(format!("file system {name:?} is none of {}", names())))
+}
+
+/// The file system that a device holds.
+fn recognise(node: &Path) -> Result<&'static Filesystem, StorageError> {
+    let failed = || StorageError::at(format!("read {}", node.display()));
+    let device = File::open(node).map_err(failed())?;
+    for known in &KNOWN {
+        let mut found = [0; 8];
+        let found = &mut found[..known.magic.len()];
+        match device.read_exact_at(found, known.offset) {
+            Ok(()) if found == known.magic => return Ok(known),
+            Ok(()) => {}
+            // It is too small for that.
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {}
+            Err(e) => return Err(failed()(e)),
+        }
+    }
+    Err(StorageError::Bad(format!("{} holds no file system that is known here: {}", node.display(), names())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_system_is_known_by_what_it_begins_with() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let image = dir.path().join("image");
+        for known in &KNOWN {
+            let mut bytes = vec![0; 40_000];
+            let at = known.offset as usize;
+            bytes[at..at + known.magic.len()].copy_from_slice(known.magic);
+            std::fs::write(&image, bytes).expect("written");
+            assert_eq!(recognise(&image).expect("known"), known);
+        }
+        for bytes in [vec![0; 40_000], vec![0; 3], Vec::new(), b"QFI\xfb".repeat(1000)] {
+            std::fs::write(&image, bytes).expect("written");
+            let error = recognise(&image).expect_err("nothing").to_string();
+            assert!(error.contains("holds no file system") && error.contains("squashfs"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_system_that_is_not_known_is_named_with_those_that_are() {
+        assert_eq!(named("xfs").expect("known").name, "xfs");
+        let error = named("zfs").expect_err("unknown").to_string();
+        assert!(error.contains("\"zfs\"") && error.contains("ext4, xfs, erofs, squashfs"), "{error}");
+    }
+
+    #[test]
+    fn only_propagation_has_an_effect() {
+        assert_eq!(propagation("rslave"), Some(MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC));
+        assert_eq!(propagation("shared"), Some(MountPropagationFlags::SHARED));
+        assert_eq!(propagation("noatime").or(propagation("ro")).or(propagation("")), None);
+    }
+}

@@ -1,0 +1,168 @@
+//! Where something is mounted: made, cleared, and who keeps it busy.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
+
+use super::StorageError;
+
+/// How many processes that keep a mount busy are named.
+const NAMED: usize = 5;
+
+/// A directory that was made, or was there.
+#[must_use = "undo it if nothing is mounted there"]
+pub(super) struct Made {
+    path: PathBuf,
+    is_new: bool,
+}
+
+impl Made {
+    /// Removes what was made.
+    pub(super) fn undo(self) {
+        if self.is_new {
+            // An empty directory is no harm.
+            let _ = fs::remove_dir(self.path);
+        }
+    }
+}
+
+/// Makes the directory, with those above it, for root alone.
+pub(super) fn make(path: &str) -> Result<Made, StorageError> {
+    let path = absolute(path)?;
+    let is_new = !path.exists();
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(StorageError::at(format!("make {}", path.display())))?;
+    Ok(Made { path: path.to_owned(), is_new })
+}
+
+/// Makes `path` a link to a device.
+pub(super) fn link(path: &str, device: &Path) -> Result<(), StorageError> {
+    let path = absolute(path)?;
+    if let Some(above) = path.parent() {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(above);
+        made.map_err(StorageError::at(format!("make {}", above.display())))?;
+    }
+    let linked = std::os::unix::fs::symlink(device, path);
+    linked.map_err(StorageError::at(format!("link {} to {}", path.display(), device.display())))
+}
+
+/// Unmounts what is mounted at `path` and removes the directory; removes a link that is there instead. That nothing is
+/// there is success.
+pub(super) fn clear(path: &str) -> Result<(), StorageError> {
+    let path = absolute(path)?;
+    let removing = || StorageError::at(format!("remove {}", path.display()));
+    let meta = match path.symlink_metadata() {
+        Ok(meta) => meta,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(removing()(e)),
+    };
+    if meta.is_symlink() {
+        return fs::remove_file(path).map_err(removing());
+    }
+    match unmount(path, UnmountFlags::NOFOLLOW) {
+        // It is no mount point: an earlier request has unmounted it.
+        Ok(()) | Err(Errno::INVAL) => {}
+        Err(Errno::BUSY) => {
+            let step = format!("unmount {}, which is in use{}", path.display(), by_whom(meta.dev()));
+            return Err(StorageError::at(step)(Errno::BUSY.into()));
+        }
+        Err(e) => return Err(StorageError::at(format!("unmount {}", path.display()))(e.into())),
+    }
+    match fs::remove_dir(path) {
+        // It was there before, with something in it.
+        Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty || e.kind() == io::ErrorKind::ResourceBusy => Ok(()),
+        removed => removed.map_err(removing()),
+    }
+}
+
+fn absolute(path: &str) -> Result<&Path, StorageError> {
+    let directory = Path::new(path);
+    if directory.is_absolute() && directory.parent().is_some() {
+        return Ok(directory);
+    }
+    Err(StorageError::Bad(format!("mount path {path:?} is not the full path of a directory beneath the root")))
+}
+
+/// Which processes have something open on a device, for people to read.
+fn by_whom(device: u64) -> String {
+    let mut found: Vec<String> = fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
+        .filter(|process| holds(*process, device))
+        .take(NAMED + 1)
+        .map(|process| {
+            let name = fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
+            format!("{} ({process})", name.trim_end())
+        })
+        .collect();
+    if found.len() > NAMED {
+        found.truncate(NAMED);
+        found.push("more".into());
+    }
+    if found.is_empty() { String::new() } else { format!(" by {}", found.join(", ")) }
+}
+
+fn holds(process: u32, device: u64) -> bool {
+    let directory = PathBuf::from(format!("/proc/{process}"));
+    let open = fs::read_dir(directory.join("fd")).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    let places = ["cwd", "root", "exe"].map(|name| directory.join(name));
+    open.chain(places).any(|path| path.metadata().is_ok_and(|meta| meta.dev() == device))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_are_made_and_cleared_and_links_too() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("a/b");
+        let text = path.to_str().expect("text");
+        let made = make(text).expect("made");
+        assert!(path.is_dir());
+        made.undo();
+        assert!(!path.exists());
+        // What was there stays.
+        let _kept = make(text).expect("made");
+        make(text).expect("there").undo();
+        assert!(path.is_dir());
+        clear(text).expect("not mounted");
+        clear(text).expect("gone already");
+        assert!(!path.exists());
+        link(text, Path::new("/dev/sda")).expect("linked");
+        assert_eq!(fs::read_link(&path).expect("a link"), Path::new("/dev/sda"));
+        clear(text).expect("removed");
+        assert!(path.symlink_metadata().is_err());
+    }
+
+    #[test]
+    fn a_directory_with_something_in_it_stays() {
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::write(dir.path().join("file"), "").expect("written");
+        clear(dir.path().to_str().expect("text")).expect("not mounted");
+        assert!(dir.path().join("file").exists());
+    }
+
+    #[test]
+    fn paths_are_full_ones_and_not_the_root() {
+        for path in ["", "/", "relative", "./x"] {
+            let error = make(path).map(|_| ()).expect_err(path).to_string();
+            assert!(error.contains(&format!("{path:?}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn whoever_keeps_a_device_busy_is_named() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let _open = fs::File::open(dir.path()).expect("open");
+        let device = dir.path().metadata().expect("there").dev();
+        assert!(holds(std::process::id(), device));
+        assert!(!holds(std::process::id(), u64::MAX));
+        assert_eq!(by_whom(u64::MAX), "");
+    }
+}

@@ -1,0 +1,190 @@
+//! SCSI disks: controller c and LUN l are target c of the one adapter, at `/sys/bus/scsi/devices/H:0:c:l`.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use uvm_wire::modify::MappedVirtualDisk;
+
+use super::block::BlockDevice;
+use super::filesystem::{self, Mounting};
+use super::mount_point;
+use super::{Storage, StorageError};
+
+/// How long the kernel may take to find a disk: much longer than it does on a busy machine with emulated processors and many
+/// disks, much shorter than a host waits for an answer.
+const FOUND_WITHIN: Duration = Duration::from_secs(20);
+/// The first wait between two looks; it doubles up to the last.
+const FIRST_LOOK: Duration = Duration::from_millis(2);
+const LAST_LOOK: Duration = Duration::from_millis(50);
+
+/// The adapter's disks, by the kernel's books.
+#[derive(Clone, Debug)]
+pub(super) struct ScsiBus {
+    /// `/sys`, but in tests.
+    sys: PathBuf,
+}
+
+/// Waits for a disk, and mounts it where that is asked for.
+pub(super) fn add(storage: &Storage, disk: &MappedVirtualDisk) -> Result<(), StorageError> {
+    if disk.encrypted {
+        return Err(StorageError::NotYet { what: "encryption of a disk" });
+    }
+    if disk.ensure_filesystem {
+        return Err(StorageError::NotYet { what: "making a file system" });
+    }
+    let driver = storage.modules.load("scsi");
+    driver.map_err(|e| StorageError::Bad(crate::failure::with_causes(&e)))?;
+    let whole = storage.scsi.find(disk.controller, disk.lun, FOUND_WITHIN)?;
+    if disk.mount_path.is_empty() {
+        return Ok(());
+    }
+    let device = if disk.partition == 0 { whole } else { whole.partition(disk.partition)? };
+    if disk.block_dev {
+        return mount_point::link(&disk.mount_path, &device.node());
+    }
+    let mounting = Mounting { read_only: disk.read_only, filesystem: &disk.filesystem, options: &disk.options };
+    filesystem::mount(&storage.modules, &device, &disk.mount_path, &mounting)
+}
+
+/// Unmounts a disk, if it is mounted, and has the kernel let go of it, as agents of January 2021 do. Nothing of it there is
+/// success: whoever asks again may not have had the first answer.
+pub(super) fn remove(storage: &Storage, disk: &MappedVirtualDisk) -> Result<(), StorageError> {
+    if !disk.mount_path.is_empty() {
+        mount_point::clear(&disk.mount_path)?;
+    }
+    storage.scsi.unplug(disk.controller, disk.lun)
+}
+
+impl ScsiBus {
+    pub(super) fn of_this_system() -> Self {
+        Self { sys: "/sys".into() }
+    }
+
+    /// Has the kernel look at the place, and waits for a disk there.
+    fn find(&self, controller: u8, lun: u8, within: Duration) -> Result<BlockDevice, StorageError> {
+        let began = Instant::now();
+        let mut pause = FIRST_LOOK;
+        let mut asked = false;
+        loop {
+            // The driver may have been loaded just now.
+            if let Some(host) = self.host()? {
+                let place = self.place(host, controller, lun);
+                if let Some(device) = block_of(&place)? {
+                    return Ok(BlockDevice::new(&self.sys, &device));
+                }
+                if !asked {
+                    self.ask(host, controller, lun)?;
+                    asked = true;
+                    continue;
+                }
+            }
+            if began.elapsed() >= within {
+                return Err(StorageError::Bad(format!(
+                    "no disk has shown up at controller {controller}, LUN {lun} within {within:?}"
+                )));
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(LAST_LOOK);
+        }
+    }
+
+    /// The kernel lets go of the disk, once what was written to it is on it.
+    pub(super) fn unplug(&self, controller: u8, lun: u8) -> Result<(), StorageError> {
+        let Some(host) = self.host()? else { return Ok(()) };
+        let place = self.place(host, controller, lun);
+        match fs::write(place.join("delete"), "1") {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(StorageError::at(format!("let go of the disk at controller {controller}, LUN {lun}"))(e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The adapter's number: the first of them, which every VM has only one of.
+    fn host(&self) -> Result<Option<u32>, StorageError> {
+        let hosts = self.sys.join("class/scsi_host");
+        let numbers = names(&hosts).map_err(StorageError::at("look for SCSI adapters"))?;
+        Ok(numbers.iter().filter_map(|name| name.strip_prefix("host")?.parse().ok()).min())
+    }
+
+    fn place(&self, host: u32, controller: u8, lun: u8) -> PathBuf {
+        self.sys.join(format!("bus/scsi/devices/{host}:0:{controller}:{lun}"))
+    }
+
+    /// A disk that comes to a running VM is found by itself, but at LUN 0; one that was let go of and is still there is not.
+    fn ask(&self, host: u32, controller: u8, lun: u8) -> Result<(), StorageError> {
+        let scan = self.sys.join(format!("class/scsi_host/host{host}/scan"));
+        fs::write(scan, format!("0 {controller} {lun}")).map_err(StorageError::at("look for new disks"))
+    }
+}
+
+/// The name of the block device at a place, if there is one already.
+fn block_of(place: &Path) -> Result<Option<String>, StorageError> {
+    let blocks = names(&place.join("block")).map_err(StorageError::at(format!("look at {}", place.display())))?;
+    Ok(blocks.into_iter().next())
+}
+
+/// What is in a directory; nothing if it is not there.
+fn names(directory: &Path) -> io::Result<Vec<String>> {
+    match fs::read_dir(directory) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A tree like the kernel's, with one adapter.
+    fn bus() -> (tempfile::TempDir, ScsiBus) {
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::create_dir_all(dir.path().join("class/scsi_host/host3")).expect("made");
+        let bus = ScsiBus { sys: dir.path().to_owned() };
+        (dir, bus)
+    }
+
+    #[test]
+    fn a_disk_is_asked_for_and_waited_for() {
+        let (dir, bus) = bus();
+        let later = thread::spawn({
+            let sys = dir.path().to_owned();
+            move || {
+                let scan = sys.join("class/scsi_host/host3/scan");
+                while !scan.exists() {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                fs::create_dir_all(sys.join("bus/scsi/devices/3:0:2:0/block/sdq")).expect("made");
+                fs::read_to_string(scan).expect("read")
+            }
+        });
+        let device = bus.find(2, 0, Duration::from_secs(60)).expect("found");
+        assert_eq!(device.node(), Path::new("/dev/sdq"));
+        assert_eq!(later.join().expect("joined"), "0 2 0");
+    }
+
+    #[test]
+    fn a_disk_that_does_not_come_is_named() {
+        let (dir, bus) = bus();
+        let error = bus.find(1, 7, Duration::ZERO).expect_err("there is none").to_string();
+        assert!(error.contains("controller 1, LUN 7"), "{error}");
+        fs::remove_dir_all(dir.path().join("class")).expect("removed");
+        let error = bus.find(1, 7, Duration::ZERO).expect_err("not even an adapter").to_string();
+        assert!(error.contains("controller 1, LUN 7"), "{error}");
+    }
+
+    #[test]
+    fn a_disk_is_let_go_of_once() {
+        let (dir, bus) = bus();
+        let place = dir.path().join("bus/scsi/devices/3:0:0:63");
+        fs::create_dir_all(&place).expect("made");
+        bus.unplug(0, 63).expect("there");
+        assert_eq!(fs::read_to_string(place.join("delete")).expect("written"), "1");
+        fs::remove_dir_all(&place).expect("removed");
+        bus.unplug(0, 63).expect("gone already");
+    }
+}
