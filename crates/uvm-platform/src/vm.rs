@@ -186,6 +186,11 @@ pub trait PlatformVm: Send + Sync + 'static {
         false
     }
 
+    /// Whether a Linux guest notices by itself a disk that is attached to it; one that does not is told to look.
+    fn guest_notices_disks(&self) -> bool {
+        true
+    }
+
     /// Has the host's service pass `request`, JSON, on to the guest.
     ///
     /// # Errors

@@ -37,6 +37,9 @@ pub(crate) const MUX_PORT_NAME: &str = "uvm.mux";
 pub(crate) const VSOCK_DEVICE: &str = "vsock";
 /// The bus that devices can be added to while the VM runs; it has 32 slots.
 pub(crate) const HOT_PLUG_BUS: &str = "pb0";
+/// The adapter of all SCSI disks, and the bus it has.
+const SCSI_ADAPTER: &str = "scsi0";
+pub(crate) const SCSI_BUS: &str = "scsi0.0";
 /// Address space beyond memory and root disk: what maps them begins at a multiple of 1 GiB.
 const ROOM_MIB: u64 = 2048;
 
@@ -104,7 +107,7 @@ impl QemuCommand<'_> {
         }
         args.pair("-device", "pvpanic-pci");
         if self.scsi_controllers > 0 {
-            args.pair("-device", "virtio-scsi-pci,id=scsi0,num_queues=1");
+            args.pair("-device", format!("virtio-scsi-pci,id={SCSI_ADAPTER},num_queues=1"));
         }
         args.pair("-object", "rng-builtin,id=rng0");
         args.pair("-device", "virtio-rng-pci,rng=rng0");

@@ -21,6 +21,7 @@ use crate::accel;
 use crate::boot_file::{self, BootFile};
 use crate::command::QemuCommand;
 use crate::console::{self, Outlet};
+use crate::disks::Disks;
 use crate::exit::{self, Evidence};
 use crate::host::Shared;
 use crate::kernel_line::{HostFacts, kernel_line};
@@ -78,6 +79,7 @@ pub(crate) async fn create(host: Arc<Shared>, spec: VmSpec, thread: Arc<VmThread
         host_output,
         transport,
         sockets: Sockets::new(launched.vsock),
+        disks: Disks::default(),
         life: watch::Sender::new(Life::Created),
         started: Mutex::new(None),
         evidence: Mutex::new(Evidence::default()),

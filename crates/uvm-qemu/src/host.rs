@@ -169,8 +169,7 @@ const PROGRAM: &str = "qemu-system-x86_64";
 const INSTALL: &str = "on Debian and Ubuntu: apt-get install --no-install-recommends qemu-system-x86";
 
 /// Changes of running VMs that are still to come.
-const NOT_YET: [Feature; 8] = [
-    Feature::ScsiDisks,
+const NOT_YET: [Feature; 7] = [
     Feature::Vpmem,
     Feature::Plan9Shares,
     Feature::Pipes,
@@ -188,7 +187,7 @@ fn capabilities(hierarchies: &Hierarchies) -> Capabilities {
         .without(Feature::WindowsGuests, WINDOWS_GUESTS)
         .without(Feature::VsmbShares, "Windows guests have them")
         .without(Feature::GraphicsConsole, "QEMU runs without a display; use the serial console")
-        .without(Feature::StorageQos, "disks cannot be attached yet")
+        .without(Feature::StorageQos, "the limits of disks cannot be set yet")
         .without(Feature::UefiBoot, "QEMU boots the kernel directly")
         .without(Feature::ColdDiscardHint, hcs_only)
         .without(Feature::CpuGroups, hcs_only)

@@ -11,6 +11,8 @@
 //! | `qmp` | the QEMU machine protocol |
 //! | `console`, `ring`, `sink` | the serial console, its last lines, its copy for somebody who may be slow |
 //! | `transport`, `sockets` | guest streams over the multiplexed serial port or by virtual sockets; the latter plugged |
+//! | `disks`, `disk_image`, `devices` | disks that are plugged in and out, what they are on the host; removing devices |
+//! | `file_users` | who has a file open |
 //! | `short_path` | paths that fit a socket's address |
 //! | `state`, `residue` | what a VM has on the host, written down before it is made, and who removes it |
 //! | `exit`, `process_info` | how a VM ended, what its process does |
@@ -23,7 +25,11 @@ mod cgroup;
 mod command;
 mod console;
 mod create;
+mod devices;
+mod disk_image;
+mod disks;
 mod exit;
+mod file_users;
 mod host;
 mod kernel_line;
 mod kill_point;

@@ -19,7 +19,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use uvm_platform::hvsocket::HvSocketServices;
-use uvm_platform::requests::{Change, HostFile, VmAccess};
+use uvm_platform::requests::{Change, Device, HostFile, VmAccess};
 use uvm_platform::{
     Accelerator, BoxFuture, Deadlines, ExitStatus, Feature, GuestListener, GuestStream, HostGuestConnection,
     HvSocketServiceConfig, HvSocketServiceId, LastWords, Link, PlatformError, PlatformNetwork, PlatformVm, Port, UvmId,
@@ -27,6 +27,7 @@ use uvm_platform::{
 };
 
 use crate::command::MUX_DEVICE;
+use crate::disks::Disks;
 use crate::exit::{self, Evidence};
 use crate::process_info::ProcessInfo;
 use crate::qmp::{CallError, Qmp, QmpEvent};
@@ -74,6 +75,7 @@ pub(crate) struct Vm {
     pub(crate) host_output: Ring,
     pub(crate) transport: AgentTransport,
     pub(crate) sockets: Sockets,
+    pub(crate) disks: Disks,
     pub(crate) life: watch::Sender<Life>,
     pub(crate) started: Mutex<Option<Instant>>,
     pub(crate) evidence: Mutex<Evidence>,
@@ -441,7 +443,21 @@ impl PlatformVm for QemuVm {
     }
 
     fn change<'a>(&'a self, change: &'a Change, _guest: Option<&'a str>) -> BoxFuture<'a, Result<(), PlatformError>> {
-        Box::pin(async move { Err(not_here(change.feature(), CANNOT_YET)) })
+        let (vm, change) = (Arc::clone(&self.vm), change.clone());
+        self.run(async move {
+            match change {
+                Change::Add(Device::Scsi(disk)) => vm.add_disk(&disk).await,
+                Change::Remove(Device::Scsi(disk)) | Change::UndoAdd(Device::Scsi(disk)) => {
+                    vm.remove_disk(disk.slot).await
+                }
+                other => Err(not_here(other.feature(), CANNOT_YET)),
+            }
+        })
+    }
+
+    /// Its kernel does not look for units 0, and not for what was there before its driver.
+    fn guest_notices_disks(&self) -> bool {
+        false
     }
 
     fn pass_on<'a>(&'a self, _request: &'a str) -> BoxFuture<'a, Result<(), PlatformError>> {

@@ -76,7 +76,7 @@ pub(super) fn plan(disk: &ScsiDisk, places: &Places<EntryId>, limits: &Limits) -
 pub(super) fn attached_at(disk: &ScsiDisk, place: u32, limits: &Limits) -> Plan {
     let slot = ScsiSlot { controller: byte(place / LUNS), lun: byte(place % LUNS) };
     let attachment = ScsiAttachment { slot, path: disk.host_path.clone(), kind: disk.kind, read_only: disk.read_only };
-    whole(disk, attachment, limits.os)
+    whole(disk, attachment, limits)
 }
 
 /// There are at most 4 controllers of 64.
@@ -84,10 +84,11 @@ fn byte(number: u32) -> u8 {
     u8::try_from(number).unwrap_or(u8::MAX)
 }
 
-fn whole(disk: &ScsiDisk, attachment: ScsiAttachment, os: GuestOs) -> Plan {
-    let guest_path = disk.guest_path.as_deref();
+fn whole(disk: &ScsiDisk, attachment: ScsiAttachment, limits: &Limits) -> Plan {
+    let (guest_path, os) = (disk.guest_path.as_deref(), limits.os);
     let grant = (disk.access != VmAccess::Noop).then(|| (disk.host_path.clone(), disk.access));
-    let guest_add = guest_path.map(|path| Modification::add(guest_disk(&attachment, Some(path), disk.read_only, os)));
+    let hears = guest_path.is_some() || limits.looks_for_disks;
+    let guest_add = hears.then(|| Modification::add(guest_disk(&attachment, guest_path, disk.read_only, os)));
     // A Linux guest is always told, to let go of the disk; a Windows guest only of a mount.
     let tells = guest_path.is_some() || os == GuestOs::Linux;
     let guest_remove = tells.then(|| Modification::remove(guest_disk(&attachment, guest_path, false, os)));
@@ -128,7 +129,7 @@ pub(super) fn fit(disk: &ScsiDisk, plan: &Plan, limits: &Limits) -> Result<Fit, 
         (Some(mounted), Some(wanted)) if mounted == wanted => Ok(Fit::AsIs),
         (Some(mounted), Some(wanted)) => otherwise(format!("mounted at {mounted:?}, asked for at {wanted:?}")),
         (None, Some(_)) => {
-            let mut to = whole(disk, there.clone(), limits.os);
+            let mut to = whole(disk, there.clone(), limits);
             // What was granted for it, if anything, is what is taken back.
             to.grant.clone_from(&plan.grant);
             let guest = to.guest_add.clone();
@@ -139,11 +140,13 @@ pub(super) fn fit(disk: &ScsiDisk, plan: &Plan, limits: &Limits) -> Result<Fit, 
 
 /// Where the guest has mounted it.
 fn guest_path(plan: &Plan) -> Option<&str> {
-    match &plan.guest_add.as_ref()?.resource {
-        Resource::MappedVirtualDisk(disk) => Some(&disk.mount_path),
-        Resource::Windows(WindowsResource::MappedVirtualDisk(disk)) => Some(&disk.container_path),
-        _ => None,
-    }
+    let path = match &plan.guest_add.as_ref()?.resource {
+        Resource::MappedVirtualDisk(disk) => &disk.mount_path,
+        Resource::Windows(WindowsResource::MappedVirtualDisk(disk)) => &disk.container_path,
+        _ => return None,
+    };
+    // It may have been told to look for the disk, and no more.
+    Some(path.as_str()).filter(|path| !path.is_empty())
 }
 
 /// A SCSI disk that is attached. Dropping it gives it back in the background; the last one detaches the disk.
@@ -252,7 +255,7 @@ mod tests {
         let slot = ScsiSlot { controller: 0, lun: 3 };
         let plan = |disk: ScsiDisk, os| {
             let attachment = ScsiAttachment { slot, path: disk.host_path.clone(), kind: disk.kind, read_only: false };
-            whole(&disk, attachment, os)
+            whole(&disk, attachment, &Limits { os, ..Limits::of_windows(Path::new("scratch")) })
         };
         let bare = || ScsiDisk::new(r"C:\d.vhdx");
         assert_eq!(plan(bare(), GuestOs::Windows).guest_remove, None);

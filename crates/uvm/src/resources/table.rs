@@ -65,6 +65,8 @@ pub(crate) struct Attached {
 pub(crate) struct Limits {
     pub(crate) os: GuestOs,
     pub(crate) scsi_controllers: u32,
+    /// The guest has to look for a disk that is only attached.
+    pub(crate) looks_for_disks: bool,
     pub(crate) vpmem_devices: u32,
     pub(crate) vpmem_size_bytes: u64,
     /// The disk it booted from, which has the first memory-backed device.
@@ -79,6 +81,7 @@ impl Limits {
         Self {
             os: GuestOs::Windows,
             scsi_controllers: 1,
+            looks_for_disks: false,
             vpmem_devices: 0,
             vpmem_size_bytes: 0,
             root_disk: None,
@@ -97,6 +100,7 @@ impl Limits {
             scratch_disk: None,
             os: GuestOs::Linux,
             scsi_controllers: options.scsi_controllers,
+            looks_for_disks: false,
             vpmem_devices: options.vpmem_devices,
             vpmem_size_bytes: options.vpmem_size_bytes,
         }
@@ -135,6 +139,8 @@ pub(super) enum Place {
 
 impl Table {
     pub(crate) fn new(vm: Arc<dyn PlatformVm>, limits: Limits) -> Self {
+        let looks_for_disks = limits.os == GuestOs::Linux && !vm.guest_notices_disks();
+        let limits = Limits { looks_for_disks, ..limits };
         let scsi = Places::new(limits.scsi_controllers * scsi::LUNS);
         let vpmem = Places::new(limits.vpmem_devices);
         let (root_disk, scratch_disk) = (limits.root_disk.clone(), limits.scratch_disk.clone());

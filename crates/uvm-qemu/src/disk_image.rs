@@ -1,0 +1,265 @@
+//! A disk on the host: an image or a block device, opened by us, since QEMU opens nothing by its path.
+//!
+//! The format is what the file's name says, and is never found out from what is in it: a guest that writes the header of
+//! another format into its raw disk does not make it one. What names further files is refused, so that no image reaches
+//! beyond itself.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::OFlags;
+use uvm_platform::PlatformError;
+use uvm_platform::requests::ScsiKind;
+
+/// How the bytes of a disk are kept in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DiskFormat {
+    Raw,
+    Vhd,
+    Vhdx,
+    Qcow2,
+}
+
+impl DiskFormat {
+    /// What a file of this name holds: as its extension says, or bytes as they are.
+    fn of(path: &Path) -> Self {
+        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+        match extension.to_ascii_lowercase().as_str() {
+            "vhd" => Self::Vhd,
+            "vhdx" => Self::Vhdx,
+            "qcow2" => Self::Qcow2,
+            _ => Self::Raw,
+        }
+    }
+
+    /// QEMU's driver for it.
+    pub(crate) fn driver(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Vhd => "vpc",
+            Self::Vhdx => "vhdx",
+            Self::Qcow2 => "qcow2",
+        }
+    }
+}
+
+/// A disk, opened as QEMU is to use it.
+#[derive(Debug)]
+pub(crate) struct DiskImage {
+    pub(crate) file: File,
+    pub(crate) format: DiskFormat,
+    pub(crate) is_block_device: bool,
+    pub(crate) key: FileKey,
+}
+
+/// Which file it is, whatever its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct FileKey {
+    device: u64,
+    inode: u64,
+    /// What a block device is.
+    special: u64,
+}
+
+impl FileKey {
+    pub(crate) fn of(meta: &std::fs::Metadata) -> Self {
+        // A block device has many names, each with an inode of its own.
+        let is_block = meta.file_type().is_block_device();
+        let (device, inode) = if is_block { (0, 0) } else { (meta.dev(), meta.ino()) };
+        Self { device, inode, special: if is_block { meta.rdev() } else { 0 } }
+    }
+}
+
+/// Opens a disk. Blocking.
+pub(crate) fn open(path: &Path, kind: ScsiKind, read_only: bool) -> Result<DiskImage, PlatformError> {
+    let bad = |why: String| PlatformError::BadInput { what: "disk", value: path.display().to_string(), why };
+    look(path, kind, read_only).map_err(bad)
+}
+
+fn look(path: &Path, kind: ScsiKind, read_only: bool) -> Result<DiskImage, String> {
+    // Opening a FIFO would wait for the other end, and a tape's opening rewinds it: neither is a disk.
+    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let opened = OpenOptions::new().read(true).write(!read_only).custom_flags(nonblocking).open(path);
+    let file = opened.map_err(|e| match e.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem if !read_only => {
+            format!("{e}; it is to be writable: it may be attached read-only")
+        }
+        _ => e.to_string(),
+    })?;
+    let meta = file.metadata().map_err(|e| e.to_string())?;
+    let is_block_device = meta.file_type().is_block_device();
+    match kind {
+        _ if !is_block_device && !meta.is_file() => {
+            return Err("it is neither a regular file nor a block device".into());
+        }
+        ScsiKind::PassThrough if !is_block_device => {
+            return Err("it is a file, and a disk of the host was asked for: a block device".into());
+        }
+        _ => {}
+    }
+    let format = if is_block_device { DiskFormat::Raw } else { DiskFormat::of(path) };
+    check(&file, meta.len(), format)?;
+    let flags = rustix::fs::fcntl_getfl(&file).map_err(|e| e.to_string())?;
+    rustix::fs::fcntl_setfl(file.as_fd(), flags & !OFlags::NONBLOCK).map_err(|e| e.to_string())?;
+    Ok(DiskImage { file, format, is_block_device, key: FileKey::of(&meta) })
+}
+
+/// Refuses what is not of its format, and what names other files.
+fn check(file: &File, bytes: u64, format: DiskFormat) -> Result<(), String> {
+    match format {
+        DiskFormat::Qcow2 => check_qcow2(file),
+        DiskFormat::Vhd => check_vhd(file, bytes),
+        // QEMU knows no parents of these, and says so.
+        DiskFormat::Vhdx | DiskFormat::Raw => Ok(()),
+    }
+}
+
+/// Offsets and bits of the published format, version 3; numbers are big endian.
+fn check_qcow2(file: &File) -> Result<(), String> {
+    let mut header = [0; 104];
+    let read = read_up_to(file, &mut header)?;
+    if read < 72 || !header.starts_with(b"QFI\xfb") {
+        return Err("its name says qcow2, but it is none".into());
+    }
+    let number = |at: usize, bytes: usize| {
+        header[at..at + bytes].iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
+    };
+    let (version, backing_at, backing_bytes) = (number(4, 4), number(8, 8), number(16, 4));
+    if backing_at != 0 {
+        let mut name = vec![0; usize::try_from(backing_bytes).unwrap_or_default().min(1023)];
+        let read = file.read_at(&mut name, backing_at).map_err(|e| e.to_string())?;
+        name.truncate(read);
+        let name = String::from_utf8_lossy(&name);
+        return Err(format!(
+            "it stands on another file, {name:?}, which is not opened; qemu-img rebase -b \"\" joins them"
+        ));
+    }
+    // Bit 2 of the features that must be understood: the data is in another file.
+    if version >= 3 && number(72, 8) & 4 != 0 {
+        return Err("its data is in another file, which is not opened; qemu-img convert makes one file of both".into());
+    }
+    Ok(())
+}
+
+/// The type is at 60 of the footer, big endian: 2 fixed, 3 dynamic.
+fn check_vhd(file: &File, bytes: u64) -> Result<(), String> {
+    let mut footer = [0; 512];
+    let at = bytes.checked_sub(512).ok_or("its name says VHD, but it is too short for one")?;
+    file.read_exact_at(&mut footer, at).map_err(|e| e.to_string())?;
+    if !footer.starts_with(b"conectix") {
+        return Err("its name says VHD, but it has no footer of one".into());
+    }
+    match u32::from_be_bytes([footer[60], footer[61], footer[62], footer[63]]) {
+        2 | 3 => Ok(()),
+        4 => Err("it is a differencing VHD, which stands on another file: that is not opened".into()),
+        other => Err(format!("it is a VHD of unknown type {other}")),
+    }
+}
+
+fn read_up_to(file: &File, buffer: &mut [u8]) -> Result<usize, String> {
+    let mut read = 0;
+    while read < buffer.len() {
+        match file.read_at(&mut buffer[read..], read as u64) {
+            Ok(0) => break,
+            Ok(n) => read += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e.to_string()),
+        }
+    }
+    Ok(read)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn refused(name: &str, content: &[u8], kind: ScsiKind) -> String {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join(name);
+        fs::write(&path, content).expect("written");
+        let error = open(&path, kind, true).map(|_| ()).expect_err(name).to_string();
+        assert!(error.contains(&path.display().to_string()), "{error}");
+        error
+    }
+
+    fn qcow2(change: impl FnOnce(&mut [u8])) -> Vec<u8> {
+        let mut header = vec![0; 200];
+        header[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+        change(&mut header);
+        header
+    }
+
+    fn vhd(kind: u8) -> Vec<u8> {
+        let mut image = vec![0; 4096 + 512];
+        image[4096..4104].copy_from_slice(b"conectix");
+        image[4096 + 63] = kind;
+        image
+    }
+
+    #[test]
+    fn the_name_says_the_format_and_the_content_never_does() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let raw = [qcow2(|_| {}), vhd(3), vec![0; 512]];
+        for content in raw {
+            let path = dir.path().join("disk.img");
+            fs::write(&path, content).expect("written");
+            let image = open(&path, ScsiKind::VirtualDisk, false).expect("a disk");
+            assert_eq!((image.format, image.is_block_device), (DiskFormat::Raw, false));
+        }
+        for (name, content, format) in [
+            ("a.qcow2", qcow2(|_| {}), DiskFormat::Qcow2),
+            ("a.VHD", vhd(2), DiskFormat::Vhd),
+            ("a.vhd", vhd(3), DiskFormat::Vhd),
+            ("a.vhdx", vec![0; 512], DiskFormat::Vhdx),
+        ] {
+            let path = dir.path().join(name);
+            fs::write(&path, content).expect("written");
+            assert_eq!(open(&path, ScsiKind::VirtualDisk, true).expect("a disk").format, format);
+        }
+    }
+
+    #[test]
+    fn an_image_that_names_another_file_is_refused() {
+        let backed = qcow2(|header| {
+            header[15] = 120;
+            header[19] = 11;
+            header[120..131].copy_from_slice(b"/etc/shadow");
+        });
+        let error = refused("a.qcow2", &backed, ScsiKind::VirtualDisk);
+        assert!(error.contains("\"/etc/shadow\""), "{error}");
+        let far = qcow2(|header| header[8..20].copy_from_slice(&[0xff; 12]));
+        assert!(open_is_refused("far.qcow2", &far));
+        let error = refused("a.qcow2", &qcow2(|header| header[79] = 4), ScsiKind::VirtualDisk);
+        assert!(error.contains("data is in another file"), "{error}");
+        assert!(refused("a.vhd", &vhd(4), ScsiKind::VirtualDisk).contains("differencing"));
+    }
+
+    fn open_is_refused(name: &str, content: &[u8]) -> bool {
+        !refused(name, content, ScsiKind::VirtualDisk).is_empty()
+    }
+
+    #[test]
+    fn what_is_no_disk_is_refused_with_the_reason() {
+        assert!(refused("a.qcow2", b"short", ScsiKind::VirtualDisk).contains("it is none"));
+        assert!(refused("a.vhd", b"short", ScsiKind::VirtualDisk).contains("too short"));
+        assert!(refused("a.vhd", &[0; 600], ScsiKind::VirtualDisk).contains("no footer"));
+        assert!(refused("a.vhd", &vhd(9), ScsiKind::VirtualDisk).contains("unknown type 9"));
+        assert!(refused("a.img", &[0; 600], ScsiKind::PassThrough).contains("a block device"));
+        let dir = tempfile::tempdir().expect("a directory");
+        let error = open(dir.path(), ScsiKind::VirtualDisk, true).map(|_| ()).expect_err("a directory").to_string();
+        assert!(error.contains("neither a regular file nor a block device"), "{error}");
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("made");
+        for read_only in [true, false] {
+            let error = open(&fifo, ScsiKind::VirtualDisk, read_only).map(|_| ()).expect_err("a FIFO").to_string();
+            assert!(error.contains("neither a regular file nor a block device"), "{error}");
+        }
+        let error = open(&dir.path().join("none"), ScsiKind::VirtualDisk, true).map(|_| ()).expect_err("none");
+        assert!(error.to_string().contains("No such file"), "{error}");
+    }
+}

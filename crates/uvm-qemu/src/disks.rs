@@ -1,0 +1,235 @@
+//! SCSI disks, plugged into the running VM and unplugged: controller c and LUN l are target c of the one adapter.
+//!
+//! QEMU gets a descriptor of each, opened for this disk alone: its locks are those of the open file, so two VMs that shared
+//! one would not see each other's. It is taken out of QEMU's set as soon as the disk has its own copy.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde_json::{Value, json};
+use uvm_platform::PlatformError;
+use uvm_platform::requests::{ScsiAttachment, ScsiSlot};
+
+use crate::command::SCSI_BUS;
+use crate::disk_image::{self, DiskFormat, DiskImage};
+use crate::file_users;
+use crate::qmp::CallError;
+use crate::vm::Vm;
+
+/// The disks that QEMU has, or may have.
+#[derive(Default)]
+pub(crate) struct Disks(Mutex<Table>);
+
+#[derive(Default)]
+struct Table {
+    /// Every disk gets a number of its own: what QEMU says late of an earlier one is not of this one.
+    count: u32,
+    numbers: BTreeMap<ScsiSlot, u32>,
+}
+
+impl Disks {
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the place.
+    fn enter(&self, slot: ScsiSlot) -> Option<Names> {
+        let mut table = self.lock();
+        if table.numbers.contains_key(&slot) {
+            return None;
+        }
+        table.count += 1;
+        let number = table.count;
+        table.numbers.insert(slot, number);
+        Some(Names { number })
+    }
+
+    fn find(&self, slot: ScsiSlot) -> Option<Names> {
+        self.lock().numbers.get(&slot).map(|number| Names { number: *number })
+    }
+
+    /// Frees the place, if it is still of this disk.
+    fn leave(&self, slot: ScsiSlot, names: Names) {
+        let mut table = self.lock();
+        if table.numbers.get(&slot) == Some(&names.number) {
+            table.numbers.remove(&slot);
+        }
+    }
+}
+
+/// What QEMU calls the parts of a disk.
+#[derive(Clone, Copy)]
+struct Names {
+    number: u32,
+}
+
+impl Names {
+    /// The disk's content, by its format.
+    fn node(self) -> String {
+        format!("disk-{}", self.number)
+    }
+
+    /// The file below it.
+    fn file(self) -> String {
+        format!("disk-{}-file", self.number)
+    }
+
+    /// What the guest sees.
+    fn device(self) -> String {
+        format!("disk-{}-device", self.number)
+    }
+
+    /// The set that brings the descriptor in.
+    fn set(self) -> u32 {
+        self.number
+    }
+}
+
+impl Vm {
+    /// Plugs a disk in. If that fails, nothing is left of it; what went unanswered is taken back by
+    /// [`remove_disk`](Self::remove_disk).
+    pub(crate) async fn add_disk(&self, disk: &ScsiAttachment) -> Result<(), PlatformError> {
+        let (path, kind, read_only) = (disk.path.clone(), disk.kind, disk.read_only);
+        let opened = tokio::task::spawn_blocking(move || disk_image::open(&path, kind, read_only)).await;
+        let image = opened.unwrap_or_else(|e| Err(PlatformError::host("open a disk", e)))?;
+        let Some(names) = self.disks.enter(disk.slot) else {
+            let ScsiSlot { controller, lun } = disk.slot;
+            let why = format!("controller {controller}, LUN {lun} has a disk");
+            return Err(PlatformError::host(format!("attach {}", disk.path.display()), why));
+        };
+        let added = self.add_disk_as(disk, &image, names).await;
+        match added {
+            // Answered with an error, so it is known what is left.
+            Err(error @ (PlatformError::Host { .. } | PlatformError::NotAllowed { .. })) => {
+                if let Err(e) = self.take_disk_out(disk.slot, names).await {
+                    tracing::warn!(vm = %self.id, disk = %disk.path.display(), error = %e, "a disk stays in QEMU");
+                }
+                Err(error)
+            }
+            added => added,
+        }
+    }
+
+    async fn add_disk_as(&self, disk: &ScsiAttachment, image: &DiskImage, names: Names) -> Result<(), PlatformError> {
+        let set = json!({ "fdset-id": names.set(), "opaque": names.node() });
+        self.call_with("add-fd", set, Some(image.file.as_fd())).await?;
+        let node = self.disk_call(disk, image, "blockdev-add", node(image, names, disk.read_only)).await;
+        // The node has its own copy, and keeps none in the set; without a node nobody needs the set.
+        self.forget_set(names).await?;
+        node?;
+        self.disk_call(disk, image, "device_add", device(disk.slot, names)).await
+    }
+
+    /// A command that may find the disk in use: QEMU does not say by whom.
+    async fn disk_call(
+        &self,
+        disk: &ScsiAttachment,
+        image: &DiskImage,
+        command: &'static str,
+        arguments: Value,
+    ) -> Result<(), PlatformError> {
+        match self.qmp.call(command, arguments).await {
+            Ok(_) => Ok(()),
+            Err(CallError::Refused(e)) if e.desc.contains("lock") => Err(self.in_use(disk, image).await),
+            Err(e @ CallError::Refused(_)) => Err(PlatformError::host(format!("attach {}", disk.path.display()), e)),
+            Err(e) => Err(self.call_error(command, e).await),
+        }
+    }
+
+    async fn in_use(&self, disk: &ScsiAttachment, image: &DiskImage) -> PlatformError {
+        let (key, this) = (image.key, std::process::id());
+        let users = tokio::task::spawn_blocking(move || file_users::of(key, this)).await.unwrap_or_default();
+        let how = if disk.read_only { "reading, while it is being written" } else { "writing, while it is in use" };
+        let by = if users.is_empty() { "another process".to_owned() } else { users.join(", ") };
+        let intent = format!("attaching {} for {how}", disk.path.display());
+        PlatformError::NotAllowed { intent, why: format!("it is in use by {by}") }
+    }
+
+    /// Unplugs the disk at a place: it, and its file, are free then. A place without a disk is one that is free. After a
+    /// failure it can be called again, and goes on.
+    pub(crate) async fn remove_disk(&self, slot: ScsiSlot) -> Result<(), PlatformError> {
+        match self.disks.find(slot) {
+            Some(names) => self.take_disk_out(slot, names).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn take_disk_out(&self, slot: ScsiSlot, names: Names) -> Result<(), PlatformError> {
+        self.remove_device(&names.device()).await?;
+        match self.qmp.call("blockdev-del", json!({ "node-name": names.node() })).await {
+            Ok(_) => {}
+            Err(CallError::Refused(e)) if e.desc.contains("find node") => {}
+            Err(e) => return Err(self.call_error("blockdev-del", e).await),
+        }
+        self.forget_set(names).await?;
+        self.disks.leave(slot, names);
+        Ok(())
+    }
+
+    async fn forget_set(&self, names: Names) -> Result<(), PlatformError> {
+        match self.qmp.call("remove-fd", json!({ "fdset-id": names.set() })).await {
+            // Refused: it is not there.
+            Ok(_) | Err(CallError::Refused(_)) => Ok(()),
+            Err(e) => Err(self.call_error("remove-fd", e).await),
+        }
+    }
+}
+
+/// What is written is in the host's page cache, and on its disk once the guest has flushed it. What the guest discards is
+/// given back.
+fn node(image: &DiskImage, names: Names, read_only: bool) -> Value {
+    let driver = if image.is_block_device { "host_device" } else { "file" };
+    let file = json!({
+        "driver": driver,
+        "node-name": names.file(),
+        "filename": format!("/dev/fdset/{}", names.set()),
+        "read-only": read_only,
+        "discard": "unmap",
+        "cache": { "direct": false, "no-flush": false },
+    });
+    let mut node = json!({
+        "driver": image.format.driver(),
+        "node-name": names.node(),
+        "read-only": read_only,
+        "discard": "unmap",
+        "file": file,
+    });
+    if image.format == DiskFormat::Qcow2 {
+        // Whatever its header says by now.
+        node["backing"] = Value::Null;
+    }
+    node
+}
+
+fn device(slot: ScsiSlot, names: Names) -> Value {
+    json!({
+        "driver": "scsi-hd",
+        "id": names.device(),
+        "drive": names.node(),
+        "bus": SCSI_BUS,
+        "channel": 0,
+        "scsi-id": slot.controller,
+        "lun": slot.lun,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_has_one_disk_and_each_disk_its_own_names() {
+        let disks = Disks::default();
+        let slot = ScsiSlot { controller: 0, lun: 1 };
+        let first = disks.enter(slot).expect("free");
+        assert!(disks.enter(slot).is_none());
+        disks.leave(slot, first);
+        assert!(disks.find(slot).is_none());
+        let second = disks.enter(slot).expect("free again");
+        assert_ne!(first.node(), second.node());
+        // What comes late of the first changes nothing.
+        disks.leave(slot, first);
+        assert_eq!(disks.find(slot).map(Names::device), Some(second.device()));
+    }
+}
