@@ -76,6 +76,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
 
 fn set_up() -> anyhow::Result<()> {
     setup::prerequisites()?;
+    setup::for_tests()?;
     setup::for_windows()
 }
 

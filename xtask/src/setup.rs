@@ -13,15 +13,28 @@ const AGENT_TARGET: &str = "x86_64-unknown-linux-musl";
 
 /// A program that is needed, and the Debian package that has it.
 const PROGRAMS: [(&str, &str); 2] = [("qemu-system-x86_64", "qemu-system-x86"), ("cc", "gcc libc6-dev")];
+/// What makes the disks of tests.
+const FOR_TESTS: [(&str, &str); 5] = [
+    ("qemu-img", "qemu-utils"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("mkfs.xfs", "xfsprogs"),
+    ("mkfs.erofs", "erofs-utils"),
+    ("mksquashfs", "squashfs-tools"),
+];
 /// What links programs for Windows, and what runs them.
 const FOR_WINDOWS: [(&str, &str); 2] = [("x86_64-w64-mingw32-gcc", "gcc-mingw-w64-x86-64-win32"), ("wine64", "wine64")];
-/// Where Debian has programs that it keeps off the path.
-const OFF_PATH: &str = "/usr/lib/wine";
+/// Where Debian has programs that it keeps off the path: wine off everybody's, others off that of users.
+const OFF_PATH: [&str; 3] = ["/usr/lib/wine", "/usr/sbin", "/sbin"];
 
 /// What has to be there before anything is built.
 pub(crate) fn prerequisites() -> anyhow::Result<()> {
     packages(&PROGRAMS)?;
     rust_targets()
+}
+
+/// What the tests on Linux need besides.
+pub(crate) fn for_tests() -> anyhow::Result<()> {
+    packages(&FOR_TESTS)
 }
 
 /// What the tests for Windows need.
@@ -76,7 +89,7 @@ pub(crate) fn packages(programs: &[(&str, &str)]) -> anyhow::Result<()> {
 /// Where a program is.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let places = std::env::split_paths(&path).chain([OFF_PATH.into()]);
+    let places = std::env::split_paths(&path).chain(OFF_PATH.map(Into::into));
     places.map(|directory| directory.join(program)).find(|file| file.is_file())
 }
 

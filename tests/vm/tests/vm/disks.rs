@@ -1,0 +1,256 @@
+//! SCSI disks, plugged into running guests: what is written, who may, and what is left of them.
+
+use std::ffi::OsStr;
+use std::time::Duration;
+
+use uvm::{ErrorKind, ProcessSpec, ScsiDisk, ScsiMount, UtilityVm, UvmError};
+use uvm_testkit::{TestResult, TestVm};
+
+use crate::images::{Images, tool};
+use crate::process::text;
+
+/// What a script prints in the guest; an error if it fails.
+pub(crate) async fn sh(vm: &UtilityVm, script: &str) -> TestResult<String> {
+    let output = vm.create_process(&ProcessSpec::new(["sh", "-c", script])).await?.output().await?;
+    if !output.exit.is_success() {
+        return Err(format!("{script}: {:?}: {}", output.exit, text(&output.stderr)).into());
+    }
+    Ok(text(&output.stdout).to_owned())
+}
+
+/// The error with all of its causes, as one text.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// A refusal, as one text.
+async fn refused(vm: &UtilityVm, disk: &ScsiDisk) -> String {
+    match vm.add_scsi(disk).await {
+        Ok(disk) => panic!("{disk:?} was attached"),
+        Err(error) => chain(&error),
+    }
+}
+
+/// The guest's device of a disk.
+async fn device(vm: &UtilityVm, disk: &ScsiMount) -> TestResult<String> {
+    let (controller, lun) = disk.controller().zip(disk.lun()).ok_or("not attached")?;
+    let name = sh(vm, &format!("ls /sys/bus/scsi/devices/*:0:{controller}:{lun}/block")).await?;
+    Ok(format!("/dev/{}", name.trim()))
+}
+
+/// How many disks the guest sees.
+async fn disks_in(vm: &UtilityVm) -> TestResult<usize> {
+    Ok(sh(vm, "ls -d /sys/block/sd* 2>/dev/null | wc -l").await?.trim().parse()?)
+}
+
+#[tokio::test]
+async fn each_file_system_is_mounted_and_read() -> TestResult {
+    let images = Images::new()?;
+    let vm = TestVm::builder("filesystems").boot().await?;
+    for kind in ["ext4", "xfs", "erofs", "squashfs"] {
+        let image = images.filesystem(&format!("{kind}.img"), kind)?;
+        let at = format!("/run/disks/{kind}");
+        let disk = vm.add_scsi(&ScsiDisk::new(&image).with_guest_path(&at).read_only()).await?;
+        assert_eq!(sh(&vm, &format!("cat {at}/hello")).await?, format!("from {kind}\n"));
+        assert!(sh(&vm, &format!("touch {at}/new")).await.is_err(), "{kind} is read-only");
+        disk.release().await?;
+        assert_eq!(sh(&vm, "ls /run/disks").await?, "", "the mount point is gone");
+        assert_eq!(disks_in(&vm).await?, 0);
+    }
+    vm.close().await
+}
+
+#[tokio::test]
+async fn what_a_guest_writes_is_in_the_image_once_it_is_released() -> TestResult {
+    let images = Images::new()?;
+    let image = images.filesystem("data.img", "ext4")?;
+    let vm = TestVm::builder("data").boot().await?;
+    let disk = vm.add_scsi(&ScsiDisk::new(&image).with_guest_path("/mnt")).await?;
+    assert_eq!(disk.guest_path(), Some("/mnt"));
+    sh(&vm, "echo written > /mnt/new; rm /mnt/hello").await?;
+    disk.release().await?;
+    // Nobody has it any more.
+    let quiet = ["-fn"].map(OsStr::new);
+    tool("e2fsck", quiet.into_iter().chain([image.as_os_str()]))?;
+    let again = vm.add_scsi(&ScsiDisk::new(&image).with_guest_path("/mnt").read_only()).await?;
+    assert_eq!(sh(&vm, "cd /mnt; ls -d hello new 2>/dev/null; cat new").await?, "new\nwritten\n");
+    again.release().await?;
+    vm.close().await
+}
+
+#[tokio::test]
+async fn each_format_takes_writes_and_keeps_them() -> TestResult {
+    let images = Images::new()?;
+    let vm = TestVm::builder("formats").boot().await?;
+    for (name, format, options) in [
+        ("plain.img", "raw", ""),
+        ("fixed.vhd", "vpc", "subformat=fixed,force_size=on"),
+        ("dynamic.vhd", "vpc", "subformat=dynamic,force_size=on"),
+        ("disk.vhdx", "vhdx", ""),
+        ("disk.qcow2", "qcow2", ""),
+    ] {
+        let image = images.create(name, format, options)?;
+        let disk = vm.add_scsi(&ScsiDisk::new(&image)).await?;
+        let node = device(&vm, &disk).await?;
+        let blocks = sh(&vm, &format!("cat /sys/block/{}/size", node.trim_start_matches("/dev/"))).await?;
+        assert_eq!(blocks.trim(), (16 << 11).to_string(), "{name}");
+        sh(&vm, &format!("yes {name} | head -c 3000000 | dd of={node} bs=1M conv=fsync 2>/dev/null")).await?;
+        disk.release().await?;
+        let disk = vm.add_scsi(&ScsiDisk::new(&image).read_only()).await?;
+        let node = device(&vm, &disk).await?;
+        let same = format!("yes {name} | head -c 3000000 | cmp -n 3000000 - {node}");
+        sh(&vm, &same).await?;
+        assert!(sh(&vm, &format!("echo x > {node}")).await.is_err(), "{name} is read-only");
+        disk.release().await?;
+    }
+    vm.close().await
+}
+
+#[tokio::test]
+async fn what_cannot_be_attached_is_named_and_leaves_nothing() -> TestResult {
+    let images = Images::new()?;
+    let vm = TestVm::builder("refusals").boot().await?;
+    let secret = images.raw("secret.img", 1)?;
+    let backed = images.path("backed.qcow2");
+    let words = ["create", "-q", "-f", "qcow2", "-F", "raw", "-b"].map(OsStr::new);
+    tool("qemu-img", words.into_iter().chain([secret.as_os_str(), backed.as_os_str()]))?;
+    let error = refused(&vm, &ScsiDisk::new(&backed)).await;
+    assert!(error.contains("secret.img") && error.contains("backed.qcow2"), "{error}");
+    // A guest can turn its raw disk into such an image; it stays a raw disk.
+    let disguised = images.path("disguised.img");
+    std::fs::copy(&backed, &disguised)?;
+    let disk = vm.add_scsi(&ScsiDisk::new(&disguised).read_only()).await?;
+    let node = device(&vm, &disk).await?;
+    assert_eq!(sh(&vm, &format!("head -c 3 {node}")).await?, "QFI");
+    disk.release().await?;
+
+    let error = refused(&vm, &ScsiDisk::new(images.path("none.img"))).await;
+    assert!(error.contains("none.img") && error.contains("No such file"), "{error}");
+    let error = refused(&vm, &ScsiDisk::physical(&secret)).await;
+    assert!(error.contains("secret.img") && error.contains("block device"), "{error}");
+    let error = refused(&vm, &ScsiDisk::new(&secret).with_guest_path("/run/data")).await;
+    assert!(error.contains("holds no file system") && error.contains("ext4"), "{error}");
+    assert_eq!(sh(&vm, "ls -d /run/data 2>/dev/null || echo gone").await?, "gone\n", "what was made for it");
+    assert_eq!(disks_in(&vm).await?, 0);
+    // Place and file are free.
+    let disk = vm.add_scsi(&ScsiDisk::new(&secret)).await?;
+    assert_eq!((disk.controller(), disk.lun()), (Some(0), Some(0)));
+    disk.release().await?;
+    vm.close().await
+}
+
+#[tokio::test]
+async fn a_disk_is_written_by_one_vm_and_read_by_many() -> TestResult {
+    let images = Images::new()?;
+    let image = images.filesystem("shared.img", "ext4")?;
+    let (one, two) = tokio::try_join!(TestVm::builder("one").boot(), TestVm::builder("two").boot())?;
+    let reads = ScsiDisk::new(&image).with_guest_path("/mnt").read_only();
+    let (first, second) = tokio::try_join!(one.add_scsi(&reads), two.add_scsi(&reads))?;
+    for vm in [&one, &two] {
+        assert_eq!(sh(vm, "cat /mnt/hello").await?, "from ext4\n");
+    }
+    first.release().await?;
+    let error = refused(&one, &ScsiDisk::new(&image)).await;
+    assert!(error.contains(&format!("VM {}", two.id())) && error.contains("for writing"), "{error}");
+    second.release().await?;
+    let first = one.add_scsi(&ScsiDisk::new(&image)).await?;
+    for disk in [reads, ScsiDisk::new(&image)] {
+        let error = refused(&two, &disk).await;
+        assert!(error.contains(&format!("VM {}", one.id())), "{error}");
+    }
+    first.release().await?;
+    two.add_scsi(&ScsiDisk::new(&image)).await?.release().await?;
+    one.close().await?;
+    two.close().await
+}
+
+#[tokio::test]
+async fn a_disk_that_is_in_use_stays_and_goes_later() -> TestResult {
+    let images = Images::new()?;
+    let image = images.filesystem("busy.img", "ext4")?;
+    let vm = TestVm::builder("busy").boot().await?;
+    let disk = vm.add_scsi(&ScsiDisk::new(&image).with_guest_path("/mnt")).await?;
+    let user = vm.create_process(&ProcessSpec::new(["sleep", "1000"]).with_cwd("/mnt")).await?;
+    let error = disk.release().await.expect_err("it is in use");
+    assert_eq!(error.kind(), ErrorKind::Guest, "{error}");
+    let said = chain(&error);
+    assert!(said.contains("/mnt, which is in use by sleep (") && said.contains("busy.img"), "{said}");
+    // Nothing is half done.
+    assert_eq!(sh(&vm, "cat /mnt/hello; echo more > /mnt/more; cat /mnt/more").await?, "from ext4\nmore\n");
+    user.kill().await?;
+    user.wait().await?;
+    drop(user);
+    disk.release().await?;
+    assert_eq!(disks_in(&vm).await?, 0);
+    vm.close().await
+}
+
+#[tokio::test]
+async fn a_controller_is_filled_and_emptied_at_once() -> TestResult {
+    let images = Images::new()?;
+    let vm = TestVm::builder("full").boot().await?;
+    let mut adding = tokio::task::JoinSet::new();
+    for index in 0..64 {
+        let (vm, image) = ((*vm).clone(), images.raw(&format!("{index}.img"), 1)?);
+        adding.spawn(async move { vm.add_scsi(&ScsiDisk::new(image)).await });
+    }
+    let mut disks = Vec::new();
+    while let Some(disk) = adding.join_next().await {
+        disks.push(disk??);
+    }
+    let error = refused(&vm, &ScsiDisk::new(images.raw("64.img", 1)?)).await;
+    assert!(error.contains("64"), "{error}");
+    // Each says where it is, and reads back what it was told.
+    let script = "for d in /sys/bus/scsi/devices/*:0:0:*; do \
+                  n=/dev/$(ls $d/block); echo ${d##*:} | dd of=$n conv=fsync 2>/dev/null; done; \
+                  for d in /sys/bus/scsi/devices/*:0:0:*; do \
+                  [ $(head -n 1 /dev/$(ls $d/block)) = ${d##*:} ] && echo same; done";
+    assert_eq!(sh(&vm, script).await?.lines().count(), 64);
+    for disk in &disks {
+        let (lun, path) = disk.lun().zip(disk.host_path()).ok_or("not attached")?;
+        assert!(std::fs::read(path)?.starts_with(format!("{lun}\n").as_bytes()), "LUN {lun}");
+    }
+    let mut removing = tokio::task::JoinSet::new();
+    for disk in disks {
+        removing.spawn(async move { disk.release().await });
+    }
+    while let Some(released) = removing.join_next().await {
+        released??;
+    }
+    assert_eq!(disks_in(&vm).await?, 0);
+    vm.close().await
+}
+
+/// How the error of an attach names the end of the VM.
+fn is_of_an_ended_vm(error: &UvmError) -> bool {
+    matches!(error.kind(), ErrorKind::Exited) || chain(error).contains("ended")
+}
+
+#[tokio::test]
+async fn qemu_is_killed_while_disks_are_being_attached() -> TestResult {
+    let images = Images::new()?;
+    let vm = TestVm::builder("pulled").boot().await?;
+    let pid = vm.properties().await?.host_pid.ok_or("no QEMU")?;
+    let mut adding = tokio::task::JoinSet::new();
+    for index in 0..50 {
+        let (vm, image) = ((*vm).clone(), images.raw(&format!("{index}.img"), 1)?);
+        adding.spawn(async move { vm.add_scsi(&ScsiDisk::new(image)).await });
+    }
+    let process = rustix::process::Pid::from_raw(pid.cast_signed()).ok_or("no pid")?;
+    rustix::process::kill_process(process, rustix::process::Signal::KILL)?;
+    let outcomes = tokio::time::timeout(Duration::from_secs(60), async {
+        let mut outcomes = Vec::new();
+        while let Some(outcome) = adding.join_next().await {
+            outcomes.push(outcome?);
+        }
+        TestResult::Ok(outcomes)
+    });
+    let outcomes = outcomes.await.map_err(|_| "an attach hangs")??;
+    let failed: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
+    assert!(!failed.is_empty(), "all were attached before the end");
+    for error in failed {
+        assert!(is_of_an_ended_vm(error), "{}", chain(error));
+    }
+    drop(outcomes);
+    vm.close().await
+}
