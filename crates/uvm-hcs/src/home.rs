@@ -37,10 +37,10 @@ impl Home {
         tasks.spawn_on(task, &self.runtime);
     }
 
-    /// Runs `future` there and waits for it, on any runtime or none. A caller that gives up does not stop it.
+    /// Runs `future` there. Whoever gives the receiver up does not stop it.
     ///
-    /// `None` if it panicked, or this was dropped.
-    pub(crate) async fn run<F>(&self, future: F) -> Option<F::Output>
+    /// The receiver fails if it panicked, or this was dropped.
+    pub(crate) fn begin<F>(&self, future: F) -> oneshot::Receiver<F::Output>
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {
@@ -49,7 +49,15 @@ impl Home {
             // A caller that gave up does not want the answer.
             let _ = reply.send(future.await);
         });
-        answer.await.ok()
+        answer
+    }
+
+    /// The same, and waits for it, on any runtime or none. `None` where the receiver fails.
+    pub(crate) async fn run<F>(&self, future: F) -> Option<F::Output>
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
+        self.begin(future).await.ok()
     }
 }
 

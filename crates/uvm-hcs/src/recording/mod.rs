@@ -19,6 +19,7 @@
 mod call;
 mod files;
 mod host;
+mod process;
 mod sockets;
 mod system;
 
@@ -49,6 +50,7 @@ pub struct RecordingHcs {
     logical_processors: u32,
     runtime_id: Guid,
     answers: Answers,
+    output: Arc<[u8]>,
     ends_when_told: bool,
     takes: Duration,
     started: watch::Sender<BTreeSet<String>>,
@@ -71,6 +73,10 @@ struct State {
     working_sets: BTreeMap<Guid, u64>,
     guids_drawn: u64,
     processes_started: u32,
+    /// Those that are open, and the exit codes of those that have ended.
+    processes: BTreeMap<u32, watch::Sender<Option<u32>>>,
+    /// What was written to their standard inputs.
+    inputs: BTreeMap<u32, Vec<u8>>,
 }
 
 impl RecordingHcs {
@@ -84,6 +90,7 @@ impl RecordingHcs {
             logical_processors: 8,
             runtime_id: Self::RUNTIME_ID,
             answers: Arc::new(|_| None),
+            output: Arc::default(),
             ends_when_told: true,
             takes: Duration::ZERO,
             started: watch::Sender::new(BTreeSet::new()),
@@ -114,6 +121,12 @@ impl RecordingHcs {
     #[must_use]
     pub fn with_answers(self, answers: impl Fn(&RecordedCall) -> Option<String> + Send + Sync + 'static) -> Self {
         Self { answers: Arc::new(answers), ..self }
+    }
+
+    /// The same host, whose processes write this to their standard outputs.
+    #[must_use]
+    pub fn with_output(self, output: &[u8]) -> Self {
+        Self { output: output.into(), ..self }
     }
 
     /// The same host, whose systems do not end when they are told to: a test tells that they have, or not.
@@ -173,6 +186,22 @@ impl RecordingHcs {
     /// How many systems are open.
     pub fn open_systems(&self) -> usize {
         self.lock().systems.len()
+    }
+
+    /// How many processes are open.
+    pub fn open_processes(&self) -> usize {
+        self.lock().processes.len()
+    }
+
+    /// Has a process end by itself with this code. `false` if it is not open.
+    pub fn exit_process(&self, id: u32, code: u32) -> bool {
+        let process = self.lock().processes.get(&id).cloned();
+        process.is_some_and(|exit| exit.send_if_modified(|exit| exit.is_none() && exit.replace(code).is_none()))
+    }
+
+    /// What was written to the standard input of a process.
+    pub fn input_of(&self, id: u32) -> Vec<u8> {
+        self.lock().inputs.get(&id).cloned().unwrap_or_default()
     }
 
     /// Puts a file on the host, and the directories it is in.
