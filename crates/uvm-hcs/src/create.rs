@@ -190,7 +190,7 @@ pub(crate) async fn discard(id: &str, open: OpenSystem, deadlines: Deadlines) {
     let end = async {
         match system.terminate().await {
             Err(error) if !error.is_ending() => {
-                tracing::warn!(system = id, %error, "a compute system that is not used goes on")
+                tracing::warn!(system = id, %error, "a compute system that is not used goes on");
             }
             _ => {
                 while let Some(told) = notifications.recv().await {

@@ -239,19 +239,24 @@ impl RecordingHcs {
             tokio::time::sleep(self.takes).await;
         }
         match self.note(call, intent) {
-            Ok(()) => Ok(()),
+            Ok(None) => Ok(()),
+            Ok(Some(late)) => {
+                tokio::time::sleep(late).await;
+                Ok(())
+            }
             Err(Some(error)) => Err(error),
             Err(None) => std::future::pending().await,
         }
     }
 
-    /// Writes the call down; `Err(None)` if it is never to end.
-    fn note(&self, mut call: RecordedCall, intent: &'static str) -> Result<(), Option<HcsError>> {
+    /// Writes the call down, and says by how much its answer is to be late; `Err(None)` if it is never to end.
+    fn note(&self, mut call: RecordedCall, intent: &'static str) -> Result<Option<Duration>, Option<HcsError>> {
         let mut state = self.lock();
         let failing = call::first_that_fits(&mut state.faults, &call);
         let object = call.id.clone().unwrap_or_default();
         let result = match &failing {
-            None => Ok(()),
+            None => Ok(None),
+            Some((Failing::Late(by), _)) => Ok(Some(*by)),
             Some((Failing::Hang, _)) => Err(None),
             Some((Failing::Code { code, detail }, _)) => {
                 call.failure = Some(format!("{code} {detail}"));

@@ -41,7 +41,10 @@ impl Input {
 
     /// Tells the end of the input, if it was open.
     fn end(&mut self) {
-        let State::Open(pipe) = std::mem::replace(&mut self.state, State::Ended) else { return };
+        let pipe = match std::mem::replace(&mut self.state, State::Ended) {
+            State::Open(pipe) => pipe,
+            other => return self.state = other,
+        };
         if self.process.has_ended() {
             return;
         }

@@ -107,8 +107,16 @@ pub(super) struct Shared {
     link: Link,
     process: Weak<dyn ComputeProcess>,
     exit: watch::Receiver<Exit>,
+    signs: Arc<Signs>,
+}
+
+/// Signs that the end of a process was told to nobody, or never will be.
+#[derive(Default)]
+struct Signs {
     /// The service does not know it any more.
-    gone: Arc<Notify>,
+    gone: Notify,
+    /// Somebody wants to know how it ended.
+    asked: Notify,
 }
 
 impl HcsProcess {
@@ -116,27 +124,27 @@ impl HcsProcess {
     fn keep(vm: &Arc<Vm>, link: Link, process: &Arc<dyn ComputeProcess>, wanted: Pipes) -> Self {
         vm.hosted.open().processes.push(Arc::clone(process));
         let (told, exit) = watch::channel(None);
-        let gone = Arc::new(Notify::new());
-        let follow = follow(Arc::clone(vm), Arc::clone(process), Arc::clone(&gone), told);
+        let signs = Arc::new(Signs::default());
+        let follow = follow(Arc::clone(vm), Arc::clone(process), Arc::clone(&signs), told);
         link.spawn(|_| follow);
-        let shared = Arc::new(Shared { link, process: Arc::downgrade(process), exit, gone });
+        let shared = Arc::new(Shared { link, process: Arc::downgrade(process), exit, signs });
         let ProcessStdio { stdin, stdout, stderr } = process.take_stdio();
+        let input = |pipe| Box::new(Input::new(pipe, Arc::clone(&shared))) as Box<_>;
         // What was not asked for is not passed on.
-        let stdin = stdin.filter(|_| wanted.stdin);
-        let stdio = ProcessStdio {
-            stdin: stdin.map(|pipe| Box::new(Input::new(pipe, Arc::clone(&shared))) as Box<_>),
+        let streams = ProcessStdio {
+            stdin: stdin.filter(|_| wanted.stdin).map(input),
             stdout: stdout.filter(|_| wanted.stdout),
             stderr: stderr.filter(|_| wanted.stderr),
         };
-        Self { id: process.id(), stdio: Mutex::new(stdio), shared }
+        Self { id: process.id(), stdio: Mutex::new(streams), shared }
     }
 }
 
 /// Waits for the end from the beginning on, since the service tells it once.
-async fn follow(vm: Arc<Vm>, process: Arc<dyn ComputeProcess>, gone: Arc<Notify>, exit: watch::Sender<Exit>) {
+async fn follow(vm: Arc<Vm>, process: Arc<dyn ComputeProcess>, signs: Arc<Signs>, exit: watch::Sender<Exit>) {
     let untold = async {
-        // It is said to be gone, so its end was told, or never will be.
-        gone.notified().await;
+        signs.gone.notified().await;
+        signs.asked.notified().await;
         tokio::time::sleep(UNTOLD).await;
     };
     let told = tokio::select! {
@@ -182,14 +190,14 @@ impl Shared {
     where
         F: Future<Output = Result<(), HcsError>> + Send + 'static,
     {
-        let (process, gone) = (self.process.upgrade(), Arc::clone(&self.gone));
+        let (process, signs) = (self.process.upgrade(), Arc::clone(&self.signs));
         self.link.run(intent, |vm| async move {
             vm.require_open(intent)?;
             let process = process.ok_or(PlatformError::WrongState { intent, state: "closed" })?;
             let called = async {
                 match call(process).await {
                     Err(error) if error.is_process_gone() => {
-                        gone.notify_one();
+                        signs.gone.notify_one();
                         Ok(false)
                     }
                     result => result.map(|()| true),
@@ -226,6 +234,7 @@ impl PlatformProcess for HcsProcess {
 
     fn wait(&self) -> BoxFuture<'_, Result<u32, PlatformError>> {
         let mut exit = self.shared.exit.clone();
+        self.shared.signs.asked.notify_one();
         Box::pin(async move {
             let known = exit.wait_for(Option::is_some).await.ok().and_then(|exit| exit.clone());
             // Whoever follows it went with the VM.
@@ -234,6 +243,7 @@ impl PlatformProcess for HcsProcess {
     }
 
     fn exit_code(&self) -> Option<u32> {
+        self.shared.signs.asked.notify_one();
         self.shared.exit.borrow().as_ref()?.as_ref().ok().copied()
     }
 
