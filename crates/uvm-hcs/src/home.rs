@@ -5,14 +5,14 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::task::JoinSet;
+use tokio::task::AbortHandle;
 use uvm_platform::VmThread;
 
 /// Where a VM's tasks run. Dropping it ends them.
 pub(crate) struct Home {
     runtime: Handle,
-    /// On a runtime that is not the VM's own, the tasks to end with it.
-    tasks: Mutex<JoinSet<()>>,
+    /// The tasks to end with it.
+    tasks: Mutex<Vec<AbortHandle>>,
     /// The VM's own thread.
     _thread: Option<VmThread>,
 }
@@ -31,10 +31,12 @@ impl Home {
 
     /// Runs `task` until it ends or this is dropped.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        // Not under the lock: a runtime that has ended drops the task at once, and what that held may spawn in turn.
+        let task = self.runtime.spawn(task).abort_handle();
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         // What has ended is let go.
-        while tasks.try_join_next().is_some() {}
-        tasks.spawn_on(task, &self.runtime);
+        tasks.retain(|task| !task.is_finished());
+        tasks.push(task);
     }
 
     /// Runs `future` there. Whoever gives the receiver up does not stop it.
@@ -61,8 +63,17 @@ impl Home {
     }
 }
 
+impl Drop for Home {
+    fn drop(&mut self) {
+        let tasks = self.tasks.get_mut().unwrap_or_else(PoisonError::into_inner);
+        tasks.drain(..).for_each(|task| task.abort());
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use tokio::runtime::Builder;
 
     use super::*;
@@ -96,5 +107,22 @@ mod tests {
         });
         drop(home);
         ended.await.expect_err("it was dropped");
+    }
+
+    #[test]
+    fn what_a_task_holds_may_spawn_when_its_runtime_has_ended() {
+        struct Spawns(Option<Arc<Home>>);
+        impl Drop for Spawns {
+            fn drop(&mut self) {
+                if let Some(home) = self.0.take() {
+                    home.spawn(async {});
+                }
+            }
+        }
+        let runtime = Builder::new_current_thread().build().expect("a runtime");
+        let home = Arc::new(Home::on(runtime.handle().clone()));
+        drop(runtime);
+        let spawns = Spawns(Some(Arc::clone(&home)));
+        home.spawn(async move { drop(spawns) });
     }
 }

@@ -51,6 +51,7 @@ pub struct RecordingHcs {
     runtime_id: Guid,
     answers: Answers,
     output: Arc<[u8]>,
+    gives_pipes: bool,
     ends_when_told: bool,
     takes: Duration,
     started: watch::Sender<BTreeSet<String>>,
@@ -91,6 +92,7 @@ impl RecordingHcs {
             runtime_id: Self::RUNTIME_ID,
             answers: Arc::new(|_| None),
             output: Arc::default(),
+            gives_pipes: true,
             ends_when_told: true,
             takes: Duration::ZERO,
             started: watch::Sender::new(BTreeSet::new()),
@@ -127,6 +129,12 @@ impl RecordingHcs {
     #[must_use]
     pub fn with_output(self, output: &[u8]) -> Self {
         Self { output: output.into(), ..self }
+    }
+
+    /// The same host, which gives no pipes to processes, whatever they are to have.
+    #[must_use]
+    pub fn without_pipes(self) -> Self {
+        Self { gives_pipes: false, ..self }
     }
 
     /// The same host, whose systems do not end when they are told to: a test tells that they have, or not.

@@ -117,7 +117,7 @@ impl Drop for RecordedProcess {
 
 /// The streams that the parameters ask for. There is nothing to read of standard error.
 fn stdio(host: &RecordingHcs, id: u32, parameters: &str) -> ProcessStdio {
-    let wanted = Pipes::wanted(parameters);
+    let wanted = if host.gives_pipes { Pipes::wanted(parameters) } else { Pipes::default() };
     ProcessStdio {
         stdin: wanted.stdin.then(|| Box::new(Input { host: host.clone(), id }) as Box<_>),
         stdout: wanted.stdout.then(|| Box::new(Cursor::new(host.output.to_vec())) as Box<_>),

@@ -77,6 +77,26 @@ async fn a_process_that_cannot_be_started_leaves_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_process_without_the_streams_that_were_asked_for_is_killed() {
+    let host = RecordingHcs::new().without_pipes();
+    let (vm, _events) = running(&host).await;
+    for (parameters, stream) in [
+        (r#"{"CreateStdInPipe":true}"#, "standard input"),
+        (r#"{"CreateStdOutPipe":true}"#, "standard output"),
+        (r#"{"CreateStdErrPipe":true}"#, "standard error"),
+    ] {
+        let error = vm.create_process(parameters).await.err().expect("nobody can talk to it");
+        let cause = std::error::Error::source(&error).expect("a cause").to_string();
+        assert_eq!(cause, format!("the compute service gave no pipe for its {stream}"));
+        let ops: Vec<String> = host.take_calls().into_iter().map(|call| call.op).collect();
+        assert_eq!(ops[..2], ["create_process", "terminate_process"]);
+        nothing_is_left(&host, stream).await;
+        host.take_calls();
+    }
+    vm.create_process("{}").await.expect("it needs none");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_comes_to_exist_after_the_deadline_is_undone() {
     let host = RecordingHcs::new();
     let (vm, _events) = running(&host).await;

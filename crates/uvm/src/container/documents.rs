@@ -34,7 +34,7 @@ impl UtilityVm {
     ///
     /// # Errors
     /// [`UvmError::Container`]: the id is taken or cannot be one, or the guest refused. [`UvmError::GuestUnsupported`]:
-    /// this library does not hold the guest connection. [`UvmError::Refused`], [`UvmError::Exited`].
+    /// nobody holds the guest connection. [`UvmError::Refused`], [`UvmError::Exited`].
     pub async fn create_container_from(&self, id: &str, config: ContainerConfig) -> Result<Container, UvmError> {
         create::make(self, id, Ok(config), false).await
     }

@@ -35,9 +35,13 @@ impl Inner {
         intent: &'static str,
         error: PlatformError,
     ) -> Result<PlatformError, UvmError> {
-        match error {
-            PlatformError::Ended { status, .. } => Err(exited(&self.id, intent, status, &*self.vm)),
-            error => Ok(error),
+        let known = self.status.borrow().exit.clone();
+        match (error, known) {
+            // One that was closed has ended, too.
+            (PlatformError::Ended { status, .. }, _) | (PlatformError::WrongState { .. }, Some(status)) => {
+                Err(exited(&self.id, intent, status, &*self.vm))
+            }
+            (error, _) => Ok(error),
         }
     }
 }

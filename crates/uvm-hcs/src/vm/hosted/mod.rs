@@ -79,9 +79,12 @@ impl Link {
         F: Future<Output = Result<T, PlatformError>> + Send + 'static,
     {
         let begun = self.vm.upgrade().zip(self.home.upgrade()).map(|(vm, home)| home.begin(work(vm)));
+        let vm = Weak::clone(&self.vm);
         Box::pin(async move {
-            let answer = begun.ok_or(PlatformError::WrongState { intent, state: "closed" })?;
-            answer.await.unwrap_or_else(|_| Err(panicked()))
+            let closed = || PlatformError::WrongState { intent, state: "closed" };
+            let answer = begun.ok_or_else(closed)?;
+            // It ends with the VM.
+            answer.await.unwrap_or_else(|_| Err(if vm.strong_count() == 0 { closed() } else { panicked() }))
         })
     }
 

@@ -50,16 +50,11 @@ async fn start(
             return Err(error);
         }
     };
-    let made = Unclaimed::new(HcsProcess::keep(&vm, link.clone(), &process, wanted), link, |vm, process| {
-        Box::pin(async move {
-            if let Some(process) = process.shared.process.upgrade() {
-                kill(&vm, &*process).await;
-            }
-        })
-    });
-    let connected = missing(&made, wanted).map_or(Ok(()), |stream| {
+    let process = HcsProcess::keep(&vm, link.clone(), &process, wanted);
+    let connected = process.missing(wanted).map_or(Ok(()), |stream| {
         Err(PlatformError::host(INTENT, format!("the compute service gave no pipe for its {stream}")))
     });
+    let made = Unclaimed::new(process, link, |vm, process| Box::pin(async move { process.undo(&vm).await }));
     // The VM may have been closed meanwhile, with all that was known then.
     match connected.and_then(|()| vm.require_open(INTENT)) {
         Ok(()) => Ok(made),
@@ -68,17 +63,6 @@ async fn start(
             Err(error)
         }
     }
-}
-
-/// Which stream was asked for and is not there.
-fn missing(made: &Unclaimed<HcsProcess>, wanted: Pipes) -> Option<&'static str> {
-    let stdio = made.get()?.stdio.lock().unwrap_or_else(PoisonError::into_inner);
-    let streams = [
-        ("standard input", wanted.stdin, stdio.stdin.is_some()),
-        ("standard output", wanted.stdout, stdio.stdout.is_some()),
-        ("standard error", wanted.stderr, stdio.stderr.is_some()),
-    ];
-    streams.into_iter().find(|(_, wanted, is_there)| *wanted && !is_there).map(|(stream, ..)| stream)
 }
 
 /// Ends a process that nobody wants.
@@ -137,6 +121,24 @@ impl HcsProcess {
             stderr: stderr.filter(|_| wanted.stderr),
         };
         Self { id: process.id(), stdio: Mutex::new(streams), shared }
+    }
+
+    /// Which stream was asked for and is not there.
+    fn missing(&self, wanted: Pipes) -> Option<&'static str> {
+        let stdio = self.stdio.lock().unwrap_or_else(PoisonError::into_inner);
+        let streams = [
+            ("standard input", wanted.stdin, stdio.stdin.is_some()),
+            ("standard output", wanted.stdout, stdio.stdout.is_some()),
+            ("standard error", wanted.stderr, stdio.stderr.is_some()),
+        ];
+        streams.into_iter().find(|(_, wanted, is_there)| *wanted && !is_there).map(|(stream, ..)| stream)
+    }
+
+    /// Ends a process that nobody wants. Dropping it closes it.
+    async fn undo(self, vm: &Vm) {
+        if let Some(process) = self.shared.process.upgrade() {
+            kill(vm, &*process).await;
+        }
     }
 }
 

@@ -22,10 +22,6 @@ impl<T: Send + 'static> Unclaimed<T> {
         Self { made: Some(made), link, undo }
     }
 
-    pub(super) fn get(&self) -> Option<&T> {
-        self.made.as_ref()
-    }
-
     pub(super) fn claim(mut self) -> T {
         // Only this, `undo` and the drop take it.
         self.made.take().expect("what is unclaimed is there until it is claimed")

@@ -115,6 +115,9 @@ async fn the_end_of_the_vm_is_the_error_of_whatever_it_cuts_off() -> TestResult 
     }
     vm.close().await?;
     assert_eq!((host.open_systems(), host.open_processes()), (0, 0));
+    for error in [process.kill().await.map(drop), web.terminate().await, process.wait().await.map(drop)] {
+        assert!(matches!(error, Err(UvmError::Exited { .. })), "{error:?}");
+    }
     Ok(())
 }
 
