@@ -119,7 +119,9 @@ impl Container {
     fn place(&self) -> Place {
         match &self.way {
             Way::Bridge(container) => Place::Bridged(container.registration.id().clone()),
-            Way::Host(container) => Place::Hosted(Arc::clone(&container.container), container.can_signal),
+            Way::Host(HostedContainer { container, can_signal }) => {
+                Place::Hosted { container: Arc::clone(container), can_signal: *can_signal }
+            }
         }
     }
 

@@ -36,12 +36,9 @@ pub(crate) enum Place {
     Vm,
     /// In a container that is reached by the bridge.
     Bridged(ContainerId),
-    /// In one that is reached by way of the host's service, whose processes the agent can signal, or not.
-    Hosted(Arc<dyn PlatformContainer>, CanBeSignalled),
+    /// In one that is reached by way of the host's service; whether the agent can signal its processes.
+    Hosted { container: Arc<dyn PlatformContainer>, can_signal: bool },
 }
-
-/// Whether the agent can signal a process.
-type CanBeSignalled = bool;
 
 pub(crate) async fn create(vm: &UtilityVm, launch: Launch) -> Result<Process, UvmError> {
     let inner = &vm.inner;
@@ -58,10 +55,10 @@ pub(crate) async fn create(vm: &UtilityVm, launch: Launch) -> Result<Process, Uv
             let guest = inner.guest(super::CREATE)?;
             bridged(vm, guest, container, program, parameters).await
         }
-        Place::Hosted(container, can_be_signalled) => {
+        Place::Hosted { container, can_signal } => {
             inner.reach(super::CREATE)?;
             let create = async { container.create_process(hosted::text(&parameters)?.get()).await };
-            hosted::take(vm, program, can_be_signalled, create.await)
+            hosted::take(vm, program, can_signal, create.await)
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use uvm_platform::{PlatformError, PlatformProcess};
 use uvm_wire::RawJson;
 use uvm_wire::execute::ProcessParameters;
-use uvm_wire::process::{Signal, SignalOptions, SignalProcess, WaitForProcessReply};
+use uvm_wire::process::{Signal, SignalProcess, WaitForProcessReply};
 
 use super::{Process, ProcessExit, ProcessInput, ProcessOutput, TerminalSize, Way};
 use crate::error::{ProgramError, UvmError};
@@ -56,11 +56,12 @@ impl HostedProcess {
     }
 
     pub(super) async fn signal(&self, vm: &UtilityVm, call: SignalProcess) -> Result<bool, UvmError> {
-        let options = call.options.filter(|options| options.signal != Signal::Unspecified);
-        let sent = match options.map(|SignalOptions { signal }| RawJson::of(&SignalOptions { signal })) {
+        let sent = match call.options.filter(|options| options.signal != Signal::Unspecified) {
             None => self.0.kill().await,
-            Some(Ok(options)) => self.0.signal(options.get()).await,
-            Some(Err(error)) => Err(PlatformError::host("write the signal", error)),
+            Some(options) => match RawJson::of(&options) {
+                Ok(options) => self.0.signal(options.get()).await,
+                Err(error) => Err(PlatformError::host("write the signal", error)),
+            },
         };
         outcome(vm, super::SIGNAL, sent)
     }

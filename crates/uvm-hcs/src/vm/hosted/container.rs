@@ -27,7 +27,7 @@ pub(super) fn create<'a>(
 ) -> BoxFuture<'a, Result<Arc<dyn PlatformContainer>, PlatformError>> {
     let NewContainer { id, settings, start } = container;
     let (at, id, settings) = (link.clone(), id.to_owned(), settings.to_owned());
-    let made = link.run(INTENT, |vm| async move { make(vm, at, id, settings, start).await });
+    let made = link.run(INTENT, move |vm| async move { make(vm, at, id, settings, start).await });
     Box::pin(async move { Ok(Arc::new(made.await?.claim()) as Arc<dyn PlatformContainer>) })
 }
 
@@ -78,6 +78,19 @@ pub(super) struct OpenContainer {
 impl OpenContainer {
     pub(super) fn system(&self) -> &dyn ComputeSystem {
         &*self.system
+    }
+
+    async fn command(&self, command: ContainerCommand) -> Result<(), HcsError> {
+        match command {
+            ContainerCommand::Start => self.system.start().await,
+            ContainerCommand::Pause => self.system.pause().await,
+            ContainerCommand::Resume => self.system.resume().await,
+            ContainerCommand::Shutdown => self.system.shutdown().await,
+            ContainerCommand::Terminate => {
+                self.terminated.store(true, Ordering::Relaxed);
+                self.system.terminate().await
+            }
+        }
     }
 
     /// Waits until the service tells its end.
@@ -182,17 +195,25 @@ impl HcsContainer {
         T: Send + 'static,
         F: Future<Output = Result<T, HcsError>> + Send + 'static,
     {
-        let open = self.open.upgrade().ok_or_else(|| self.unknown(intent));
-        self.link.run(intent, |vm| async move {
+        let open = self.finder(intent);
+        self.link.run(intent, move |vm| async move {
             vm.require_open(intent)?;
-            let open = open?;
-            vm.in_guest(intent, call(open)).await
+            vm.in_guest(intent, call(open()?)).await
         })
     }
 
-    fn unknown(&self, intent: &str) -> PlatformError {
-        let source = uvm_platform::error::Cause::new(format!("it has no container {:?}", self.id));
-        PlatformError::InGuest { intent: intent.to_owned(), fault: GuestFault::NotFound, source }
+    /// What finds it, once it is wanted.
+    fn finder(
+        &self,
+        intent: &'static str,
+    ) -> impl FnOnce() -> Result<Arc<OpenContainer>, PlatformError> + Send + 'static {
+        let (open, id) = (Weak::clone(&self.open), self.id.clone());
+        move || {
+            open.upgrade().ok_or_else(|| {
+                let source = uvm_platform::error::Cause::new(format!("it has no container {id:?}"));
+                PlatformError::InGuest { intent: intent.to_owned(), fault: GuestFault::NotFound, source }
+            })
+        }
     }
 }
 
@@ -203,9 +224,6 @@ impl PlatformContainer for HcsContainer {
 
     fn command(&self, command: ContainerCommand) -> BoxFuture<'_, Result<(), PlatformError>> {
         let ends = matches!(command, ContainerCommand::Shutdown | ContainerCommand::Terminate);
-        if ends && self.open.strong_count() == 0 {
-            return Box::pin(async { Ok(()) });
-        }
         let intent = match command {
             ContainerCommand::Start => "start a container in it",
             ContainerCommand::Pause => "pause a container in it",
@@ -213,21 +231,20 @@ impl PlatformContainer for HcsContainer {
             ContainerCommand::Shutdown => "shut down a container in it",
             ContainerCommand::Terminate => "terminate a container in it",
         };
-        self.call(intent, move |open| async move {
-            let result = match command {
-                ContainerCommand::Start => open.system.start().await,
-                ContainerCommand::Pause => open.system.pause().await,
-                ContainerCommand::Resume => open.system.resume().await,
-                ContainerCommand::Shutdown => open.system.shutdown().await,
-                ContainerCommand::Terminate => {
-                    open.terminated.store(true, Ordering::Relaxed);
-                    open.system.terminate().await
+        let open = self.finder(intent);
+        self.link.run(intent, move |vm| async move {
+            vm.require_open(intent)?;
+            let open = match open() {
+                Err(_) if ends => return Ok(()),
+                open => open?,
+            };
+            let commanded = async {
+                match open.command(command).await {
+                    Err(error) if ends && error.is_ending() => Ok(()),
+                    result => result,
                 }
             };
-            match result {
-                Err(error) if ends && error.is_ending() => Ok(()),
-                result => result,
-            }
+            vm.in_guest(intent, commanded).await
         })
     }
 
@@ -242,9 +259,8 @@ impl PlatformContainer for HcsContainer {
     }
 
     fn create_process<'a>(&'a self, parameters: &'a str) -> NewProcess<'a> {
-        let unknown = self.unknown("start a process in it");
-        let open = self.open.upgrade().ok_or(unknown);
-        process::create(&self.link, move || open.map(|open| Arc::clone(&open.system)), parameters)
+        let open = self.finder(process::INTENT);
+        process::create(&self.link, || Ok(Arc::clone(&open()?.system)), parameters)
     }
 
     fn ended(&self) -> BoxFuture<'_, ContainerExit> {

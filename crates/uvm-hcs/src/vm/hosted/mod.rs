@@ -69,22 +69,22 @@ struct Link {
 
 impl Link {
     /// Runs `work` at the VM's home and waits for it. A caller that gives up does not stop it.
-    fn run<T, F>(
+    fn run<'a, T, F>(
         &self,
         intent: &'static str,
-        work: impl FnOnce(Arc<Vm>) -> F,
-    ) -> BoxFuture<'static, Result<T, PlatformError>>
+        work: impl FnOnce(Arc<Vm>) -> F + Send + 'a,
+    ) -> BoxFuture<'a, Result<T, PlatformError>>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, PlatformError>> + Send + 'static,
     {
-        let begun = self.vm.upgrade().zip(self.home.upgrade()).map(|(vm, home)| home.begin(work(vm)));
-        let vm = Weak::clone(&self.vm);
+        let Self { vm, home } = self.clone();
         Box::pin(async move {
             let closed = || PlatformError::WrongState { intent, state: "closed" };
-            let answer = begun.ok_or_else(closed)?;
+            let begun = vm.upgrade().zip(home.upgrade()).map(|(vm, home)| home.begin(work(vm)));
             // It ends with the VM.
-            answer.await.unwrap_or_else(|_| Err(if vm.strong_count() == 0 { closed() } else { panicked() }))
+            let lost = |_| Err(if vm.strong_count() == 0 { closed() } else { panicked() });
+            begun.ok_or_else(closed)?.await.unwrap_or_else(lost)
         })
     }
 
@@ -150,6 +150,6 @@ impl HostedGuest for HcsVm {
 
     fn create_process<'a>(&'a self, parameters: &'a str) -> NewProcess<'a> {
         let system = Arc::clone(&self.vm.parts.system);
-        process::create(&self.link(), move || Ok(system), parameters)
+        process::create(&self.link(), || Ok(system), parameters)
     }
 }

@@ -14,7 +14,7 @@ use crate::document::process::{Pipes, ProcessStatus, resize};
 use crate::host::{ComputeProcess, ComputeSystem, HcsError};
 use crate::vm::Vm;
 
-const INTENT: &str = "start a process in it";
+pub(super) const INTENT: &str = "start a process in it";
 
 /// Starts a process in the system that `system` finds.
 pub(super) fn create<'a>(
@@ -23,7 +23,7 @@ pub(super) fn create<'a>(
     parameters: &str,
 ) -> NewProcess<'a> {
     let (at, parameters) = (link.clone(), parameters.to_owned());
-    let started = link.run(INTENT, |vm| async move { start(vm, at, system()?, parameters).await });
+    let started = link.run(INTENT, |vm| async { start(vm, at, system()?, parameters).await });
     Box::pin(async move { Ok(Arc::new(started.await?.claim()) as Arc<dyn PlatformProcess>) })
 }
 
@@ -192,10 +192,10 @@ impl Shared {
     where
         F: Future<Output = Result<(), HcsError>> + Send + 'static,
     {
-        let (process, signs) = (self.process.upgrade(), Arc::clone(&self.signs));
-        self.link.run(intent, |vm| async move {
+        let (process, signs) = (Weak::clone(&self.process), Arc::clone(&self.signs));
+        self.link.run(intent, move |vm| async move {
             vm.require_open(intent)?;
-            let process = process.ok_or(PlatformError::WrongState { intent, state: "closed" })?;
+            let process = process.upgrade().ok_or(PlatformError::WrongState { intent, state: "closed" })?;
             let called = async {
                 match call(process).await {
                     Err(error) if error.is_process_gone() => {

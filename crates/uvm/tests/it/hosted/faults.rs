@@ -91,6 +91,27 @@ async fn what_a_caller_gives_up_is_undone_at_whatever_moment() -> TestResult {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nothing_begins_before_somebody_waits_and_a_task_of_its_own_can() -> TestResult {
+    let host = plain_host();
+    let vm = boot(&host).await?;
+    drop((Box::pin(create_container(&vm, container("web"))), Box::pin(run(&vm))));
+    tokio::time::sleep(LONG).await;
+    assert_eq!(host.take_calls(), []);
+    let task = tokio::spawn(async move {
+        let web = create_container(&vm, container("web")).await?;
+        let process = web.exec("{}", ContainerStdio::default()).await?;
+        process.kill().await?;
+        process.wait().await?;
+        web.processes().await?;
+        web.terminate().await?;
+        web.wait().await;
+        vm.close().await
+    });
+    task.await??;
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_end_of_the_vm_is_the_error_of_whatever_it_cuts_off() -> TestResult {
     let host = plain_host();
     let vm = boot(&host).await?;
