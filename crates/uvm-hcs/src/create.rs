@@ -57,7 +57,7 @@ impl Created {
     pub(crate) async fn undo(self) {
         let Self { mut parts, notifications } = self;
         let open = OpenSystem { system: Arc::clone(&parts.system), notifications };
-        discard(&parts.id, open, parts.deadlines).await;
+        discard(parts.id.as_str(), open, parts.deadlines).await;
         if let Some(scratch) = parts.scratch.take() {
             scratch.undo().await;
         }
@@ -147,7 +147,7 @@ impl Creation {
         let intent = "create the compute system";
         let created = self.host.create_system(id.as_str(), document.as_str());
         let open = match tokio::time::timeout(self.deadlines.start, created).await {
-            Ok(Err(error)) if error.code == HcsError::ALREADY_EXISTS => {
+            Ok(Err(error)) if error.is_any(&[HcsError::ALREADY_EXISTS]) => {
                 let holder = "the compute service has a system of this id".to_owned();
                 return Err(PlatformError::AlreadyExists { id: id.clone(), holder });
             }
@@ -163,11 +163,11 @@ impl Creation {
         match self.runtime_id(&*open.system).await {
             Ok(runtime_id) => Ok((open, runtime_id)),
             Err(error) if document.ends_when_closed() => {
-                close(id, &*open.system, self.deadlines).await;
+                close(id.as_str(), &*open.system, self.deadlines).await;
                 Err(error)
             }
             Err(error) => {
-                discard(id, open, self.deadlines).await;
+                discard(id.as_str(), open, self.deadlines).await;
                 Err(error)
             }
         }
@@ -185,11 +185,13 @@ impl Creation {
 
 /// Ends a system that will not be used, and waits for its end. What fails is told in the log: whoever waits gets the
 /// reason why it is not used.
-async fn discard(id: &UvmId, open: OpenSystem, deadlines: Deadlines) {
+pub(crate) async fn discard(id: &str, open: OpenSystem, deadlines: Deadlines) {
     let OpenSystem { system, mut notifications } = open;
     let end = async {
         match system.terminate().await {
-            Err(error) if !error.is_ending() => tracing::warn!(vm = %id, %error, "a VM that is not used goes on"),
+            Err(error) if !error.is_ending() => {
+                tracing::warn!(system = id, %error, "a compute system that is not used goes on");
+            }
             _ => {
                 while let Some(told) = notifications.recv().await {
                     if matches!(told.kind, NotificationKind::SystemExited | NotificationKind::ServiceDisconnect) {
@@ -200,16 +202,16 @@ async fn discard(id: &UvmId, open: OpenSystem, deadlines: Deadlines) {
         }
     };
     if tokio::time::timeout(deadlines.terminate, end).await.is_err() {
-        tracing::warn!(vm = %id, "the end of a VM that is not used was not told in time");
+        tracing::warn!(system = id, "the end of a compute system that is not used was not told in time");
     }
     close(id, &*system, deadlines).await;
 }
 
 /// Closes a system that will not be used.
-async fn close(id: &UvmId, system: &dyn ComputeSystem, deadlines: Deadlines) {
+async fn close(id: &str, system: &dyn ComputeSystem, deadlines: Deadlines) {
     match tokio::time::timeout(deadlines.host_call, system.close()).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(vm = %id, %error, "a VM that is not used was not closed"),
-        Err(_) => tracing::warn!(vm = %id, "a VM that is not used was not closed in time"),
+        Ok(Err(error)) => tracing::warn!(system = id, %error, "a compute system that is not used was not closed"),
+        Err(_) => tracing::warn!(system = id, "a compute system that is not used was not closed in time"),
     }
 }

@@ -5,14 +5,14 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::task::JoinSet;
+use tokio::task::AbortHandle;
 use uvm_platform::VmThread;
 
 /// Where a VM's tasks run. Dropping it ends them.
 pub(crate) struct Home {
     runtime: Handle,
-    /// On a runtime that is not the VM's own, the tasks to end with it.
-    tasks: Mutex<JoinSet<()>>,
+    /// The tasks to end with it.
+    tasks: Mutex<Vec<AbortHandle>>,
     /// The VM's own thread.
     _thread: Option<VmThread>,
 }
@@ -31,16 +31,18 @@ impl Home {
 
     /// Runs `task` until it ends or this is dropped.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        // Not under the lock: a runtime that has ended drops the task at once, and what that held may spawn in turn.
+        let task = self.runtime.spawn(task).abort_handle();
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         // What has ended is let go.
-        while tasks.try_join_next().is_some() {}
-        tasks.spawn_on(task, &self.runtime);
+        tasks.retain(|task| !task.is_finished());
+        tasks.push(task);
     }
 
-    /// Runs `future` there and waits for it, on any runtime or none. A caller that gives up does not stop it.
+    /// Runs `future` there. Whoever gives the receiver up does not stop it.
     ///
-    /// `None` if it panicked, or this was dropped.
-    pub(crate) async fn run<F>(&self, future: F) -> Option<F::Output>
+    /// The receiver fails if it panicked, or this was dropped.
+    pub(crate) fn begin<F>(&self, future: F) -> oneshot::Receiver<F::Output>
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {
@@ -49,12 +51,29 @@ impl Home {
             // A caller that gave up does not want the answer.
             let _ = reply.send(future.await);
         });
-        answer.await.ok()
+        answer
+    }
+
+    /// The same, and waits for it, on any runtime or none. `None` where the receiver fails.
+    pub(crate) async fn run<F>(&self, future: F) -> Option<F::Output>
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
+        self.begin(future).await.ok()
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        let tasks = self.tasks.get_mut().unwrap_or_else(PoisonError::into_inner);
+        tasks.drain(..).for_each(|task| task.abort());
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use tokio::runtime::Builder;
 
     use super::*;
@@ -88,5 +107,22 @@ mod tests {
         });
         drop(home);
         ended.await.expect_err("it was dropped");
+    }
+
+    #[test]
+    fn what_a_task_holds_may_spawn_when_its_runtime_has_ended() {
+        struct Spawns(Option<Arc<Home>>);
+        impl Drop for Spawns {
+            fn drop(&mut self) {
+                if let Some(home) = self.0.take() {
+                    home.spawn(async {});
+                }
+            }
+        }
+        let runtime = Builder::new_current_thread().build().expect("a runtime");
+        let home = Arc::new(Home::on(runtime.handle().clone()));
+        drop(runtime);
+        let spawns = Spawns(Some(Arc::clone(&home)));
+        home.spawn(async move { drop(spawns) });
     }
 }

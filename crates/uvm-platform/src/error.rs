@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::capabilities::Feature;
+use crate::hosted::GuestFault;
 use crate::id::UvmId;
 use crate::vm::ExitStatus;
 
@@ -74,6 +75,17 @@ pub enum PlatformError {
         /// What was tried, as the object of "cannot".
         intent: String,
         /// The host's own words.
+        source: Cause,
+    },
+    /// The host's service, which holds the guest connection, refused or failed at a container or a process in the guest.
+    /// What was begun has been undone.
+    #[error("cannot {intent}")]
+    InGuest {
+        /// What was tried, as the object of "cannot".
+        intent: String,
+        /// What kind of failure it is.
+        fault: GuestFault,
+        /// The service's own words.
         source: Cause,
     },
     /// The host did not answer in time. The operation may yet take effect; the VM is still there.

@@ -9,6 +9,7 @@
 //! | [`id`] | the checked identifier of a VM |
 //! | [`spec`], [`windows`] | the VM to create: memory, processors, boot, console |
 //! | [`files`] | what guests boot from, by the ways of the host |
+//! | [`hosted`] | containers and processes by way of a host's service that holds the guest connection |
 //! | [`requests`] | what is plugged into a running VM, changed, unplugged |
 //! | [`network`] | namespaces and endpoints of a host's networks |
 //! | [`capabilities`] | what a host can do, asked before it is tried |
@@ -26,6 +27,7 @@ pub mod deadlines;
 pub mod error;
 pub mod fake;
 pub mod files;
+pub mod hosted;
 pub mod hvsocket;
 pub mod id;
 pub mod network;
@@ -41,6 +43,10 @@ pub use capabilities::{Capabilities, CgroupSupport, Feature};
 pub use deadlines::Deadlines;
 pub use error::{LastWords, PlatformError};
 pub use files::{FileKind, LocalFiles, PlatformFiles};
+pub use hosted::{
+    ContainerCommand, ContainerExit, GuestFault, HostedGuest, NewContainer, NewProcess, PlatformContainer,
+    PlatformProcess, ProcessStdio,
+};
 pub use hvsocket::{HvSocketServiceConfig, HvSocketServiceId};
 pub use id::{InvalidUvmId, UvmId};
 pub use network::{Endpoint, PlatformNetwork};

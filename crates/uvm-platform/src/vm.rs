@@ -11,6 +11,7 @@ use crate::BoxFuture;
 use crate::capabilities::Capabilities;
 use crate::error::{LastWords, PlatformError};
 use crate::files::PlatformFiles;
+use crate::hosted::HostedGuest;
 use crate::hvsocket::{HvSocketServiceConfig, HvSocketServiceId};
 use crate::network::PlatformNetwork;
 use crate::requests::{Change, HostFile, VmAccess};
@@ -196,6 +197,12 @@ pub trait PlatformVm: Send + Sync + 'static {
     /// # Errors
     /// [`PlatformError::Unsupported`] where the service does not hold the guest connection.
     fn pass_on<'a>(&'a self, request: &'a str) -> BoxFuture<'a, Result<(), PlatformError>>;
+
+    /// Containers and processes in the guest, where the host's service holds the guest connection.
+    ///
+    /// # Errors
+    /// [`PlatformError::Unsupported`] where there is no such service.
+    fn hosted(&self) -> Result<&dyn HostedGuest, PlatformError>;
 
     /// As [`Platform::network`].
     ///

@@ -22,8 +22,8 @@ use uvm_platform::hvsocket::HvSocketServices;
 use uvm_platform::requests::{Change, Device, HostFile, VmAccess};
 use uvm_platform::{
     Accelerator, BoxFuture, Deadlines, ExitStatus, Feature, GuestListener, GuestStream, HostGuestConnection,
-    HvSocketServiceConfig, HvSocketServiceId, LastWords, Link, PlatformError, PlatformNetwork, PlatformVm, Port, UvmId,
-    VmEvent, VmProperties, VmStatistics, VmThread,
+    HostedGuest, HvSocketServiceConfig, HvSocketServiceId, LastWords, Link, PlatformError, PlatformNetwork, PlatformVm,
+    Port, UvmId, VmEvent, VmProperties, VmStatistics, VmThread,
 };
 
 use crate::command::MUX_DEVICE;
@@ -462,6 +462,10 @@ impl PlatformVm for QemuVm {
 
     fn pass_on<'a>(&'a self, _request: &'a str) -> BoxFuture<'a, Result<(), PlatformError>> {
         Box::pin(async { Err(not_here(Feature::HostOwnedGuestConnection, NO_HOST_SERVICE)) })
+    }
+
+    fn hosted(&self) -> Result<&dyn HostedGuest, PlatformError> {
+        Err(not_here(Feature::HostOwnedGuestConnection, NO_HOST_SERVICE))
     }
 
     fn network(&self) -> Result<&dyn PlatformNetwork, PlatformError> {

@@ -1,28 +1,32 @@
 //! Containers in the VM: made, started, looked at, limited, ended, forgotten.
 
+mod bridged;
 mod create;
 mod documents;
+mod hosted;
 mod options;
 mod properties;
 mod update;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
+use uvm_platform::ContainerCommand;
 use uvm_wire::execute::ProcessParameters;
-use uvm_wire::system::{DeleteContainerState, ShutdownForced, ShutdownGraceful};
-use uvm_wire::{ContainerId, Hresult, RawJson, Rpc};
+use uvm_wire::system::{ShutdownForced, ShutdownGraceful};
+use uvm_wire::{ContainerId, RawJson};
 
 pub(crate) use create::create;
 pub use options::ContainerOptions;
 pub use properties::ContainerProcesses;
 
-use crate::bridge::{BridgeError, ContainerEnd, Registration};
+use crate::bridge::ContainerEnd;
 use crate::error::{ContainerError, UvmError};
-use crate::process::{self, Launch, Process};
-use crate::vm::{Guest, UtilityVm};
+use crate::process::{self, Launch, Place, Process};
+use crate::vm::{Reach, UtilityVm};
 
+use bridged::BridgedContainer;
+use hosted::HostedContainer;
 use options::object;
 
 /// A container in the VM: one that was [made](UtilityVm::create_container), or another handle of it
@@ -33,8 +37,13 @@ use options::object;
 /// errors they name, all can fail with [`UvmError::Exited`] and [`UvmError::Refused`].
 pub struct Container {
     vm: UtilityVm,
-    guest: Guest,
-    registration: Arc<Registration>,
+    way: Way,
+}
+
+/// By which way a container is reached.
+enum Way {
+    Bridge(BridgedContainer),
+    Host(HostedContainer),
 }
 
 /// Which standard streams to connect.
@@ -50,19 +59,26 @@ pub struct ContainerStdio {
 
 /// A handle of a container that may be there.
 pub(crate) fn open(vm: &UtilityVm, id: &str) -> Result<Container, UvmError> {
-    let guest = vm.inner.guest("open a container in")?;
+    let reach = vm.inner.reach(OPEN)?;
     let failed = |source| vm.inner.witness().container(id.to_owned(), "open", source);
     let container = ContainerId::from(id);
     // Above all, none of its calls may mean the VM itself.
     container.check_new().map_err(|e| failed(ContainerError::Id(e)))?;
-    let registration = guest.bridge.register(&container);
-    Ok(Container { vm: vm.clone(), guest, registration: Arc::new(registration) })
+    let guest = match reach {
+        Reach::Bridge(guest) => guest,
+        Reach::Host(capabilities) => return hosted::open(vm, id, capabilities.guest_defined.signal_process),
+    };
+    let registration = Arc::new(guest.bridge.register(&container));
+    Ok(Container { vm: vm.clone(), way: Way::Bridge(BridgedContainer { guest, registration }) })
 }
 
 impl Container {
     /// Its id.
     pub fn id(&self) -> &str {
-        self.registration.id().as_str()
+        match &self.way {
+            Way::Bridge(container) => container.registration.id().as_str(),
+            Way::Host(container) => container.container.id(),
+        }
     }
 
     /// Starts its init process, with a terminal if the specification says so: then it has no standard error, and
@@ -96,13 +112,26 @@ impl Container {
             oci_process,
             ..ProcessParameters::default()
         };
-        Launch { container: self.registration.id().clone(), program, parameters }
+        Launch { place: self.place(), program, parameters }
+    }
+
+    /// Where its processes are started.
+    fn place(&self) -> Place {
+        match &self.way {
+            Way::Bridge(container) => Place::Bridged(container.registration.id().clone()),
+            Way::Host(HostedContainer { container, can_signal }) => {
+                Place::Hosted { container: Arc::clone(container), can_signal: *can_signal }
+            }
+        }
     }
 
     /// Waits for its end: its init process has ended and its output was read, or its state was deleted, or the VM has
     /// ended, or this handle was closed. Without limit, since a container may run for ever. Cancel-safe.
     pub async fn wait(&self) -> ContainerEnd {
-        self.registration.ended().await
+        match &self.way {
+            Way::Bridge(container) => container.registration.ended().await,
+            Way::Host(container) => container.wait().await,
+        }
     }
 
     /// Asks its init process to end (SIGTERM), and does not wait for its end: see [`wait`](Self::wait). Success if it has
@@ -111,7 +140,11 @@ impl Container {
     /// # Errors
     /// [`UvmError::Container`].
     pub async fn shutdown(&self) -> Result<(), UvmError> {
-        self.end("shut down", ShutdownGraceful {}).await
+        let intent = "shut down";
+        match &self.way {
+            Way::Bridge(container) => container.end(&self.vm, intent, ShutdownGraceful {}).await,
+            Way::Host(container) => container.command(&self.vm, intent, ContainerCommand::Shutdown).await,
+        }
     }
 
     /// Kills it, and does not wait for its end. Success if it has ended or is not there.
@@ -119,7 +152,27 @@ impl Container {
     /// # Errors
     /// [`UvmError::Container`].
     pub async fn terminate(&self) -> Result<(), UvmError> {
-        self.end("terminate", ShutdownForced {}).await
+        let intent = "terminate";
+        match &self.way {
+            Way::Bridge(container) => container.end(&self.vm, intent, ShutdownForced {}).await,
+            Way::Host(container) => container.command(&self.vm, intent, ContainerCommand::Terminate).await,
+        }
+    }
+
+    /// Lets its processes stand still, where the host's service holds the guest connection. Agents have no such call.
+    ///
+    /// # Errors
+    /// [`UvmError::Container`], [`UvmError::GuestUnsupported`].
+    pub async fn pause(&self) -> Result<(), UvmError> {
+        self.command("pause", "pausing a container", ContainerCommand::Pause).await
+    }
+
+    /// Lets its processes go on after a [`pause`](Self::pause).
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn resume(&self) -> Result<(), UvmError> {
+        self.command("resume", "resuming a container", ContainerCommand::Resume).await
     }
 
     /// Frees its id in the guest, and what the guest keeps of it. It must have ended.
@@ -127,61 +180,43 @@ impl Container {
     /// Agents of January 2021 at times fail here for a container that has ended, and keep its id; nothing can be done
     /// about it in the life of that VM.
     ///
+    /// Where the host's service holds the guest connection, there is nothing to free: a container that has ended is
+    /// forgotten when nobody has a handle of it any more.
+    ///
     /// # Errors
     /// [`UvmError::Container`], [`UvmError::GuestUnsupported`].
     pub async fn delete_state(&self) -> Result<(), UvmError> {
-        if !self.guest.capabilities.guest_defined.delete_container_state {
-            let what = "deleting the state of a container";
-            return Err(UvmError::GuestUnsupported { id: self.vm.id().clone(), what });
-        }
-        let (guest, id, deadline) = self.target();
-        let deleted = async move {
-            let result = guest.bridge.call(id.clone(), &DeleteContainerState {}, Some(deadline)).await;
-            if result.is_ok() {
-                guest.bridge.container_deleted(&id);
+        match &self.way {
+            Way::Bridge(container) if container.guest.capabilities.guest_defined.delete_container_state => {
+                container.delete_state(&self.vm, "delete the state of").await
             }
-            result
-        };
-        self.outcome("delete the state of", self.vm.inner.run(deleted).await?).await.map(drop)
+            _ => Err(self.unsupported("deleting the state of a container")),
+        }
     }
 
     /// Closes this handle; whoever waits for the container is told so. The container goes on.
     pub fn close(&self) {
-        self.registration.close();
-    }
-
-    async fn end<R>(&self, intent: &'static str, call: R) -> Result<(), UvmError>
-    where
-        R: Rpc<Reply: Send> + Send + Sync + 'static,
-    {
-        match self.call(intent, call).await {
-            Err(UvmError::Container { source: ContainerError::Guest(source), .. }) if has_ended(&source) => Ok(()),
-            result => result.map(drop),
+        match &self.way {
+            Way::Bridge(container) => container.registration.close(),
+            Way::Host(container) => container.container.close(),
         }
     }
 
-    async fn call<R>(&self, intent: &'static str, call: R) -> Result<R::Reply, UvmError>
-    where
-        R: Rpc<Reply: Send> + Send + Sync + 'static,
-    {
-        let (guest, id, deadline) = self.target();
-        let call = async move { guest.bridge.call(id, &call, Some(deadline)).await };
-        self.outcome(intent, self.vm.inner.run(call).await?).await
-    }
-
-    /// What a call takes.
-    fn target(&self) -> (Guest, ContainerId, Duration) {
-        (self.guest.clone(), self.registration.id().clone(), self.vm.inner.deadlines.rpc)
-    }
-
-    async fn outcome<T>(&self, intent: &'static str, result: Result<T, BridgeError>) -> Result<T, UvmError> {
-        match result {
-            Ok(reply) => Ok(reply),
-            Err(source) => {
-                let source = self.vm.inner.unless_ended("use a container of", source).await?;
-                Err(self.failed(intent, ContainerError::Guest(source)))
-            }
+    /// What the service alone can do.
+    async fn command(
+        &self,
+        intent: &'static str,
+        what: &'static str,
+        command: ContainerCommand,
+    ) -> Result<(), UvmError> {
+        match &self.way {
+            Way::Bridge(_) => Err(self.unsupported(what)),
+            Way::Host(container) => container.command(&self.vm, intent, command).await,
         }
+    }
+
+    fn unsupported(&self, what: &'static str) -> UvmError {
+        UvmError::GuestUnsupported { id: self.vm.id().clone(), what }
     }
 
     fn failed(&self, intent: &'static str, source: ContainerError) -> UvmError {
@@ -189,11 +224,9 @@ impl Container {
     }
 }
 
-/// The guest does not know the container, or says that it has stopped.
-fn has_ended(error: &BridgeError) -> bool {
-    let gone = [Hresult::SYSTEM_NOT_FOUND, Hresult::SYSTEM_ALREADY_STOPPED];
-    error.failure().is_some_and(|failure| gone.contains(&failure.result))
-}
+/// What is tried, in errors about the VM.
+const OPEN: &str = "open a container in";
+const USE: &str = "use a container of";
 
 impl fmt::Debug for Container {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use uvm_platform::{ExitStatus, LastWords, PlatformError, PlatformVm, UvmId};
+use uvm_platform::{ExitStatus, GuestFault, LastWords, PlatformError, PlatformVm, UvmId};
 use uvm_wire::{Failure, Hresult};
 
 use crate::bridge::BridgeError;
@@ -266,6 +266,9 @@ pub enum ProgramError {
     /// The guest refused, or did not answer.
     #[error(transparent)]
     Guest(BridgeError),
+    /// The host's service, which holds the guest connection, refused, or did not answer.
+    #[error(transparent)]
+    Host(PlatformError),
     /// A port for its standard streams cannot be opened.
     #[error("no port for its {stream}")]
     Port {
@@ -315,6 +318,9 @@ pub enum ContainerError {
     /// The guest refused, or did not answer.
     #[error(transparent)]
     Guest(BridgeError),
+    /// The host's service, which holds the guest connection, refused, or did not answer.
+    #[error(transparent)]
+    Host(Box<PlatformError>),
 }
 
 /// What kind of failure it is. Stable across versions, unlike the text.
@@ -356,7 +362,8 @@ impl ProgramError {
         match self {
             Self::Guest(source) => source.is_silence(),
             Self::StreamNotDialled { .. } => true,
-            Self::Port { .. } => false,
+            // The host's own errors say what the VM did meanwhile.
+            Self::Host(_) | Self::Port { .. } => false,
         }
     }
 }
@@ -412,7 +419,7 @@ impl UvmError {
             Self::Guest { source, .. } => bridge_kind(source),
             Self::Program { source, .. } => match &**source {
                 ProgramError::Guest(source) => bridge_kind(source),
-                ProgramError::Port { source, .. } => host_kind(source),
+                ProgramError::Host(source) | ProgramError::Port { source, .. } => host_kind(source),
                 ProgramError::StreamNotDialled { .. } => ErrorKind::Timeout,
             },
             Self::Container { source, .. } => match source {
@@ -422,6 +429,7 @@ impl UvmError {
                 ContainerError::Exists => ErrorKind::AlreadyExists,
                 ContainerError::Answer(_) => ErrorKind::Guest,
                 ContainerError::Guest(source) => bridge_kind(source),
+                ContainerError::Host(source) => host_kind(source),
             },
             Self::GuestUnsupported { .. } => ErrorKind::Unsupported,
             Self::Resource { source, .. } => resource_kind(source),
@@ -456,6 +464,15 @@ fn host_kind(error: &PlatformError) -> ErrorKind {
         PlatformError::Timeout { .. } => ErrorKind::Timeout,
         PlatformError::Ended { .. } => ErrorKind::Exited,
         PlatformError::WrongState { .. } => ErrorKind::WrongState,
+        PlatformError::InGuest { fault, .. } => match fault {
+            GuestFault::NotFound => ErrorKind::NotFound,
+            GuestFault::AlreadyExists => ErrorKind::AlreadyExists,
+            GuestFault::PermissionDenied => ErrorKind::PermissionDenied,
+            GuestFault::WrongState => ErrorKind::WrongState,
+            GuestFault::Unsupported => ErrorKind::Unsupported,
+            // The enum may grow: whatever comes is the guest's affair.
+            _ => ErrorKind::Guest,
+        },
         // The enum may grow: whatever comes is the host's affair.
         _ => ErrorKind::Host,
     }

@@ -1,24 +1,25 @@
 //! Processes in the VM: started, fed, read, waited for, signalled.
 
+mod bridged;
 mod create;
+mod hosted;
 mod io;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 
 use tokio::io::AsyncReadExt;
-use tokio::sync::watch;
-use uvm_wire::ContainerId;
 use uvm_wire::execute::{ConsoleSize, ProcessParameters};
-use uvm_wire::process::{ResizeConsole, SignalProcess, WaitForProcessReply, WindowsSignal};
+use uvm_wire::process::{SignalProcess, WaitForProcessReply, WindowsSignal};
 
-pub(crate) use create::{Launch, create};
+pub(crate) use create::{Launch, Place, create};
 pub use io::{ProcessInput, ProcessOutput};
 
-use crate::bridge::BridgeError;
 use crate::error::UvmError;
-use crate::vm::{Guest, UtilityVm};
+use crate::vm::UtilityVm;
+
+use bridged::BridgedProcess;
+use hosted::HostedProcess;
 
 /// A process to start in the VM.
 ///
@@ -98,7 +99,7 @@ impl ProcessSpec {
             ..ProcessParameters::default()
         };
         let program = format!("{:?}", self.args.first().map_or("", String::as_str));
-        Launch { container: ContainerId::UVM, program, parameters }
+        Launch { place: Place::Vm, program, parameters }
     }
 }
 
@@ -136,16 +137,13 @@ impl fmt::Display for ProcessExit {
     }
 }
 
-/// The outcome of the wait that runs in the background from the start of the process on.
-type Outcome = watch::Receiver<Option<Result<ProcessExit, Arc<BridgeError>>>>;
-
 /// A process in the VM. Dropping it does not end the process, but closes its standard streams.
 #[derive(Debug)]
 pub struct Process {
     vm: UtilityVm,
-    guest: Guest,
-    container: ContainerId,
     id: u32,
+    /// The agent can signal it.
+    can_be_signalled: bool,
     /// Its standard input, if it was asked for. Take it, or drop it: the process sees the end of its input only once
     /// this is shut down or dropped.
     pub stdin: Option<ProcessInput>,
@@ -153,7 +151,14 @@ pub struct Process {
     pub stdout: Option<ProcessOutput>,
     /// Its standard error.
     pub stderr: Option<ProcessOutput>,
-    outcome: Outcome,
+    way: Way,
+}
+
+/// By which way a process is reached.
+#[derive(Debug)]
+enum Way {
+    Bridge(BridgedProcess),
+    Host(HostedProcess),
 }
 
 /// What a process wrote, and how it ended.
@@ -177,32 +182,28 @@ impl Process {
     /// somebody reads what it writes.
     ///
     /// # Errors
-    /// [`UvmError::Exited`] if the VM ended first, [`UvmError::Guest`] if the guest lost it.
+    /// [`UvmError::Exited`] if the VM ended first, [`UvmError::Guest`] if the guest lost it, [`UvmError::Operation`] if the
+    /// host's service did.
     pub async fn wait(&self) -> Result<ProcessExit, UvmError> {
-        let mut outcome = self.outcome.clone();
-        let outcome = outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
-        let intent = "wait for a process of";
-        match outcome {
-            Some(Ok(exit)) => Ok(exit),
-            Some(Err(source)) => {
-                let source = self.vm.inner.unless_ended(intent, again(&source)).await?;
-                Err(self.vm.inner.witness().guest(intent, source))
-            }
-            // The VM's thread is gone, and with it the task that waited.
-            None => Err(UvmError::Refused { id: self.vm.id().clone(), intent, why: crate::vm::Refusal::Closed }),
+        match &self.way {
+            Way::Bridge(process) => process.wait(&self.vm).await,
+            Way::Host(process) => process.wait(&self.vm).await,
         }
     }
 
     /// How it ended, if it has: what [`wait`](Self::wait) would give at once. `None` also if it was lost.
     pub fn exit(&self) -> Option<ProcessExit> {
-        self.outcome.borrow().as_ref()?.as_ref().ok().copied()
+        match &self.way {
+            Way::Bridge(process) => process.exit(),
+            Way::Host(process) => process.exit(),
+        }
     }
 
     /// Sends a signal, by its number. `false`: it has ended.
     ///
     /// # Errors
-    /// [`UvmError::GuestUnsupported`] with an agent that cannot signal processes outside containers,
-    /// [`UvmError::Guest`], [`UvmError::Exited`].
+    /// [`UvmError::GuestUnsupported`] with an agent that cannot signal processes outside containers, [`UvmError::Guest`],
+    /// [`UvmError::Exited`]; [`UvmError::Operation`] where the host's service holds the guest connection.
     pub async fn signal(&self, signal: i32) -> Result<bool, UvmError> {
         self.send(SignalProcess::linux(self.id, signal)).await
     }
@@ -224,11 +225,13 @@ impl Process {
     }
 
     async fn send(&self, call: SignalProcess) -> Result<bool, UvmError> {
-        let what = "signals to this process";
-        if !self.container.is_uvm() && !self.guest.capabilities.guest_defined.signal_process {
-            return Err(self.unsupported(what));
+        if !self.can_be_signalled {
+            return Err(UvmError::GuestUnsupported { id: self.vm.id().clone(), what: SIGNALS });
         }
-        self.unless_gone("signal a process of", what, call).await
+        match &self.way {
+            Way::Bridge(process) => process.signal(&self.vm, call).await,
+            Way::Host(process) => process.signal(&self.vm, call).await,
+        }
     }
 
     /// Tells it the size of its terminal.
@@ -236,8 +239,10 @@ impl Process {
     /// # Errors
     /// As [`signal`](Self::signal).
     pub async fn resize(&self, size: TerminalSize) -> Result<(), UvmError> {
-        let call = ResizeConsole { process_id: self.id, height: size.rows, width: size.columns };
-        self.unless_gone("resize a terminal of", "resizing the terminal of this process", call).await.map(drop)
+        match &self.way {
+            Way::Bridge(process) => process.resize(&self.vm, size).await,
+            Way::Host(process) => process.resize(&self.vm, size).await,
+        }
     }
 
     /// Ends its standard input. Nothing to do if it has none, or it was taken.
@@ -269,25 +274,6 @@ impl Process {
     fn stream_error(&self, source: std::io::Error) -> UvmError {
         UvmError::Stream { id: self.vm.id().clone(), process: self.id, source }
     }
-
-    fn unsupported(&self, what: &'static str) -> UvmError {
-        UvmError::GuestUnsupported { id: self.vm.id().clone(), what }
-    }
-
-    /// Makes a call about this process. `false` if the process has ended.
-    async fn unless_gone<R>(&self, intent: &'static str, what: &'static str, call: R) -> Result<bool, UvmError>
-    where
-        R: uvm_wire::Rpc<Reply = uvm_wire::call::Done> + Send + Sync + 'static,
-    {
-        match self.vm.inner.call(&self.guest, &self.container, intent, call).await {
-            Err(UvmError::Guest { source, .. }) if already_gone(&source) => Ok(false),
-            // The original's agents for Linux look for a container of that name: they know no process outside of one.
-            Err(UvmError::Guest { source, .. }) if self.container.is_uvm() && knows_no_such_system(&source) => {
-                Err(self.unsupported(what))
-            }
-            result => result.map(|_| true),
-        }
-    }
 }
 
 async fn read_all(output: Option<ProcessOutput>) -> std::io::Result<Vec<u8>> {
@@ -298,25 +284,10 @@ async fn read_all(output: Option<ProcessOutput>) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The guest knows the process no more: it has ended.
-fn already_gone(error: &BridgeError) -> bool {
-    error.failure().is_some_and(|failure| failure.result == uvm_wire::Hresult::NOT_FOUND)
-}
-
-/// The guest knows no container, or VM, of that id.
-fn knows_no_such_system(error: &BridgeError) -> bool {
-    error.failure().is_some_and(|failure| failure.result == uvm_wire::Hresult::SYSTEM_NOT_FOUND)
-}
-
-/// The same error once more: the wait is shared, its error is told to each who asks.
-fn again(error: &BridgeError) -> BridgeError {
-    match error {
-        BridgeError::Failed(failure) => BridgeError::Failed(failure.clone()),
-        BridgeError::Timeout { call, waited } => BridgeError::Timeout { call: *call, waited: *waited },
-        BridgeError::Closed { call, source } => BridgeError::Closed { call: *call, source: Arc::clone(source) },
-        BridgeError::Encode { call, .. } | BridgeError::Answer { call, .. } => {
-            let failure = uvm_wire::Failure::plain(format_args!("{call}: {}", crate::error::chain(error)));
-            BridgeError::Failed(Box::new(failure))
-        }
-    }
-}
+/// What is tried, in errors.
+const CREATE: &str = "create a process in";
+const WAIT: &str = "wait for a process of";
+const SIGNAL: &str = "signal a process of";
+const RESIZE: &str = "resize a terminal of";
+/// What an agent may not be able to do.
+const SIGNALS: &str = "signals to this process";

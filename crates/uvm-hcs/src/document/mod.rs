@@ -8,6 +8,7 @@
 //! | [`devices`] | what a creation document plugs in, also by what was merged into it |
 //! | [`modify`](mod@modify) | changes of a running VM: the host's half |
 //! | [`path`] | what a change names |
+//! | [`process`] | what a process is asked, and answers |
 //! | [`query`] | properties of a system, of the host |
 //! | [`network`] | what the network service is asked, and answers |
 //! | [`result`](mod@result) | how a call to the service fails |
@@ -25,6 +26,7 @@ pub mod devices;
 pub mod modify;
 pub mod network;
 pub mod path;
+pub mod process;
 pub mod query;
 pub mod result;
 

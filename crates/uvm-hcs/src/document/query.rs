@@ -60,7 +60,7 @@ pub enum AnswerError {
     },
 }
 
-fn read<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, AnswerError> {
+pub(super) fn read<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, AnswerError> {
     serde_json::from_str(text).map_err(|source| AnswerError::Unreadable { text: text.to_owned(), source })
 }
 

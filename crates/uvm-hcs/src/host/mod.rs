@@ -19,7 +19,8 @@ use uvm_wire::Guid;
 pub use error::HcsError;
 pub use files::{FileKind, FileStat, HostFiles};
 pub use notification::{Notification, NotificationKind};
-pub use systems::{ComputeProcess, ComputeSystem, ComputeSystems, OpenSystem, ProcessStdio};
+pub use systems::{ComputeProcess, ComputeSystem, ComputeSystems, OpenSystem};
+pub use uvm_platform::ProcessStdio;
 
 use crate::win_path::WinPath;
 use crate::windows_build::WindowsBuild;

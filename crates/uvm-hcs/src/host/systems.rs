@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
-use uvm_platform::BoxFuture;
+use uvm_platform::{BoxFuture, ProcessStdio};
 
 use super::{HcsError, Notification};
 
@@ -79,15 +78,4 @@ pub trait ComputeProcess: Send + Sync {
 
     /// Closes it. The second time does nothing.
     fn close(&self) -> BoxFuture<'_, Result<(), HcsError>>;
-}
-
-/// Streams of a process; absent where they were not asked for.
-#[derive(Default)]
-pub struct ProcessStdio {
-    /// What it reads.
-    pub stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>,
-    /// What it writes.
-    pub stdout: Option<Box<dyn AsyncRead + Send + Unpin>>,
-    /// What it complains.
-    pub stderr: Option<Box<dyn AsyncRead + Send + Unpin>>,
 }

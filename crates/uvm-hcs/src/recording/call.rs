@@ -1,5 +1,7 @@
 //! Calls that were made, and faults that make them fail.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use uvm_wire::{Hresult, RawJson};
 
@@ -85,6 +87,7 @@ pub struct Fault {
 pub(super) enum Failing {
     Code { code: Hresult, detail: String },
     Hang,
+    Late(Duration),
 }
 
 impl Fault {
@@ -121,7 +124,7 @@ impl Fault {
     pub fn code(self, code: Hresult) -> Self {
         let detail = match self.failing {
             Failing::Code { detail, .. } => detail,
-            Failing::Hang => String::new(),
+            Failing::Hang | Failing::Late(_) => String::new(),
         };
         Self { failing: Failing::Code { code, detail }, ..self }
     }
@@ -130,7 +133,7 @@ impl Fault {
     pub fn detail(self, detail: &str) -> Self {
         let code = match self.failing {
             Failing::Code { code, .. } => code,
-            Failing::Hang => Hresult::FAIL,
+            Failing::Hang | Failing::Late(_) => Hresult::FAIL,
         };
         Self { failing: Failing::Code { code, detail: detail.to_owned() }, ..self }
     }
@@ -138,6 +141,11 @@ impl Fault {
     /// Only after the call was taken: a system whose creation fails so was there, and is closed.
     pub fn later(self) -> Self {
         Self { later: true, ..self }
+    }
+
+    /// Not at all, but by answering so late: the call has been taken then.
+    pub fn late(self, by: Duration) -> Self {
+        Self { failing: Failing::Late(by), ..self }
     }
 
     /// By never ending.

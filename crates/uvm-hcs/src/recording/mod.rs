@@ -19,6 +19,7 @@
 mod call;
 mod files;
 mod host;
+mod process;
 mod sockets;
 mod system;
 
@@ -49,6 +50,8 @@ pub struct RecordingHcs {
     logical_processors: u32,
     runtime_id: Guid,
     answers: Answers,
+    output: Arc<[u8]>,
+    gives_pipes: bool,
     ends_when_told: bool,
     takes: Duration,
     started: watch::Sender<BTreeSet<String>>,
@@ -71,6 +74,10 @@ struct State {
     working_sets: BTreeMap<Guid, u64>,
     guids_drawn: u64,
     processes_started: u32,
+    /// Those that are open, and the exit codes of those that have ended.
+    processes: BTreeMap<u32, watch::Sender<Option<u32>>>,
+    /// What was written to their standard inputs.
+    inputs: BTreeMap<u32, Vec<u8>>,
 }
 
 impl RecordingHcs {
@@ -84,6 +91,8 @@ impl RecordingHcs {
             logical_processors: 8,
             runtime_id: Self::RUNTIME_ID,
             answers: Arc::new(|_| None),
+            output: Arc::default(),
+            gives_pipes: true,
             ends_when_told: true,
             takes: Duration::ZERO,
             started: watch::Sender::new(BTreeSet::new()),
@@ -114,6 +123,18 @@ impl RecordingHcs {
     #[must_use]
     pub fn with_answers(self, answers: impl Fn(&RecordedCall) -> Option<String> + Send + Sync + 'static) -> Self {
         Self { answers: Arc::new(answers), ..self }
+    }
+
+    /// The same host, whose processes write this to their standard outputs.
+    #[must_use]
+    pub fn with_output(self, output: &[u8]) -> Self {
+        Self { output: output.into(), ..self }
+    }
+
+    /// The same host, which gives no pipes to processes, whatever they are to have.
+    #[must_use]
+    pub fn without_pipes(self) -> Self {
+        Self { gives_pipes: false, ..self }
     }
 
     /// The same host, whose systems do not end when they are told to: a test tells that they have, or not.
@@ -175,6 +196,22 @@ impl RecordingHcs {
         self.lock().systems.len()
     }
 
+    /// How many processes are open.
+    pub fn open_processes(&self) -> usize {
+        self.lock().processes.len()
+    }
+
+    /// Has a process end by itself with this code. `false` if it is not open.
+    pub fn exit_process(&self, id: u32, code: u32) -> bool {
+        let process = self.lock().processes.get(&id).cloned();
+        process.is_some_and(|exit| exit.send_if_modified(|exit| exit.is_none() && exit.replace(code).is_none()))
+    }
+
+    /// What was written to the standard input of a process.
+    pub fn input_of(&self, id: u32) -> Vec<u8> {
+        self.lock().inputs.get(&id).cloned().unwrap_or_default()
+    }
+
     /// Puts a file on the host, and the directories it is in.
     pub fn add_file(&self, path: &WinPath, size: u64) {
         self.lock().files.add_file(path, size);
@@ -210,19 +247,24 @@ impl RecordingHcs {
             tokio::time::sleep(self.takes).await;
         }
         match self.note(call, intent) {
-            Ok(()) => Ok(()),
+            Ok(None) => Ok(()),
+            Ok(Some(late)) => {
+                tokio::time::sleep(late).await;
+                Ok(())
+            }
             Err(Some(error)) => Err(error),
             Err(None) => std::future::pending().await,
         }
     }
 
-    /// Writes the call down; `Err(None)` if it is never to end.
-    fn note(&self, mut call: RecordedCall, intent: &'static str) -> Result<(), Option<HcsError>> {
+    /// Writes the call down, and says by how much its answer is to be late; `Err(None)` if it is never to end.
+    fn note(&self, mut call: RecordedCall, intent: &'static str) -> Result<Option<Duration>, Option<HcsError>> {
         let mut state = self.lock();
         let failing = call::first_that_fits(&mut state.faults, &call);
         let object = call.id.clone().unwrap_or_default();
         let result = match &failing {
-            None => Ok(()),
+            None => Ok(None),
+            Some((Failing::Late(by), _)) => Ok(Some(*by)),
             Some((Failing::Hang, _)) => Err(None),
             Some((Failing::Code { code, detail }, _)) => {
                 call.failure = Some(format!("{code} {detail}"));

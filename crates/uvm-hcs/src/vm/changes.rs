@@ -8,10 +8,8 @@ use uvm_platform::requests::{Change, CpuGroup, Setting};
 use uvm_wire::RawJson;
 
 use super::{HcsVm, Vm};
-use crate::document::create_container;
 use crate::document::modify::{guest_only, modify};
 use crate::document::query::{PropertyType, SystemProperties, query};
-use crate::host::{ComputeProcess, OpenSystem};
 use crate::win_path::WinPath;
 
 /// Whom a file is opened to.
@@ -97,36 +95,6 @@ impl HcsVm {
         self.run(async move {
             let revoked = vm.parts.host.revoke_vm(vm.parts.id.as_str(), &path);
             vm.call("keep it from opening a file", vm.parts.deadlines.host_call, revoked).await
-        })
-        .await
-    }
-
-    /// Creates a container by the service, where it holds the guest connection, with settings in the shape of the
-    /// guest. Cancel-safe: a container that nobody waits for is closed.
-    ///
-    /// # Errors
-    /// The service does not create it; the VM has ended or is closed.
-    pub async fn create_container(&self, id: String, settings: RawJson) -> Result<OpenSystem, PlatformError> {
-        let vm = Arc::clone(&self.vm);
-        self.run(async move {
-            vm.require_open("create a container in it")?;
-            let document = create_container(&vm.parts.id, &vm.parts.owner, &settings);
-            let created = vm.parts.host.create_system(&id, &document);
-            vm.call("create a container in it", vm.parts.deadlines.start, created).await
-        })
-        .await
-    }
-
-    /// Starts a process in the VM by the service, where it holds the guest connection. Cancel-safe.
-    ///
-    /// # Errors
-    /// The service does not start it; the VM has ended or is closed.
-    pub async fn create_process(&self, parameters: RawJson) -> Result<Arc<dyn ComputeProcess>, PlatformError> {
-        let vm = Arc::clone(&self.vm);
-        self.run(async move {
-            vm.require_open("start a process in it")?;
-            let created = vm.parts.system.create_process(parameters.get());
-            vm.call("start a process in it", vm.parts.deadlines.rpc, created).await
         })
         .await
     }

@@ -118,7 +118,7 @@ impl Vm {
         }
         let gone = match told {
             Ok(Ok(())) => false,
-            Ok(Err(error)) if error.code == HcsError::PENDING => {
+            Ok(Err(error)) if error.is_any(&[HcsError::PENDING]) => {
                 // It is under way: its end is told when it comes, and nothing is wrong if that takes longer.
                 let _ = self.await_end(deadline).await;
                 return Ok(());
@@ -162,6 +162,7 @@ impl Vm {
         let is_lost = self.evidence().service_lost;
         let terminated = if is_lost { Ok(()) } else { self.tell_to_end().await };
         ended();
+        self.hosted.close(self.parts.deadlines.host_call).await;
         let closed = self.call("close it", self.parts.deadlines.host_call, self.parts.system.close()).await;
         if let Some(scratch) = &self.parts.scratch {
             scratch.release().await;

@@ -6,6 +6,7 @@
 mod changes;
 mod end;
 mod figures;
+mod hosted;
 mod platform_vm;
 mod transitions;
 
@@ -28,6 +29,8 @@ use crate::network::HcsNetwork;
 use crate::ports::{Guest, Ports};
 use crate::scratch::Scratch;
 use crate::windows_build::WindowsBuild;
+
+use hosted::Hosted;
 
 /// A VM on the Host Compute Service. Dropping it closes its system, which ends it.
 ///
@@ -71,6 +74,7 @@ struct Vm {
     /// It is in a CPU group.
     in_cpu_group: AtomicBool,
     ports: Ports,
+    hosted: Hosted,
     closed: OnceCell<()>,
 }
 
@@ -91,6 +95,7 @@ impl HcsVm {
             memory_process: OnceCell::new(),
             in_cpu_group: AtomicBool::new(created_in_group),
             ports: Ports::default(),
+            hosted: Hosted::default(),
             closed: OnceCell::new(),
         });
         // Room for all there can be: a crash, a lost service, the end.
@@ -124,9 +129,13 @@ impl HcsVm {
     {
         Box::pin(async move {
             let result = self.home.run(work).await;
-            result.unwrap_or_else(|| Err(PlatformError::host("use a utility VM", "an internal error (panic)")))
+            result.unwrap_or_else(|| Err(panicked()))
         })
     }
+}
+
+fn panicked() -> PlatformError {
+    PlatformError::host("use a utility VM", "an internal error (panic)")
 }
 
 impl Vm {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use uvm_platform::requests::{Change, Device, HostFile, HvSocketService, VmAccess};
 use uvm_platform::{
-    Accelerator, BoxFuture, GuestListener, GuestStream, HostGuestConnection, HvSocketServiceConfig, HvSocketServiceId,
-    LastWords, PlatformError, PlatformNetwork, PlatformVm, Port, VmProperties, VmStatistics,
+    Accelerator, BoxFuture, GuestListener, GuestStream, HostGuestConnection, HostedGuest, HvSocketServiceConfig,
+    HvSocketServiceId, LastWords, PlatformError, PlatformNetwork, PlatformVm, Port, VmProperties, VmStatistics,
 };
 use uvm_wire::RawJson;
 
@@ -147,6 +147,10 @@ impl PlatformVm for HcsVm {
         Box::pin(async move { self.guest_request(raw_json(request)?).await })
     }
 
+    fn hosted(&self) -> Result<&dyn HostedGuest, PlatformError> {
+        Ok(self)
+    }
+
     fn network(&self) -> Result<&dyn PlatformNetwork, PlatformError> {
         Ok(&self.network)
     }
@@ -191,7 +195,7 @@ impl PlatformVm for HcsVm {
     }
 }
 
-fn raw_json(text: &str) -> Result<RawJson, PlatformError> {
+pub(super) fn raw_json(text: &str) -> Result<RawJson, PlatformError> {
     RawJson::parse(text).map_err(|e| PlatformError::host("pass a request on to the guest", e))
 }
 

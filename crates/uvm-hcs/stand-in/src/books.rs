@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::c_void;
 use std::net::TcpStream;
+use std::os::windows::io::OwnedHandle;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,8 +32,8 @@ pub(crate) struct Operation {
     pub(crate) about: Option<usize>,
     /// Its result and the text with it, once it is finished.
     pub(crate) result: Option<(HRESULT, String)>,
-    /// The process it started, and what is to be read of it.
-    pub(crate) process: Option<(u32, usize)>,
+    /// The process it started, and the ends of its standard input and output that are given away.
+    pub(crate) process: Option<(u32, [usize; 2])>,
 }
 
 /// A system.
@@ -42,6 +43,8 @@ pub(crate) struct System {
     pub(crate) listener: Listener,
     /// Whether it is a VM, which has a guest.
     pub(crate) is_vm: bool,
+    /// Whether the service is to hold the guest connection.
+    pub(crate) holds_connection: bool,
     /// What was plugged into it, by its place in the document.
     pub(crate) plugged: BTreeSet<String>,
     /// The guest's ends of all streams, which end with it.
@@ -55,6 +58,8 @@ pub(crate) struct Process {
     pub(crate) system: usize,
     pub(crate) listener: Listener,
     pub(crate) exited: bool,
+    /// The process's own ends of its pipes, which go with it.
+    pub(crate) pipes: Vec<OwnedHandle>,
 }
 
 /// Who is told.

@@ -109,9 +109,10 @@ unsafe extern "system" fn HcsGetOperationResultAndProcessInfo(
     document: *mut PWSTR,
 ) -> HRESULT {
     let process = with(|books| books.operations.get(&operation.addr()).and_then(|operation| operation.process));
-    if let Some((id, output)) = process {
+    if let Some((id, [input, output])) = process {
         let told = HCS_PROCESS_INFORMATION {
             ProcessId: id,
+            StdInput: as_handle(input),
             StdOutput: as_handle(output),
             ..HCS_PROCESS_INFORMATION::default()
         };

@@ -3,12 +3,13 @@
 #![expect(unsafe_code, reason = "C interfaces; each block says why it is sound")]
 
 use std::ffi::c_void;
+use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
 use std::ptr;
 
-use serde_json::Value;
-use windows_sys::Win32::Foundation::{E_HANDLE, E_INVALIDARG, GENERIC_READ, S_OK};
+use serde_json::{Value, json};
+use windows_sys::Win32::Foundation::{E_HANDLE, E_INVALIDARG, GENERIC_READ, GENERIC_WRITE, S_OK};
 use windows_sys::Win32::Storage::FileSystem::{
-    CreateFileW, FILE_FLAG_OVERLAPPED, OPEN_EXISTING, PIPE_ACCESS_OUTBOUND, WriteFile,
+    CreateFileW, FILE_FLAG_OVERLAPPED, OPEN_EXISTING, PIPE_ACCESS_INBOUND, PIPE_ACCESS_OUTBOUND, WriteFile,
 };
 use windows_sys::Win32::System::HostComputeSystem::{HCS_EVENT_CALLBACK, HCS_OPERATION, HcsEventProcessExited};
 use windows_sys::Win32::System::Pipes::{CreateNamedPipeW, PIPE_TYPE_BYTE};
@@ -16,7 +17,7 @@ use windows_sys::core::{HRESULT, PCWSTR};
 
 use crate::as_handle;
 use crate::books::{Listener, Process, await_operations_about, with};
-use crate::operation::{begin, well};
+use crate::operation::{Finished, begin, failed, well};
 use crate::system;
 use crate::text::read;
 
@@ -43,22 +44,33 @@ unsafe extern "system" fn HcsCreateProcess(
         return E_HANDLE;
     }
     // SAFETY: the caller gives a terminated text.
-    if serde_json::from_str::<Value>(&unsafe { read(parameters) }).is_err() {
-        return E_INVALIDARG;
-    }
+    let Ok(parameters) = serde_json::from_str::<Value>(&unsafe { read(parameters) }) else { return E_INVALIDARG };
     let handle = with(|books| {
         let handle = books.new_handle();
-        let started = Process { system: system.addr(), listener: Listener::default(), exited: false };
+        let started =
+            Process { system: system.addr(), listener: Listener::default(), exited: false, pipes: Vec::new() };
         books.processes.insert(handle, started);
         handle
     });
     // SAFETY: the caller gives a place for the handle.
     unsafe { process.write(as_handle(handle)) };
     let work = move |operation| {
-        let output = output(handle);
+        let input = (parameters["CreateStdInPipe"] == true).then(|| pipe(handle, "in", PIPE_ACCESS_INBOUND));
+        let output = (parameters["CreateStdOutPipe"] == true).then(|| pipe(handle, "out", PIPE_ACCESS_OUTBOUND));
+        if let Some((own, _)) = &output {
+            let mut written = 0;
+            // SAFETY: the handle is open, and the bytes are there during the call.
+            unsafe {
+                WriteFile(own.as_raw_handle(), OUTPUT.as_ptr(), OUTPUT.len() as u32, &raw mut written, ptr::null_mut());
+            }
+        }
+        let given = [&input, &output].map(|pipe| pipe.as_ref().map_or(0, |(_, given)| *given));
         with(|books| {
+            if let Some(process) = books.processes.get_mut(&handle) {
+                process.pipes = [input, output].into_iter().flatten().map(|(own, _)| own).collect();
+            }
             if let Some(operation) = books.operations.get_mut(&operation) {
-                operation.process = Some((PROCESS_ID, output));
+                operation.process = Some((PROCESS_ID, given));
             }
         });
         well("")
@@ -66,26 +78,16 @@ unsafe extern "system" fn HcsCreateProcess(
     begin(operation, as_handle(handle), work, || {})
 }
 
-/// The reading end of a pipe that holds what the process wrote.
-fn output(process: usize) -> usize {
-    let name: Vec<u16> = format!(r"\\.\pipe\stand-in-{process}").encode_utf16().chain([0]).collect();
-    // SAFETY: the name is terminated, no security is given; the handles are used as the system says.
+/// A pipe: the process's own end, which is open as long as it runs, and the one that is given away.
+fn pipe(process: usize, name: &str, access: u32) -> (OwnedHandle, usize) {
+    let name: Vec<u16> = format!(r"\\.\pipe\stand-in-{process}-{name}").encode_utf16().chain([0]).collect();
+    let given = if access == PIPE_ACCESS_INBOUND { GENERIC_WRITE } else { GENERIC_READ };
+    // SAFETY: the name is terminated, no security is given; each handle has one owner.
     unsafe {
-        let writer =
-            CreateNamedPipeW(name.as_ptr(), PIPE_ACCESS_OUTBOUND, PIPE_TYPE_BYTE, 1, 4096, 4096, 0, ptr::null());
-        let reader = CreateFileW(
-            name.as_ptr(),
-            GENERIC_READ,
-            0,
-            ptr::null(),
-            OPEN_EXISTING,
-            FILE_FLAG_OVERLAPPED,
-            ptr::null_mut(),
-        );
-        let mut written = 0;
-        WriteFile(writer, OUTPUT.as_ptr(), OUTPUT.len() as u32, &raw mut written, ptr::null_mut());
-        // The writer stays open, as that of a process that runs.
-        reader.expose_provenance()
+        let own = CreateNamedPipeW(name.as_ptr(), access, PIPE_TYPE_BYTE, 1, 4096, 4096, 0, ptr::null());
+        let given =
+            CreateFileW(name.as_ptr(), given, 0, ptr::null(), OPEN_EXISTING, FILE_FLAG_OVERLAPPED, ptr::null_mut());
+        (OwnedHandle::from_raw_handle(own), given.expose_provenance())
     }
 }
 
@@ -130,41 +132,83 @@ unsafe extern "system" fn HcsTerminateProcess(
     begin(
         operation,
         process,
-        |_| well(""),
+        move |_| answer(handle, ""),
         move || {
             let listener = with(|books| {
                 let process = books.processes.get_mut(&handle)?;
                 let first = !std::mem::replace(&mut process.exited, true);
+                process.pipes.clear();
                 first.then_some(process.listener)
             });
             if let Some(listener) = listener {
-                let exit = r#"{"ProcessId":77,"Exited":true,"ExitCode":137}"#;
-                system::tell(listener, HcsEventProcessExited, exit);
+                let exit = json!({"ProcessId": PROCESS_ID, "Exited": true, "ExitCode": KILLED}).to_string();
+                system::tell(listener, HcsEventProcessExited, &exit);
             }
         },
     )
 }
 
-/// Defines functions of a process that do nothing but answer.
-macro_rules! answers {
-    ($($name:ident => $answer:literal;)*) => {
-        $(
-            #[unsafe(no_mangle)]
-            unsafe extern "system" fn $name(process: *mut c_void, operation: HCS_OPERATION, _text: PCWSTR) -> HRESULT {
-                if !is_open(process) {
-                    return E_HANDLE;
-                }
-                begin(operation, process, |_| well($answer), || {})
-            }
-        )*
-    };
+/// Answers with this, unless the process has ended.
+fn answer(process: usize, answer: &str) -> Finished {
+    let is_running = with(|books| books.processes.get(&process).is_some_and(|process| !process.exited));
+    if is_running { well(answer) } else { failed(PROCESS_ALREADY_STOPPED, "it has ended") }
 }
 
-answers! {
-    HcsSignalProcess => "";
-    HcsModifyProcess => "";
-    HcsGetProcessProperties => r#"{"ProcessId":77}"#;
+#[unsafe(no_mangle)]
+unsafe extern "system" fn HcsSignalProcess(
+    process: *mut c_void,
+    operation: HCS_OPERATION,
+    _options: PCWSTR,
+) -> HRESULT {
+    if !is_open(process) {
+        return E_HANDLE;
+    }
+    let handle = process.addr();
+    begin(operation, process, move |_| answer(handle, ""), || {})
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "system" fn HcsModifyProcess(
+    process: *mut c_void,
+    operation: HCS_OPERATION,
+    settings: PCWSTR,
+) -> HRESULT {
+    if !is_open(process) {
+        return E_HANDLE;
+    }
+    // SAFETY: the caller gives a terminated text.
+    let Ok(settings) = serde_json::from_str::<Value>(&unsafe { read(settings) }) else { return E_INVALIDARG };
+    let is_known = match settings["Operation"].as_str() {
+        Some("ConsoleSize") => settings["ConsoleSize"]["Height"].is_u64() && settings["ConsoleSize"]["Width"].is_u64(),
+        Some("CloseHandle") => settings["CloseHandle"]["Handle"] == "StdIn",
+        _ => false,
+    };
+    let handle = process.addr();
+    let work = move |_| if is_known { answer(handle, "") } else { failed(E_INVALIDARG, "there is no such change") };
+    begin(operation, process, work, || {})
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "system" fn HcsGetProcessProperties(
+    process: *mut c_void,
+    operation: HCS_OPERATION,
+    _query: PCWSTR,
+) -> HRESULT {
+    if !is_open(process) {
+        return E_HANDLE;
+    }
+    let handle = process.addr();
+    let work = move |_| {
+        let exited = with(|books| books.processes.get(&handle).is_some_and(|process| process.exited));
+        let code = if exited { KILLED } else { 0 };
+        let status = json!({"ProcessId": PROCESS_ID, "Exited": exited, "ExitCode": code, "LastWaitResult": 0});
+        well(status.to_string())
+    };
+    begin(operation, process, work, || {})
 }
 
 const PROCESS_ID: u32 = 77;
 const OUTPUT: &[u8] = b"hello";
+/// What a process that was ended exits with.
+const KILLED: u32 = 137;
+const PROCESS_ALREADY_STOPPED: HRESULT = 0x8037_011f_u32.cast_signed();

@@ -31,6 +31,12 @@ fn transition(system: usize, from: &[&str], to: &'static str) -> Finished {
     })
 }
 
+impl System {
+    fn is_running_vm(&self) -> bool {
+        self.is_vm && self.state == "Running"
+    }
+}
+
 /// Whether there is such a system; that it is used without being one is written down.
 pub(crate) fn is_open(system: *mut c_void) -> bool {
     with(|books| {
@@ -87,6 +93,10 @@ fn fault(document: &Value) -> Option<&'static str> {
     if document.get("Refuse").is_some() {
         return Some("the document was refused");
     }
+    if let Some(host) = document.get("HostingSystemId") {
+        let is_there = with(|books| books.systems.values().any(|system| *host == *system.id && system.is_running_vm()));
+        return (!is_there).then_some("the VM that is to host it does not run");
+    }
     let vm = document.get("VirtualMachine")?;
     let wanted = [
         ("the schema's version is missing", document["SchemaVersion"]["Major"] == 2),
@@ -121,6 +131,7 @@ unsafe extern "system" fn HcsCreateComputeSystem(
             state: if is_taken { "Refused" } else { "Creating" },
             listener: Listener::default(),
             is_vm,
+            holds_connection: document["VirtualMachine"]["GuestConnection"].is_object(),
             plugged: BTreeSet::new(),
             streams: Vec::new(),
             services: BTreeMap::new(),
@@ -295,9 +306,16 @@ unsafe extern "system" fn HcsGetComputeSystemProperties(
     }
     let handle = system.addr();
     let work = move |_| {
-        let told = with(|books| books.systems.get(&handle).map(|system| (system.id.clone(), system.state)));
-        let Some((id, state)) = told else { return failed(E_HANDLE, "no such system") };
-        well(json!({"Id": id, "RuntimeId": RUNTIME_ID, "State": state}).to_string())
+        let told = with(|books| {
+            let system = books.systems.get(&handle)?;
+            let mut told = json!({"Id": system.id, "RuntimeId": RUNTIME_ID, "State": system.state});
+            if system.holds_connection {
+                let able = json!({"SignalProcessSupported": true});
+                told["GuestConnectionInfo"] = json!({"ProtocolVersion": 4, "GuestDefinedCapabilities": able});
+            }
+            Some(told.to_string())
+        });
+        told.map_or_else(|| failed(E_HANDLE, "no such system"), well)
     };
     begin(operation, system, work, || {})
 }

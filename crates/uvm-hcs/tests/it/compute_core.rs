@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, from_str};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use uvm_hcs::host::{AccessGrants, ComputeSystems, FileKind, Guids, HostFiles, NotificationKind, ServiceProperties};
 use uvm_hcs::{ComputeCore, HcsPlatform, HcsVm, WinPath, WindowsBuild};
-use uvm_platform::{ExitStatus, Platform, PlatformVm, VmEvent, VmEvents};
+use uvm_platform::{
+    ContainerCommand, ContainerExit, ExitStatus, GuestFault, HostedGuest, NewContainer, Platform, PlatformError,
+    PlatformVm, VmEvent, VmEvents,
+};
 use uvm_wire::{Hresult, RawJson};
 
 use crate::specs::lcow;
@@ -20,6 +23,7 @@ async fn the_library_is_used_as_it_bears_and_everything_is_given_back() {
     failures_say_why(&core).await;
     the_service_is_lost(&core).await;
     a_process_runs(&core).await;
+    the_guest_is_reached_by_the_service(&core).await;
     what_nobody_waits_for_is_closed(&core).await;
     // The last operations are closed by threads that nobody waits for.
     let books = eventually_empty(&core).await;
@@ -45,7 +49,7 @@ async fn books(core: &ComputeCore) -> Value {
 async fn eventually_empty(core: &ComputeCore) -> Value {
     for _ in 0..3000 {
         let books = books(core).await;
-        if books["Operations"] == 0 && books["Systems"] == 0 {
+        if ["Operations", "Systems", "Processes"].iter().all(|open| books[*open] == 0) {
             return books;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -120,7 +124,7 @@ async fn the_service_is_lost(core: &Arc<ComputeCore>) {
 
 async fn a_process_runs(core: &Arc<ComputeCore>) {
     let open = core.create_system("with-process", "{}").await.expect("created");
-    let process = open.system.create_process(r#"{"CommandLine":"x"}"#).await.expect("started");
+    let process = open.system.create_process(r#"{"CommandLine":"x","CreateStdOutPipe":true}"#).await.expect("started");
     assert_eq!(process.id(), 77);
     let stdio = process.take_stdio();
     assert!(stdio.stdin.is_none() && stdio.stderr.is_none());
@@ -128,13 +132,57 @@ async fn a_process_runs(core: &Arc<ComputeCore>) {
     stdio.stdout.expect("asked for").read_exact(&mut output).await.expect("written");
     assert_eq!(&output, b"hello");
     process.signal("{}").await.expect("signalled");
-    assert_eq!(process.properties().await.expect("an answer"), r#"{"ProcessId":77}"#);
+    process.modify("{}").await.expect_err("there is no such change");
+    let status = from_str::<Value>(&process.properties().await.expect("an answer")).expect("JSON");
+    assert_eq!((&status["ProcessId"], &status["Exited"]), (&77.into(), &false.into()));
     process.terminate().await.expect("terminated");
     let exit = process.wait().await.expect("it ended");
     assert_eq!(exit.kind, NotificationKind::ProcessExited);
     assert_eq!(process.wait().await.expect("it is known"), exit);
     process.close().await.expect("closed");
     process.signal("{}").await.expect_err("closed");
+}
+
+async fn the_guest_is_reached_by_the_service(core: &Arc<ComputeCore>) {
+    let (vm, _events) = create(core).await;
+    let c1 = NewContainer { id: "c1", settings: "{}", start: true };
+    let error = vm.create_container(c1).await.err().expect("its VM does not run");
+    assert!(matches!(error, PlatformError::InGuest { fault: GuestFault::Other, .. }), "{error:?}");
+    vm.start().await.expect("started");
+    let container = vm.create_container(c1).await.expect("created");
+    let error = vm.create_container(c1).await.err().expect("the id is taken");
+    assert!(matches!(error, PlatformError::InGuest { fault: GuestFault::AlreadyExists, .. }), "{error:?}");
+    let parameters = r#"{"CreateStdInPipe":true,"CreateStdOutPipe":true}"#;
+    let process = container.create_process(parameters).await.expect("started");
+    let mut streams = process.take_stdio();
+    assert!(streams.stderr.is_none());
+    let mut output = [0; 5];
+    let mut reading = streams.stdout.take().expect("asked for");
+    reading.read_exact(&mut output).await.expect("written");
+    assert_eq!(&output, b"hello");
+    let mut writing = streams.stdin.take().expect("asked for");
+    writing.write_all(b"some input").await.expect("written");
+    writing.shutdown().await.expect("ended");
+    process.resize(40, 120).await.expect("resized");
+    assert!(process.signal("{}").await.expect("signalled"));
+    assert!(process.kill().await.expect("killed"));
+    assert_eq!(process.wait().await.expect("it ended"), 137);
+    assert_eq!(reading.read(&mut output).await.expect("its end"), 0);
+    assert!(!process.kill().await.expect("it has ended"));
+    process.resize(40, 120).await.expect("it has ended");
+    let of_vm = vm.create_process("{}").await.expect("started");
+    container.command(ContainerCommand::Terminate).await.expect("told");
+    assert_eq!(container.ended().await, ContainerExit::Exited(ExitStatus::Terminated));
+    container.command(ContainerCommand::Terminate).await.expect("it has ended");
+    for _ in 0..20 {
+        // At most a moment: it is given up before or after its end.
+        let moment = Duration::from_micros(1);
+        let given_up = NewContainer { id: "given-up", ..c1 };
+        let _ = tokio::time::timeout(moment, vm.create_container(given_up)).await;
+        let _ = tokio::time::timeout(moment, vm.create_process(parameters)).await;
+    }
+    vm.close().await.expect("closed");
+    assert!(of_vm.wait().await.is_err(), "it went with its VM");
 }
 
 async fn what_nobody_waits_for_is_closed(core: &Arc<ComputeCore>) {

@@ -14,7 +14,9 @@ use super::guest::FakeGuestEnd;
 use super::life::{Life, State};
 use super::ports::Ports;
 use crate::BoxFuture;
+use crate::capabilities::Feature;
 use crate::error::{LastWords, PlatformError};
+use crate::hosted::HostedGuest;
 use crate::hvsocket::{HvSocketGate, HvSocketServiceConfig, HvSocketServiceId, HvSocketServices};
 use crate::id::UvmId;
 use crate::network::PlatformNetwork;
@@ -241,6 +243,15 @@ impl PlatformVm for FakeVm {
 
     fn pass_on<'a>(&'a self, request: &'a str) -> BoxFuture<'a, Result<(), PlatformError>> {
         Box::pin(async move { self.host.call(&format!("pass on {request}")).await })
+    }
+
+    /// There is a guest connection to learn of, but no service behind it.
+    fn hosted(&self) -> Result<&dyn HostedGuest, PlatformError> {
+        Err(PlatformError::Unsupported {
+            feature: Feature::HostOwnedGuestConnection,
+            platform: "fake",
+            why: "it has no service that makes containers or processes".into(),
+        })
     }
 
     fn network(&self) -> Result<&dyn PlatformNetwork, PlatformError> {

@@ -14,7 +14,8 @@ pub enum ContainerEnd {
     Notified(ExitType),
     /// Its state was deleted before the guest told its end, which it does not do for one that was never started.
     Deleted,
-    /// The bridge is closed: it is taken for ended.
+    /// The bridge is closed, or the host's service that holds the guest connection is gone, or the VM: it is taken for
+    /// ended.
     BridgeClosed,
     /// This end closed the container's handle.
     Closed,

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use uvm_wire::{EncodeError, Failure, FrameError, MessageType, ResponseError};
+use uvm_wire::{EncodeError, Failure, FrameError, Hresult, MessageType, ResponseError};
 
 /// Why a call over the bridge failed. Only the call failed, unless it is [`Closed`](Self::Closed).
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +54,11 @@ impl BridgeError {
             Self::Failed(failure) => Some(failure),
             _ => None,
         }
+    }
+
+    /// Whether the guest answered with one of these results.
+    pub(crate) fn is_any(&self, results: &[Hresult]) -> bool {
+        self.failure().is_some_and(|failure| results.contains(&failure.result))
     }
 }
 

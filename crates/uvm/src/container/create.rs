@@ -1,6 +1,6 @@
 //! Making a container: its end is asked for first, then the guest makes it, then it is started.
 //!
-//! All of it runs where the VM's own I/O runs, so that a caller who gives up does not leave it half done: a container that
+//! Where the host's service holds the guest connection, the host does it. Else all of it runs where the VM's own I/O runs, so that a caller who gives up does not leave it half done: a container that
 //! nobody has a handle of is killed and forgotten, whenever it comes to exist. None of it keeps a VM that nobody has a
 //! handle of.
 
@@ -11,12 +11,13 @@ use uvm_wire::create::{ContainerConfig, Create};
 use uvm_wire::system::{DeleteContainerState, ShutdownForced, Start};
 use uvm_wire::{ContainerId, Rpc};
 
-use super::{Container, ContainerOptions, has_ended};
+use super::bridged::{BridgedContainer, HAS_ENDED};
+use super::{Container, ContainerOptions, Way, hosted};
 use crate::bridge::{BridgeError, Registration};
 use crate::error::{ContainerError, UvmError, chain};
-use crate::vm::{Background, Guest, UtilityVm};
+use crate::vm::{Background, Guest, Reach, UtilityVm};
 
-const INTENT: &str = "create a container in";
+pub(super) const INTENT: &str = "create a container in";
 
 /// Makes and starts a container of a Linux guest.
 pub(crate) async fn create(vm: &UtilityVm, options: &ContainerOptions) -> Result<Container, UvmError> {
@@ -31,11 +32,17 @@ pub(super) async fn make(
     starts: bool,
 ) -> Result<Container, UvmError> {
     let inner = &vm.inner;
-    let guest = inner.guest(INTENT)?;
+    let reach = inner.reach(INTENT)?;
     let failed = |source| inner.witness().container(id.to_owned(), "create", source);
     let container = ContainerId::from(id);
     container.check_new().map_err(|e| failed(ContainerError::Id(e)))?;
     let config = config.map_err(failed)?;
+    let guest = match reach {
+        Reach::Bridge(guest) => guest,
+        Reach::Host(capabilities) => {
+            return hosted::make(vm, id, &config, starts, capabilities.guest_defined.signal_process).await;
+        }
+    };
     // Before it is created: its end may be told at any time after that.
     let registration = guest.bridge.register_maker(&container).ok_or_else(|| failed(ContainerError::Exists))?;
     let (background, limit) = (inner.background(), inner.deadlines.rpc);
@@ -92,7 +99,7 @@ impl GuestContainer {
 
     /// Nobody is left to be told of an error but the log.
     fn told(&self, what: &'static str, error: Option<BridgeError>) {
-        if let Some(error) = error.filter(|e| !has_ended(e)) {
+        if let Some(error) = error.filter(|e| !e.is_any(&HAS_ENDED)) {
             tracing::warn!(container = self.registration.id().as_str(), error = chain(&error), "{what}");
         }
     }
@@ -110,7 +117,7 @@ impl Unclaimed {
         // Only this and the drop take it.
         let made = self.0.take().expect("an unclaimed container is there until it is claimed");
         let GuestContainer { guest, registration, .. } = made;
-        Container { vm: vm.clone(), guest, registration }
+        Container { vm: vm.clone(), way: Way::Bridge(BridgedContainer { guest, registration }) }
     }
 }
 

@@ -1,15 +1,16 @@
 //! Containers of any guest, by the documents that its agent takes, one step at a time.
 
+use uvm_platform::ContainerCommand;
+use uvm_wire::RawJson;
 use uvm_wire::create::ContainerConfig;
 use uvm_wire::execute::ProcessParameters;
 use uvm_wire::modify::{Modification, ModifySettings};
-use uvm_wire::properties::{GetProperties, GetPropertiesReply, PropertyQuery};
+use uvm_wire::properties::PropertyQuery;
 use uvm_wire::system::Start;
-use uvm_wire::{ContainerId, RawJson};
 
-use super::{Container, create};
-use crate::error::{ContainerError, UvmError};
-use crate::process::{self, Launch, Process};
+use super::{Container, Way, create};
+use crate::error::UvmError;
+use crate::process::{self, Launch, Place, Process};
 use crate::vm::UtilityVm;
 
 impl UtilityVm {
@@ -33,7 +34,7 @@ impl UtilityVm {
     ///
     /// # Errors
     /// [`UvmError::Container`]: the id is taken or cannot be one, or the guest refused. [`UvmError::GuestUnsupported`]:
-    /// this library does not hold the guest connection. [`UvmError::Refused`], [`UvmError::Exited`].
+    /// nobody holds the guest connection. [`UvmError::Refused`], [`UvmError::Exited`].
     pub async fn create_container_from(&self, id: &str, config: ContainerConfig) -> Result<Container, UvmError> {
         create::make(self, id, Ok(config), false).await
     }
@@ -44,7 +45,7 @@ impl UtilityVm {
     /// # Errors
     /// As [`create_process`](Self::create_process).
     pub async fn create_process_from(&self, parameters: ProcessParameters) -> Result<Process, UvmError> {
-        process::create(self, launch(ContainerId::UVM, "a process", parameters)).await
+        process::create(self, launch(Place::Vm, "a process", parameters)).await
     }
 }
 
@@ -54,7 +55,11 @@ impl Container {
     /// # Errors
     /// [`UvmError::Container`].
     pub async fn start_created(&self) -> Result<(), UvmError> {
-        self.call("start", Start {}).await.map(drop)
+        let intent = "start";
+        match &self.way {
+            Way::Bridge(container) => container.call(&self.vm, intent, Start {}).await.map(drop),
+            Way::Host(container) => container.command(&self.vm, intent, ContainerCommand::Start).await,
+        }
     }
 
     /// Starts a process in it by the parameters that the guest's agent takes. In a Linux guest, parameters without an
@@ -64,7 +69,7 @@ impl Container {
     /// [`UvmError::Program`].
     pub async fn create_process_from(&self, parameters: ProcessParameters) -> Result<Process, UvmError> {
         let program = format!("a process of container {:?}", self.id());
-        process::create(&self.vm, launch(self.registration.id().clone(), &program, parameters)).await
+        process::create(&self.vm, launch(self.place(), &program, parameters)).await
     }
 
     /// Reads properties of it as the document that the guest's agent answers with. Cancel-safe.
@@ -72,13 +77,7 @@ impl Container {
     /// # Errors
     /// [`UvmError::Container`].
     pub async fn property_document(&self, query: PropertyQuery) -> Result<RawJson, UvmError> {
-        match self.call("read properties of", GetProperties { query }).await? {
-            GetPropertiesReply::Document(document) => Ok(document),
-            // An answer that was read is a document.
-            GetPropertiesReply::Linux(properties) => {
-                RawJson::of(&*properties).map_err(|e| self.failed("read properties of", ContainerError::Answer(e)))
-            }
-        }
+        self.read_properties("read properties of", query).await
     }
 
     /// Has the guest's agent change one resource of the container. This library keeps no account of it.
@@ -88,15 +87,19 @@ impl Container {
     /// # Errors
     /// [`UvmError::Container`]: the guest refused, or did not answer, in which case it may yet be done.
     pub async fn modify(&self, modification: Modification) -> Result<(), UvmError> {
-        self.call("modify", ModifySettings { modification }).await.map(drop)
+        let intent = "modify";
+        match &self.way {
+            Way::Bridge(container) => container.call(&self.vm, intent, ModifySettings { modification }).await.map(drop),
+            Way::Host(container) => container.modify(&self.vm, intent, &modification).await,
+        }
     }
 }
 
-fn launch(container: ContainerId, what: &str, parameters: ProcessParameters) -> Launch {
+fn launch(place: Place, what: &str, parameters: ProcessParameters) -> Launch {
     let program = match (&parameters.command_args.first(), parameters.command_line.as_str()) {
         (Some(program), _) => format!("{program:?}"),
         (None, "") => what.to_owned(),
         (None, line) => format!("{line:?}"),
     };
-    Launch { container, program, parameters }
+    Launch { place, program, parameters }
 }

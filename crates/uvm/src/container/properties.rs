@@ -1,9 +1,10 @@
 //! What a container uses and runs.
 
+use uvm_wire::RawJson;
 use uvm_wire::metrics::Metrics;
-use uvm_wire::properties::{GetProperties, LinuxProperties, PropertyQuery, PropertyType};
+use uvm_wire::properties::{GetPropertiesReply, LinuxProperties, PropertyQuery, PropertyType};
 
-use super::Container;
+use super::{Container, Way};
 use crate::error::{ContainerError, UvmError};
 
 /// The processes of a container.
@@ -37,7 +38,19 @@ impl Container {
 
     async fn properties(&self, intent: &'static str, wanted: PropertyType) -> Result<LinuxProperties, UvmError> {
         let query = PropertyQuery { property_types: vec![wanted] };
-        let reply = self.call(intent, GetProperties { query }).await?;
-        reply.linux().map_err(|e| self.failed(intent, ContainerError::Answer(e)))
+        let document = self.read_properties(intent, query).await?;
+        GetPropertiesReply::Document(document).linux().map_err(|e| self.failed(intent, ContainerError::Answer(e)))
+    }
+
+    /// The answer to a query, as it is.
+    pub(super) async fn read_properties(
+        &self,
+        intent: &'static str,
+        query: PropertyQuery,
+    ) -> Result<RawJson, UvmError> {
+        match &self.way {
+            Way::Bridge(container) => container.properties(&self.vm, intent, query).await,
+            Way::Host(container) => container.properties(&self.vm, intent, &query).await,
+        }
     }
 }

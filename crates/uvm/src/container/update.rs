@@ -1,10 +1,7 @@
 //! New limits of a container.
 
-use uvm_wire::modify::{ContainerConstraints, Modification, ModifySettings, Resource};
-use uvm_wire::system::UpdateContainer;
-
-use super::Container;
 use super::options::object;
+use super::{Container, Way};
 use crate::error::UvmError;
 
 impl Container {
@@ -15,16 +12,14 @@ impl Container {
     ///
     /// # Errors
     /// [`UvmError::Container`]: it is no JSON object; or the guest refused, also one that cannot change limits; or did not
-    /// answer, in which case they may yet change.
+    /// answer, in which case they may yet change. [`UvmError::GuestUnsupported`] where the host's service holds the guest
+    /// connection: it does not pass new limits on.
     pub async fn update(&self, resources: &str) -> Result<(), UvmError> {
         let intent = "update";
         let (resources, _) = object("resources", resources).map_err(|e| self.failed(intent, e))?;
-        if self.guest.capabilities.guest_defined.update_container {
-            let call = UpdateContainer { resources: Some(resources) };
-            return self.call(intent, call).await.map(drop);
+        match &self.way {
+            Way::Bridge(container) => container.update(&self.vm, intent, resources).await,
+            Way::Host(_) => Err(self.unsupported("changing the limits of a container")),
         }
-        let constraints = Resource::ContainerConstraints(ContainerConstraints::linux(resources));
-        let modification = Modification::update(constraints);
-        self.call(intent, ModifySettings { modification }).await.map(drop)
     }
 }

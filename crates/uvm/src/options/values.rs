@@ -134,7 +134,9 @@ pub enum GuestConnection {
     /// This library, in this process.
     #[default]
     Library,
-    /// The host's service (Host Compute Service only).
+    /// The host's service (Host Compute Service only). What the guest is asked goes by way of it; for what it has no call
+    /// for, as the VM's shutdown or the deletion of a container's state, there is
+    /// [`UvmError::GuestUnsupported`](crate::UvmError::GuestUnsupported).
     HostService,
     /// Nobody: the VM runs, and only its output is read.
     None,

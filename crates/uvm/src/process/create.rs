@@ -1,4 +1,4 @@
-//! Starting a process: ports first, then the request, then the streams the guest dials, then the wait for its end.
+//! Starting a process by the bridge: ports first, then the request, then the streams the guest dials, then the wait for its end.
 //!
 //! All of it runs where the VM's own I/O runs, so that a caller who gives up does not leave it half done: a process that
 //! nobody has a handle of is killed, whenever it comes to exist. None of it keeps a VM that nobody has a handle of.
@@ -8,35 +8,69 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use uvm_platform::{Deadlines, GuestListener, GuestStream, PlatformError, Port};
+use uvm_platform::{Deadlines, GuestListener, GuestStream, PlatformContainer, PlatformError, Port};
 use uvm_wire::ContainerId;
 use uvm_wire::execute::{ExecuteProcess, ExecuteProcessReply, HvSocketStdio, ProcessParameters, VsockStdio};
 use uvm_wire::negotiate::GuestOs;
 use uvm_wire::ports::vsock_service;
 use uvm_wire::process::{SignalProcess, WaitForProcess};
 
-use super::{Process, ProcessExit, ProcessInput, ProcessOutput};
+use super::bridged::{ALREADY_GONE, BridgedProcess, Outcome};
+use super::{Process, ProcessExit, ProcessInput, ProcessOutput, Way, hosted};
 use crate::bridge::BridgeError;
 use crate::error::{ProgramError, UvmError, chain};
-use crate::vm::{Background, Guest, Inner, UtilityVm};
-
-const INTENT: &str = "create a process in";
+use crate::vm::{Background, Guest, Inner, Reach, UtilityVm};
 
 /// What to start, and where.
-#[derive(Clone, Debug)]
 pub(crate) struct Launch {
-    /// The VM itself, or a container.
-    pub(crate) container: ContainerId,
+    pub(crate) place: Place,
     /// For messages.
     pub(crate) program: String,
     /// Say which streams to connect, too.
     pub(crate) parameters: ProcessParameters,
 }
 
+/// Where to start a process.
+pub(crate) enum Place {
+    /// In the VM, outside any container.
+    Vm,
+    /// In a container that is reached by the bridge.
+    Bridged(ContainerId),
+    /// In one that is reached by way of the host's service; whether the agent can signal its processes.
+    Hosted { container: Arc<dyn PlatformContainer>, can_signal: bool },
+}
+
 pub(crate) async fn create(vm: &UtilityVm, launch: Launch) -> Result<Process, UvmError> {
     let inner = &vm.inner;
-    let guest = inner.guest(INTENT)?;
-    let Launch { container, program, parameters } = launch;
+    let Launch { place, program, parameters } = launch;
+    match place {
+        Place::Vm => match inner.reach(super::CREATE)? {
+            Reach::Bridge(guest) => bridged(vm, guest, ContainerId::UVM, program, parameters).await,
+            Reach::Host(_) => {
+                let create = async { inner.vm.hosted()?.create_process(hosted::text(&parameters)?.get()).await };
+                hosted::take(vm, program, true, create.await)
+            }
+        },
+        Place::Bridged(container) => {
+            let guest = inner.guest(super::CREATE)?;
+            bridged(vm, guest, container, program, parameters).await
+        }
+        Place::Hosted { container, can_signal } => {
+            inner.reach(super::CREATE)?;
+            let create = async { container.create_process(hosted::text(&parameters)?.get()).await };
+            hosted::take(vm, program, can_signal, create.await)
+        }
+    }
+}
+
+async fn bridged(
+    vm: &UtilityVm,
+    guest: Guest,
+    container: ContainerId,
+    program: String,
+    parameters: ProcessParameters,
+) -> Result<Process, UvmError> {
+    let inner = &vm.inner;
     let failed = |source| inner.witness().program(program, source);
     let ports = match StdioPort::open_all(inner, &parameters) {
         Ok(ports) => ports,
@@ -47,7 +81,7 @@ pub(crate) async fn create(vm: &UtilityVm, launch: Launch) -> Result<Process, Uv
     match inner.run(execution.execute(parameters, ports)).await? {
         Ok(unclaimed) => Ok(unclaimed.claim(vm)),
         Err(ProgramError::Guest(source)) => {
-            let source = inner.unless_ended(INTENT, source).await?;
+            let source = inner.unless_ended(super::CREATE, source).await?;
             Err(failed(ProgramError::Guest(source)))
         }
         Err(source) => Err(failed(source)),
@@ -146,7 +180,7 @@ impl GuestProcess {
     async fn kill(&self) {
         let call = SignalProcess::kill(self.id);
         match self.guest.bridge.call(self.container.clone(), &call, Some(self.limit)).await {
-            Err(e) if !super::already_gone(&e) => {
+            Err(e) if !e.is_any(&ALREADY_GONE) => {
                 tracing::warn!(process = self.id, error = chain(&e), "a process that nobody waits for goes on");
             }
             _ => {}
@@ -154,7 +188,7 @@ impl GuestProcess {
     }
 
     /// Waits for its end from its beginning on, so that the guest need not keep it for long.
-    fn wait_in_background(&self) -> super::Outcome {
+    fn wait_in_background(&self) -> Outcome {
         let (sender, outcome) = watch::channel(None);
         let process = self.clone();
         let wait = async move {
@@ -175,7 +209,7 @@ impl GuestProcess {
 struct Started {
     process: GuestProcess,
     streams: [Option<GuestStream>; 3],
-    outcome: super::Outcome,
+    outcome: Outcome,
 }
 
 /// A process on its way to whoever asked for it. If nobody takes it, it is killed, where the agent can do that.
@@ -189,13 +223,12 @@ impl Unclaimed {
         let [stdin, stdout, stderr] = streams;
         Process {
             vm: vm.clone(),
-            guest,
-            container,
             id,
-            stdin: stdin.map(ProcessInput::new),
-            stdout: stdout.map(ProcessOutput::new),
-            stderr: stderr.map(ProcessOutput::new),
-            outcome,
+            can_be_signalled: container.is_uvm() || guest.capabilities.guest_defined.signal_process,
+            stdin: stdin.map(ProcessInput::by_guest),
+            stdout: stdout.map(ProcessOutput::by_guest),
+            stderr: stderr.map(ProcessOutput::by_guest),
+            way: Way::Bridge(BridgedProcess { guest, container, id, outcome }),
         }
     }
 }

@@ -9,11 +9,20 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use uvm_platform::GuestStream;
 
 /// The standard input of a process. Shutting it down, or dropping it, ends the input; what was written before arrives.
-pub struct ProcessInput(Option<GuestStream>);
+pub struct ProcessInput(Option<Sink>);
+
+/// Where an input goes.
+type Sink = Box<dyn AsyncWrite + Send + Sync + Unpin>;
 
 impl ProcessInput {
-    pub(super) fn new(stream: GuestStream) -> Self {
-        Self(Some(stream))
+    /// By a stream that the guest dialled.
+    pub(super) fn by_guest(stream: GuestStream) -> Self {
+        Self(Some(Box::new(stream)))
+    }
+
+    /// By a pipe of the host's service.
+    pub(super) fn by_host(pipe: Sink) -> Self {
+        Self(Some(pipe))
     }
 
     /// Ends the input.
@@ -27,7 +36,7 @@ impl ProcessInput {
         }
     }
 
-    fn stream(&mut self) -> io::Result<Pin<&mut GuestStream>> {
+    fn stream(&mut self) -> io::Result<Pin<&mut Sink>> {
         self.0.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::BrokenPipe.into())
     }
 }
@@ -56,30 +65,47 @@ impl Drop for ProcessInput {
 
 /// Drops a stream as one that was half-closed: without that it would be reset, and what the other end has not read yet
 /// would be lost. Once asked for, the half-close happens by itself.
-fn half_close(mut stream: GuestStream) {
+fn half_close(mut stream: impl AsyncWrite + Unpin) {
     let waker = std::task::Waker::noop();
     let _ = Pin::new(&mut stream).poll_shutdown(&mut Context::from_waker(waker));
 }
 
 /// An output of a process. At its end it is closed by itself, as the guest expects.
-pub struct ProcessOutput(Option<GuestStream>);
+pub struct ProcessOutput(Source);
+
+/// Where an output comes from.
+enum Source {
+    /// A stream that the guest dialled.
+    Guest(GuestStream),
+    /// A pipe of the host's service.
+    Host(Box<dyn AsyncRead + Send + Sync + Unpin>),
+    Ended,
+}
 
 impl ProcessOutput {
-    pub(super) fn new(stream: GuestStream) -> Self {
-        Self(Some(stream))
+    pub(super) fn by_guest(stream: GuestStream) -> Self {
+        Self(Source::Guest(stream))
+    }
+
+    pub(super) fn by_host(pipe: Box<dyn AsyncRead + Send + Sync + Unpin>) -> Self {
+        Self(Source::Host(pipe))
     }
 }
 
 impl AsyncRead for ProcessOutput {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Some(stream) = &mut self.0 else { return Poll::Ready(Ok(())) };
         let (before, room) = (buf.filled().len(), buf.remaining());
-        ready!(Pin::new(stream).poll_read(cx, buf))?;
-        if room > 0 && buf.filled().len() == before {
+        match &mut self.0 {
+            Source::Guest(stream) => ready!(Pin::new(stream).poll_read(cx, buf))?,
+            Source::Host(pipe) => ready!(Pin::new(pipe).poll_read(cx, buf))?,
+            Source::Ended => return Poll::Ready(Ok(())),
+        }
+        if room > 0
+            && buf.filled().len() == before
+            && let Source::Guest(stream) = std::mem::replace(&mut self.0, Source::Ended)
+        {
             // The agent of the original tells the exit only once it has read the end of this direction, too.
-            if let Some(stream) = self.0.take() {
-                half_close(stream);
-            }
+            half_close(stream);
         }
         Poll::Ready(Ok(()))
     }

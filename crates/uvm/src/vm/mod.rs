@@ -27,6 +27,7 @@ use uvm_wire::ports::FIRST_STDIO_PORT;
 pub use state::Refusal;
 
 pub(crate) use background::Background;
+pub(crate) use containers::Reach;
 pub(crate) use create::random_guid;
 pub(crate) use driver::{Request, on_host};
 pub(crate) use start::Guest;

@@ -15,6 +15,7 @@ mod container_handles;
 mod create;
 mod guest_faults;
 mod guest_request;
+mod hosted;
 mod injection;
 mod lifecycle;
 mod model;

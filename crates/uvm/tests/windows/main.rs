@@ -12,7 +12,11 @@ use std::time::Duration;
 use serde_json::{Value, from_str};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use uvm::platform::Platform;
-use uvm::{ExitStatus, LcowOptions, ProcessExit, ProcessSpec, ScsiDisk, UtilityVm, UvmError, UvmId};
+use uvm::wire::notification::ExitType;
+use uvm::{
+    ContainerEnd, ContainerOptions, ContainerStdio, ExitStatus, GuestConnection, LcowOptions, ProcessExit, ProcessSpec,
+    ScsiDisk, UtilityVm, UvmError, UvmId,
+};
 use uvm_hcs::host::ServiceProperties;
 use uvm_hcs::{ComputeCore, HcsPlatform, WindowsBuild};
 use uvm_testkit::TestResult;
@@ -26,6 +30,7 @@ async fn a_vm_is_used_through_the_library_and_nothing_is_left() -> TestResult {
         disks_come_and_go(&host).await?;
         streams_go_both_ways(&host).await?;
         failures_say_why(&host).await?;
+        the_service_reaches_the_guest(&host).await?;
         a_guest_crashes(&host).await?;
         the_service_is_lost(&host).await
     })
@@ -54,9 +59,13 @@ impl Host {
     }
 
     async fn create(&self, id: &str) -> Result<UtilityVm, UvmError> {
+        self.create_with(id, |options| options.virtual_sockets = true).await
+    }
+
+    async fn create_with(&self, id: &str, change: impl FnOnce(&mut LcowOptions)) -> Result<UtilityVm, UvmError> {
         let mut options = LcowOptions::default().with_boot_files(self.files.path());
         options.id = UvmId::new(id).ok();
-        options.virtual_sockets = true;
+        change(&mut options);
         UtilityVm::create_lcow_on(Arc::clone(&self.platform), &options).await
     }
 
@@ -182,6 +191,29 @@ async fn failures_say_why(host: &Host) -> TestResult {
     vm.close().await?;
     // Once it is closed its id is free.
     Ok(host.boot("twice").await?.close().await?)
+}
+
+/// The service starts no programs, but processes that write a word and wait.
+async fn the_service_reaches_the_guest(host: &Host) -> TestResult {
+    let held = |options: &mut LcowOptions| options.guest_connection = GuestConnection::HostService;
+    let vm = host.create_with("hosted", held).await?;
+    vm.start().await?;
+    let web = vm.create_container(&ContainerOptions::new("web", r#"{"process":{},"root":{},"linux":{}}"#)).await?;
+    let stdio = ContainerStdio { stdin: true, stdout: true, stderr: false };
+    let mut init = web.start(stdio).await?;
+    let mut word = [0; 5];
+    init.stdout.as_mut().ok_or("no output")?.read_exact(&mut word).await?;
+    assert_eq!(&word, b"hello");
+    init.stdin.as_mut().ok_or("no input")?.write_all(b"some input").await?;
+    init.close_stdin().await?;
+    assert!(init.kill().await?);
+    assert_eq!(init.output().await?.exit, ProcessExit::Code(137));
+    web.terminate().await?;
+    assert_eq!(web.wait().await, ContainerEnd::Notified(ExitType::ForcedExit));
+    let process = vm.create_process(&ProcessSpec::new(["sleep"])).await?;
+    vm.close().await?;
+    assert!(matches!(process.wait().await, Err(UvmError::Exited { .. })));
+    Ok(())
 }
 
 async fn a_guest_crashes(host: &Host) -> TestResult {
