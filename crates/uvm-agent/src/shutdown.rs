@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use crate::agent::Agent;
 use crate::flags::Level;
 use crate::log;
+use crate::storage;
 
 /// How the VM is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,9 +75,10 @@ async fn end_processes(agent: &Agent, how: Shutdown) {
     }
 }
 
-/// Syncs and powers the VM off.
+/// Brings what was written to the disks, unmounts them, and powers the VM off.
 pub fn power_off() -> ! {
     rustix::fs::sync();
+    storage::unmount_disks();
     if let Err(e) = rustix::system::reboot(RebootCommand::PowerOff) {
         log::console(format_args!("cannot power off: {e}"));
     }

@@ -104,6 +104,10 @@ pub(crate) struct RunArgs {
     /// this Unix socket of the host. May be repeated.
     #[arg(long = "vsock", value_name = "PORT:SOCKET", value_parser = virtual_socket)]
     pub(crate) virtual_sockets: Vec<VirtualSocket>,
+    /// Attach a disk of the host, an image (raw, or as its name says: .qcow2, .vhd, .vhdx) or a block device, and mount it
+    /// at GUEST if that is given; `:ro` keeps the guest from writing. May be repeated: the first is /dev/sda.
+    #[arg(long = "disk", value_name = "PATH[:GUEST][:ro]", value_parser = disk)]
+    pub(crate) disks: Vec<Disk>,
     /// The command and its arguments [default: sh].
     #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
@@ -196,6 +200,14 @@ pub(crate) struct VirtualSocket {
     pub(crate) socket: PathBuf,
 }
 
+/// A disk of the host, and where the guest mounts it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Disk {
+    pub(crate) path: PathBuf,
+    pub(crate) guest_path: Option<String>,
+    pub(crate) read_only: bool,
+}
+
 /// An accelerator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Accel {
@@ -253,6 +265,22 @@ fn memory(text: &str) -> Result<uvm::MemoryMib, String> {
         digits.parse().map_err(|_| "a number of MiB, or with a unit (512M, 2G), is allowed".to_owned())?;
     let mib = number.checked_mul(factor).ok_or("more than any machine has")?;
     uvm::MemoryMib::new(mib).map_err(|e| e.to_string())
+}
+
+/// `PATH[:GUEST][:ro]`; a path of the host may have colons in it.
+fn disk(text: &str) -> Result<Disk, String> {
+    let (rest, read_only) = match text.strip_suffix(":ro") {
+        Some(rest) => (rest, true),
+        None => (text, false),
+    };
+    let (path, guest_path) = match rest.rsplit_once(":/") {
+        Some((path, guest_path)) => (path, Some(format!("/{guest_path}"))),
+        None => (rest, None),
+    };
+    if path.is_empty() {
+        return Err("a path of the host is needed before the colon".into());
+    }
+    Ok(Disk { path: path.into(), guest_path, read_only })
 }
 
 fn virtual_socket(text: &str) -> Result<VirtualSocket, String> {
@@ -339,6 +367,21 @@ mod tests {
         ] {
             let error = parse(["uvm", "run", "--vsock", bad].map(Into::into)).expect_err(bad).to_string();
             assert!(error.contains(bad) && error.contains(named) && error.contains(allowed), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn disks_are_paths_and_where_they_are_mounted() {
+        let good = |path: &str, guest_path: Option<&str>, read_only| {
+            Ok(Disk { path: path.into(), guest_path: guest_path.map(str::to_owned), read_only })
+        };
+        assert_eq!(disk("a.img"), good("a.img", None, false));
+        assert_eq!(disk("/a:b.img:ro"), good("/a:b.img", None, true));
+        assert_eq!(disk("a.img:/data"), good("a.img", Some("/data"), false));
+        assert_eq!(disk("/dev/disk/by-path/a:0:/mnt/d:ro"), good("/dev/disk/by-path/a:0", Some("/mnt/d"), true));
+        for bad in ["", ":ro", ":/data"] {
+            let error = parse(["uvm", "run", "--disk", bad].map(Into::into)).expect_err(bad).to_string();
+            assert!(error.contains("PATH[:GUEST][:ro]") && error.contains("a path of the host"), "{error}");
         }
     }
 

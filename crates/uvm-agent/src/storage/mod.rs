@@ -16,6 +16,7 @@ use uvm_wire::{ContainerId, Failure, Hresult};
 use crate::modules::Modules;
 use crate::not_yet;
 
+pub(crate) use self::mount_point::unmount_disks;
 use self::scsi::ScsiBus;
 
 /// What the disks of a VM are found by. Clones share it.

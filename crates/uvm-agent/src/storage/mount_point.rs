@@ -1,7 +1,9 @@
 //! Where something is mounted: made, cleared, and who keeps it busy.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -9,6 +11,7 @@ use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::StorageError;
+use crate::log;
 
 /// How many processes that keep a mount busy are named.
 const NAMED: usize = 5;
@@ -79,6 +82,39 @@ pub(super) fn clear(path: &str) -> Result<(), StorageError> {
     }
 }
 
+/// Unmounts every disk, the last mounted first, so that their file systems are left as whole ones. Nobody uses them any more.
+pub(crate) fn unmount_disks() {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    for line in mounts.lines().rev() {
+        if let Some(path) = disk_mount(line)
+            && let Err(e) = unmount(&path, UnmountFlags::NOFOLLOW)
+        {
+            log::console(format_args!("cannot unmount {}: {e}", path.display()));
+        }
+    }
+}
+
+/// Where a device is mounted, of a line of the kernel's list, in which some characters are written as octal numbers. Not the
+/// root: that cannot be unmounted.
+fn disk_mount(line: &str) -> Option<PathBuf> {
+    let mut words = line.split(' ');
+    let (source, target) = (words.next()?, words.next()?);
+    if !source.starts_with("/dev/") || target == "/" {
+        return None;
+    }
+    let mut path = Vec::new();
+    let mut rest = target.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let octal = after.first_chunk::<3>().filter(|_| *first == b'\\').and_then(|digits| {
+            let digits = std::str::from_utf8(digits).ok()?;
+            u8::from_str_radix(digits, 8).ok()
+        });
+        path.push(octal.unwrap_or(*first));
+        rest = octal.map_or(after, |_| &after[3..]);
+    }
+    Some(PathBuf::from(OsString::from_vec(path)))
+}
+
 fn absolute(path: &str) -> Result<&Path, StorageError> {
     let directory = Path::new(path);
     if directory.is_absolute() && directory.parent().is_some() {
@@ -146,6 +182,16 @@ mod tests {
         fs::write(dir.path().join("file"), "").expect("written");
         clear(dir.path().to_str().expect("text")).expect("not mounted");
         assert!(dir.path().join("file").exists());
+    }
+
+    #[test]
+    fn disks_are_found_among_mounts() {
+        let found = |line| disk_mount(line).map(|path| path.into_os_string().into_vec());
+        assert_eq!(found("/dev/sda /a\\040b ext4 rw 0 0").as_deref(), Some(&b"/a b"[..]));
+        assert_eq!(found("/dev/sdb /back\\134slash\\ ext4 rw 0 0").as_deref(), Some(&b"/back\\slash\\"[..]));
+        assert_eq!(found("/dev/pmem0 / ext4 ro 0 0"), None);
+        assert_eq!(found("proc /proc proc rw 0 0"), None);
+        assert_eq!(found(""), None);
     }
 
     #[test]

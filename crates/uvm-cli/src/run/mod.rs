@@ -1,6 +1,7 @@
 //! `uvm run`: one command in a VM of its own.
 
 mod connection;
+mod disks;
 mod end;
 mod outside;
 mod settle;
@@ -24,6 +25,7 @@ use crate::args::{Accel, RunArgs};
 use crate::boot::Boot;
 use crate::progress::Line;
 use crate::report;
+use disks::Disks;
 use end::End;
 use outside::{Outside, Passing};
 use signals::Signals;
@@ -142,6 +144,7 @@ async fn prepare(args: &RunArgs) -> anyhow::Result<Prepared> {
     let mut options = LcowOptions::default().with_memory(args.memory).with_processors(args.cpus);
     options.id.clone_from(&args.name);
     options.owner = Some("uvm run".into());
+    options.scsi_controllers = disks::controllers(args.disks.len());
     options.virtual_sockets = !args.virtual_sockets.is_empty();
     options.exec_command_line.clone_from(&args.agent_cmdline);
     options.kernel_boot_options = args.kernel_args.join(" ");
@@ -157,6 +160,10 @@ async fn in_vm(vm: &UtilityVm, args: &RunArgs, passing: &Passing) -> End {
     let interactive = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     let tty = args.tty || (interactive && !args.no_tty);
     let spec = spec(args, tty);
+    let disks = match Disks::attach(vm, &args.disks).await {
+        Ok(disks) => disks,
+        Err(e) => return End::failed(&e),
+    };
     // Before the command can dial.
     let sockets = match Sockets::open(vm, &args.virtual_sockets).await {
         Ok(sockets) => sockets,
@@ -193,8 +200,10 @@ async fn in_vm(vm: &UtilityVm, args: &RunArgs, passing: &Passing) -> End {
             }
         };
         tokio::join!(end, relay.finished());
+        // They went with the guest, in order.
+        return End::Exit(exit);
     }
-    End::Exit(exit)
+    if disks.settled(vm).await { End::Exit(exit) } else { End::Failed }
 }
 
 fn spec(args: &RunArgs, tty: bool) -> ProcessSpec {

@@ -35,7 +35,7 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    fn new(flags: &[&str], guest_command: &[&str]) -> TestResult<Self> {
+    pub(crate) fn new(flags: &[&str], guest_command: &[&str]) -> TestResult<Self> {
         let files = boot_files()?;
         let files = ["--boot-files", files.to_str().ok_or("boot files with a name that is no text")?];
         Self::with_boot_files(&[&files, flags].concat(), guest_command)

@@ -6,6 +6,7 @@ use std::time::Duration;
 use uvm::{ErrorKind, ProcessSpec, ScsiDisk, ScsiMount, UtilityVm, UvmError};
 use uvm_testkit::{TestResult, TestVm};
 
+use crate::cli::Run;
 use crate::images::{Images, tool};
 use crate::process::text;
 
@@ -253,4 +254,34 @@ async fn qemu_is_killed_while_disks_are_being_attached() -> TestResult {
     }
     drop(outcomes);
     vm.close().await
+}
+
+/// What a command of `uvm run` prints, with a disk mounted at /data. The image is whole afterwards.
+async fn with_disk(image: &std::path::Path, flag: &str, script: &str) -> TestResult<String> {
+    let disk = format!("{}:/data{flag}", image.display());
+    let run = Run::new(&["--disk", &disk], &["sh", "-c", script])?;
+    let output = tokio::task::spawn_blocking(move || run.output(b"")).await??;
+    if !output.status.success() {
+        return Err(format!("{script}: {}: {}", output.status, text(&output.stderr)).into());
+    }
+    let quiet = ["-fn"].map(OsStr::new);
+    tool("e2fsck", quiet.into_iter().chain([image.as_os_str()]))?;
+    Ok(text(&output.stdout).to_owned())
+}
+
+#[tokio::test]
+async fn the_command_gives_a_disk_to_a_vm_and_keeps_what_was_written() -> TestResult {
+    let images = Images::new()?;
+    let image = images.filesystem("data.img", "ext4")?;
+    assert_eq!(with_disk(&image, "", "cat /data/hello; echo one > /data/one").await?, "from ext4\n");
+    // Somebody who is left behind uses the disk, with output open or closed.
+    let closed = "cd /data; sleep 1000 >/dev/null 2>&1 & echo two > /data/two";
+    assert_eq!(with_disk(&image, "", closed).await?, "");
+    assert_eq!(with_disk(&image, "", "cd /data; sleep 1000 & echo three > /data/three").await?, "");
+    let read = "cat /data/one /data/two /data/three; touch /data/four 2>/dev/null || echo read-only";
+    assert_eq!(with_disk(&image, ":ro", read).await?, "one\ntwo\nthree\nread-only\n");
+    let missing = images.path("missing.img");
+    let error = with_disk(&missing, "", "true").await.expect_err("there is none").to_string();
+    assert!(error.contains("missing.img") && error.contains("No such file"), "{error}");
+    Ok(())
 }
