@@ -11,7 +11,7 @@ struct Campaign {
     run: fn() -> anyhow::Result<()>,
 }
 
-const CAMPAIGNS: [Campaign; 9] = [
+const CAMPAIGNS: [Campaign; 10] = [
     Campaign { name: "boots", about: "100 boots, 8 at a time, each checked for leaks", run: || vm("boots::", "8") },
     Campaign {
         name: "owner-kill",
@@ -27,6 +27,11 @@ const CAMPAIGNS: [Campaign; 9] = [
         name: "sockets",
         about: "200 virtual sockets, each end of them killed, stopped and cut 10 times",
         run: || vm("sockets_", "1"),
+    },
+    Campaign {
+        name: "disks",
+        about: "256 disks attached at once, written, verified and removed, 20 times",
+        run: || vm("disks_many::", "1"),
     },
     Campaign {
         name: "volume",

@@ -6,6 +6,7 @@ mod campaign;
 mod cli;
 mod console;
 mod disks;
+mod disks_many;
 mod exchange;
 mod faults;
 mod images;
