@@ -23,6 +23,7 @@ use crate::command::QemuCommand;
 use crate::console::{self, Outlet};
 use crate::disks::Disks;
 use crate::exit::{self, Evidence};
+use crate::full_disk::FullDisk;
 use crate::host::Shared;
 use crate::kernel_line::{HostFacts, kernel_line};
 use crate::kill_point::kill_point;
@@ -80,6 +81,8 @@ pub(crate) async fn create(host: Arc<Shared>, spec: VmSpec, thread: Arc<VmThread
         transport,
         sockets: Sockets::new(launched.vsock),
         disks: Disks::default(),
+        full_disk: FullDisk::default(),
+        power: tokio::sync::Mutex::default(),
         life: watch::Sender::new(Life::Created),
         started: Mutex::new(None),
         evidence: Mutex::new(Evidence::default()),

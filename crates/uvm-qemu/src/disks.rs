@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
@@ -25,7 +26,13 @@ pub(crate) struct Disks(Mutex<Table>);
 struct Table {
     /// Every disk gets a number of its own: what QEMU says late of an earlier one is not of this one.
     count: u32,
-    numbers: BTreeMap<ScsiSlot, u32>,
+    disks: BTreeMap<ScsiSlot, Entry>,
+}
+
+struct Entry {
+    number: u32,
+    /// For people to read.
+    path: PathBuf,
 }
 
 impl Disks {
@@ -34,27 +41,37 @@ impl Disks {
     }
 
     /// Takes the place.
-    fn enter(&self, slot: ScsiSlot) -> Option<Names> {
+    fn enter(&self, slot: ScsiSlot, path: &Path) -> Option<Names> {
         let mut table = self.lock();
-        if table.numbers.contains_key(&slot) {
+        if table.disks.contains_key(&slot) {
             return None;
         }
         table.count += 1;
         let number = table.count;
-        table.numbers.insert(slot, number);
+        table.disks.insert(slot, Entry { number, path: path.to_owned() });
         Some(Names { number })
     }
 
     fn find(&self, slot: ScsiSlot) -> Option<Names> {
-        self.lock().numbers.get(&slot).map(|number| Names { number: *number })
+        self.lock().disks.get(&slot).map(|entry| Names { number: entry.number })
     }
 
     /// Frees the place, if it is still of this disk.
     fn leave(&self, slot: ScsiSlot, names: Names) {
         let mut table = self.lock();
-        if table.numbers.get(&slot) == Some(&names.number) {
-            table.numbers.remove(&slot);
+        if table.disks.get(&slot).is_some_and(|entry| entry.number == names.number) {
+            table.disks.remove(&slot);
         }
+    }
+
+    /// The file that a node of QEMU's stands for.
+    pub(crate) fn image_of(&self, node: &str) -> Option<PathBuf> {
+        let table = self.lock();
+        let found = table.disks.values().find(|entry| {
+            let names = Names { number: entry.number };
+            names.node() == node || names.file() == node
+        });
+        found.map(|entry| entry.path.clone())
     }
 }
 
@@ -93,7 +110,7 @@ impl Vm {
         let (path, kind, read_only) = (disk.path.clone(), disk.kind, disk.read_only);
         let opened = tokio::task::spawn_blocking(move || disk_image::open(&path, kind, read_only)).await;
         let image = opened.unwrap_or_else(|e| Err(PlatformError::host("open a disk", e)))?;
-        let Some(names) = self.disks.enter(disk.slot) else {
+        let Some(names) = self.disks.enter(disk.slot, &disk.path) else {
             let ScsiSlot { controller, lun } = disk.slot;
             let why = format!("controller {controller}, LUN {lun} has a disk");
             return Err(PlatformError::host(format!("attach {}", disk.path.display()), why));
@@ -222,14 +239,16 @@ mod tests {
     fn a_place_has_one_disk_and_each_disk_its_own_names() {
         let disks = Disks::default();
         let slot = ScsiSlot { controller: 0, lun: 1 };
-        let first = disks.enter(slot).expect("free");
-        assert!(disks.enter(slot).is_none());
+        let first = disks.enter(slot, Path::new("image")).expect("free");
+        assert!(disks.enter(slot, Path::new("image")).is_none());
         disks.leave(slot, first);
         assert!(disks.find(slot).is_none());
-        let second = disks.enter(slot).expect("free again");
+        let second = disks.enter(slot, Path::new("image")).expect("free again");
         assert_ne!(first.node(), second.node());
         // What comes late of the first changes nothing.
         disks.leave(slot, first);
         assert_eq!(disks.find(slot).map(Names::device), Some(second.device()));
+        assert_eq!(disks.image_of(&second.file()).as_deref(), Some(Path::new("image")));
+        assert_eq!(disks.image_of(&first.node()), None);
     }
 }

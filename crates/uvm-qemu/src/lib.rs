@@ -4,7 +4,7 @@
 //!
 //! | module | concept |
 //! | --- | --- |
-//! | `host`, `create`, `vm` | the host, making a VM, its life |
+//! | `host`, `create`, `vm`, `platform_vm` | the host, making a VM, its life |
 //! | `accel` | which accelerator, and why |
 //! | `command`, `kernel_line`, `boot_file`, `root_disk` | what QEMU is told and given |
 //! | `spawn`, `user`, `cgroup` | processes that die with their owner, whom they run as, what confines them |
@@ -12,6 +12,7 @@
 //! | `console`, `ring`, `sink` | the serial console, its last lines, its copy for somebody who may be slow |
 //! | `transport`, `sockets` | guest streams over the multiplexed serial port or by virtual sockets; the latter plugged |
 //! | `disks`, `disk_image`, `devices` | disks that are plugged in and out, what they are on the host; removing devices |
+//! | `full_disk` | a guest that waits for room on the host |
 //! | `file_users` | who has a file open |
 //! | `short_path` | paths that fit a socket's address |
 //! | `state`, `residue` | what a VM has on the host, written down before it is made, and who removes it |
@@ -30,9 +31,11 @@ mod disk_image;
 mod disks;
 mod exit;
 mod file_users;
+mod full_disk;
 mod host;
 mod kernel_line;
 mod kill_point;
+mod platform_vm;
 mod process_info;
 mod qmp;
 mod residue;

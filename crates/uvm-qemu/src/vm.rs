@@ -10,7 +10,6 @@
 //! runtime, and a caller that gives up leaves nothing half done.
 
 use std::os::fd::BorrowedFd;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,17 +17,14 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
-use uvm_platform::hvsocket::HvSocketServices;
-use uvm_platform::requests::{Change, Device, HostFile, VmAccess};
 use uvm_platform::{
-    Accelerator, BoxFuture, Deadlines, ExitStatus, Feature, GuestListener, GuestStream, HostGuestConnection,
-    HostedGuest, HvSocketServiceConfig, HvSocketServiceId, LastWords, Link, PlatformError, PlatformNetwork, PlatformVm,
-    Port, UvmId, VmEvent, VmProperties, VmStatistics, VmThread,
+    Accelerator, BoxFuture, Deadlines, ExitStatus, Feature, LastWords, Link, PlatformError, UvmId, VmEvent, VmThread,
 };
 
 use crate::command::MUX_DEVICE;
 use crate::disks::Disks;
 use crate::exit::{self, Evidence};
+use crate::full_disk::FullDisk;
 use crate::process_info::ProcessInfo;
 use crate::qmp::{CallError, Qmp, QmpEvent};
 use crate::residue::Residue;
@@ -59,8 +55,8 @@ impl Life {
 
 /// A VM with its thread. Dropping it kills QEMU at once and removes what it left.
 pub(crate) struct QemuVm {
-    vm: Arc<Vm>,
-    thread: Arc<VmThread>,
+    pub(crate) vm: Arc<Vm>,
+    pub(crate) thread: Arc<VmThread>,
 }
 
 /// What the VM's tasks share.
@@ -76,6 +72,9 @@ pub(crate) struct Vm {
     pub(crate) transport: AgentTransport,
     pub(crate) sockets: Sockets,
     pub(crate) disks: Disks,
+    pub(crate) full_disk: FullDisk,
+    /// Held while the guest is stopped or let go on.
+    pub(crate) power: tokio::sync::Mutex<()>,
     pub(crate) life: watch::Sender<Life>,
     pub(crate) started: Mutex<Option<Instant>>,
     pub(crate) evidence: Mutex<Evidence>,
@@ -92,7 +91,7 @@ impl QemuVm {
     }
 
     /// Runs `work` on the VM's thread.
-    fn run<F, T>(&self, work: F) -> BoxFuture<'_, Result<T, PlatformError>>
+    pub(crate) fn run<F, T>(&self, work: F) -> BoxFuture<'_, Result<T, PlatformError>>
     where
         F: Future<Output = Result<T, PlatformError>> + Send + 'static,
         T: Send + 'static,
@@ -123,13 +122,14 @@ impl Vm {
     }
 
     /// Sends the QMP command that takes the VM from one state to another. Being there already is success, but for power-on.
-    async fn enter(
+    pub(crate) async fn enter(
         &self,
         intent: &'static str,
         command: &'static str,
         from: Life,
         to: Life,
     ) -> Result<(), PlatformError> {
+        let _turn = self.power.lock().await;
         match self.life() {
             Life::Ended(status) => return Err(self.ended(intent, status)),
             life if life == to && from != Life::Created => return Ok(()),
@@ -208,7 +208,7 @@ impl Vm {
         }
     }
 
-    async fn terminate(&self) -> Result<(), PlatformError> {
+    pub(crate) async fn terminate(&self) -> Result<(), PlatformError> {
         if matches!(self.life(), Life::Ended(_)) {
             return Ok(());
         }
@@ -220,7 +220,7 @@ impl Vm {
         }
     }
 
-    async fn close(&self, ended: Box<dyn FnOnce() + Send>) -> Result<(), PlatformError> {
+    pub(crate) async fn close(&self, ended: Box<dyn FnOnce() + Send>) -> Result<(), PlatformError> {
         let terminated = self.terminate().await;
         ended();
         terminated?;
@@ -230,7 +230,7 @@ impl Vm {
             .map_err(|e| PlatformError::host(format!("remove what VM {} left on the host", self.id), e))
     }
 
-    fn last_words(&self) -> LastWords {
+    pub(crate) fn last_words(&self) -> LastWords {
         let mut words = LastWords::default();
         words.phase = Some(self.phase());
         words.host_output = self.host_output.last_lines(QUOTED_LINES);
@@ -255,6 +255,7 @@ impl Vm {
         match life {
             Life::Created => "the VM is not powered on".into(),
             Life::Paused => "the VM is paused".into(),
+            _ if self.full_disk.image().is_some() => self.waits_for_room(),
             _ if matches!(*self.transport.get().link().borrow(), Link::Up { .. }) => self.transport.up_means().into(),
             _ if self.agent_port_open.load(Ordering::Relaxed) => {
                 "the guest agent has opened its port but not answered".into()
@@ -262,6 +263,11 @@ impl Vm {
             _ if self.console.total() > 0 => "the guest's kernel has printed, no agent has opened its port".into(),
             _ => "the guest's kernel has printed nothing, no agent has opened its port".into(),
         }
+    }
+
+    fn waits_for_room(&self) -> String {
+        let image = self.full_disk.image().unwrap_or_default();
+        format!("the VM waits for room on the host for {}", image.display())
     }
 
     async fn follow_qmp(self: Arc<Self>, events: mpsc::Sender<VmEvent>) {
@@ -281,7 +287,7 @@ impl Vm {
         }
     }
 
-    fn heard(&self, event: &QmpEvent, events: &mpsc::Sender<VmEvent>) {
+    fn heard(self: &Arc<Self>, event: &QmpEvent, events: &mpsc::Sender<VmEvent>) {
         let text = |key: &str| event.data.get(key).and_then(Value::as_str);
         match event.name.as_str() {
             "SHUTDOWN" => self.evidence().shutdown_reason = text("reason").map(str::to_owned),
@@ -290,6 +296,8 @@ impl Vm {
                 // A full channel has told enough; the exit follows.
                 let _ = events.try_send(VmEvent::GuestPanicked);
             }
+            "BLOCK_IO_ERROR" => self.disk_failed(event),
+            "RESUME" => self.full_disk.is_over(),
             "VSERPORT_CHANGE" if text("id") == Some(MUX_DEVICE) => {
                 let open = event.data.get("open").and_then(Value::as_bool).unwrap_or(false);
                 self.agent_port_open.store(open, Ordering::Relaxed);
@@ -320,194 +328,7 @@ impl Vm {
     }
 }
 
-impl PlatformVm for QemuVm {
-    fn accelerator(&self) -> Accelerator {
-        self.vm.accelerator
-    }
-
-    fn start(&self) -> BoxFuture<'_, Result<(), PlatformError>> {
-        let vm = Arc::clone(&self.vm);
-        self.run(async move {
-            vm.enter("start it", "cont", Life::Created, Life::Running).await?;
-            *vm.started.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-            Ok(())
-        })
-    }
-
-    fn pause(&self) -> BoxFuture<'_, Result<(), PlatformError>> {
-        let vm = Arc::clone(&self.vm);
-        self.run(async move { vm.enter("pause it", "stop", Life::Running, Life::Paused).await })
-    }
-
-    fn resume(&self) -> BoxFuture<'_, Result<(), PlatformError>> {
-        let vm = Arc::clone(&self.vm);
-        self.run(async move { vm.enter("resume it", "cont", Life::Paused, Life::Running).await })
-    }
-
-    fn terminate(&self) -> BoxFuture<'_, Result<(), PlatformError>> {
-        let vm = Arc::clone(&self.vm);
-        self.run(async move { vm.terminate().await })
-    }
-
-    fn close_after(&self, ended: Box<dyn FnOnce() + Send>) -> BoxFuture<'_, Result<(), PlatformError>> {
-        let vm = Arc::clone(&self.vm);
-        self.run(async move { vm.close(ended).await })
-    }
-
-    fn runtime_id(&self) -> Option<String> {
-        None
-    }
-
-    fn new_guid(&self) -> Option<Result<String, PlatformError>> {
-        None
-    }
-
-    fn guest_connection(&self) -> BoxFuture<'_, Result<HostGuestConnection, PlatformError>> {
-        Box::pin(async { Err(not_here(Feature::HostOwnedGuestConnection, NO_HOST_SERVICE)) })
-    }
-
-    fn properties(&self) -> BoxFuture<'_, Result<VmProperties, PlatformError>> {
-        let vm = Arc::clone(&self.vm);
-        Box::pin(async move {
-            let info = ProcessInfo::of(vm.child.id());
-            let mut properties = VmProperties::default();
-            properties.host_pid = info.is_some().then(|| vm.child.id());
-            properties.state = vm.life().name().into();
-            properties.uptime = vm.started.lock().unwrap_or_else(PoisonError::into_inner).map(|at| at.elapsed());
-            properties.processor_time = info.as_ref().map(|info| info.processor_time);
-            properties.working_set_bytes = info.as_ref().map(|info| info.resident_bytes);
-            Ok(properties)
-        })
-    }
-
-    /// Those of its process. QEMU counts nodes and pages no further.
-    fn statistics(&self) -> BoxFuture<'_, Result<VmStatistics, PlatformError>> {
-        let info = ProcessInfo::of(self.vm.child.id());
-        let runtime = info.as_ref().map(|info| u64::try_from(info.processor_time.as_nanos()).unwrap_or(u64::MAX));
-        let working_set_bytes = info.map(|info| info.resident_bytes);
-        let statistics = VmStatistics { processor_runtime_ns: runtime, working_set_bytes, ..VmStatistics::default() };
-        Box::pin(async { Ok(statistics) })
-    }
-
-    /// What its process has in memory.
-    fn assigned_memory(&self) -> BoxFuture<'_, Result<u64, PlatformError>> {
-        let info = ProcessInfo::of(self.vm.child.id());
-        let gone = PlatformError::WrongState { intent: "read its memory", state: "gone" };
-        Box::pin(async { info.map(|info| info.resident_bytes).ok_or(gone) })
-    }
-
-    fn listen(&self, port: Port) -> Result<GuestListener, PlatformError> {
-        self.vm.transport.get().listen(port)
-    }
-
-    fn dial(&self, port: Port) -> BoxFuture<'_, Result<GuestStream, PlatformError>> {
-        self.vm.transport.get().dial(port)
-    }
-
-    fn add_sockets(&self) -> BoxFuture<'_, Result<(), PlatformError>> {
-        let vm = Arc::clone(&self.vm);
-        self.run(async move { vm.add_sockets().await })
-    }
-
-    fn remove_sockets(&self) -> BoxFuture<'_, Result<(), PlatformError>> {
-        let vm = Arc::clone(&self.vm);
-        self.run(async move { vm.remove_sockets().await })
-    }
-
-    fn check_socket_service(
-        &self,
-        service: &HvSocketServiceId,
-        config: &HvSocketServiceConfig,
-    ) -> Result<(), PlatformError> {
-        HvSocketServices::check(service, config)
-    }
-
-    fn update_socket_service<'a>(
-        &'a self,
-        service: &'a HvSocketServiceId,
-        config: &'a HvSocketServiceConfig,
-    ) -> BoxFuture<'a, Result<(), PlatformError>> {
-        Box::pin(async move { self.vm.sockets.gate.update(service, config) })
-    }
-
-    fn remove_socket_service<'a>(&'a self, service: &'a HvSocketServiceId) -> BoxFuture<'a, Result<(), PlatformError>> {
-        Box::pin(async move { self.vm.sockets.gate.remove(service) })
-    }
-
-    fn listen_socket(&self, port: Port) -> Result<GuestListener, PlatformError> {
-        self.vm.sockets.listen(port)
-    }
-
-    fn dial_socket(&self, port: Port) -> BoxFuture<'_, Result<GuestStream, PlatformError>> {
-        Box::pin(self.vm.sockets.dial(port))
-    }
-
-    fn change<'a>(&'a self, change: &'a Change, _guest: Option<&'a str>) -> BoxFuture<'a, Result<(), PlatformError>> {
-        let (vm, change) = (Arc::clone(&self.vm), change.clone());
-        self.run(async move {
-            match change {
-                Change::Add(Device::Scsi(disk)) => vm.add_disk(&disk).await,
-                Change::Remove(Device::Scsi(disk)) | Change::UndoAdd(Device::Scsi(disk)) => {
-                    vm.remove_disk(disk.slot).await
-                }
-                other => Err(not_here(other.feature(), CANNOT_YET)),
-            }
-        })
-    }
-
-    /// Its kernel does not look for units 0, and not for what was there before its driver.
-    fn guest_notices_disks(&self) -> bool {
-        false
-    }
-
-    fn pass_on<'a>(&'a self, _request: &'a str) -> BoxFuture<'a, Result<(), PlatformError>> {
-        Box::pin(async { Err(not_here(Feature::HostOwnedGuestConnection, NO_HOST_SERVICE)) })
-    }
-
-    fn hosted(&self) -> Result<&dyn HostedGuest, PlatformError> {
-        Err(not_here(Feature::HostOwnedGuestConnection, NO_HOST_SERVICE))
-    }
-
-    fn network(&self) -> Result<&dyn PlatformNetwork, PlatformError> {
-        Err(not_here(Feature::NetworkAdapters, CANNOT_YET))
-    }
-
-    fn look_at<'a>(&'a self, path: &'a Path) -> BoxFuture<'a, Result<HostFile, PlatformError>> {
-        let path = path.to_owned();
-        self.run(async move {
-            let looked = tokio::task::spawn_blocking(move || HostFile::at(&path)).await;
-            looked.unwrap_or_else(|e| Err(PlatformError::host("look at a file", e)))
-        })
-    }
-
-    fn can_map_files_of<'a>(&'a self, _directory: &'a Path) -> BoxFuture<'a, Result<bool, PlatformError>> {
-        Box::pin(async { Err(not_here(Feature::VsmbShares, "Windows guests have them")) })
-    }
-
-    fn path_key(&self, path: &Path) -> String {
-        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        path.to_string_lossy().into_owned()
-    }
-
-    fn grant<'a>(&'a self, _path: &'a Path, _access: VmAccess) -> BoxFuture<'a, Result<(), PlatformError>> {
-        // Files are opened by their owner, and QEMU gets the descriptor.
-        Box::pin(async { Ok(()) })
-    }
-
-    fn revoke<'a>(&'a self, _path: &'a Path) -> BoxFuture<'a, Result<(), PlatformError>> {
-        Box::pin(async { Ok(()) })
-    }
-
-    fn last_words(&self) -> LastWords {
-        self.vm.last_words()
-    }
-
-    fn spawn(&self, task: BoxFuture<'static, ()>) {
-        self.thread.handle().spawn(task);
-    }
-}
-
-const NO_HOST_SERVICE: &str = "no service of the host holds the guest connection";
+pub(crate) const NO_HOST_SERVICE: &str = "no service of the host holds the guest connection";
 /// Why what is still to come cannot be had.
 pub(crate) const CANNOT_YET: &str = "it cannot be done to a running VM yet";
 

@@ -9,6 +9,7 @@ mod disks;
 mod disks_many;
 mod exchange;
 mod faults;
+mod full_disk;
 mod images;
 mod lifecycle;
 mod original;

@@ -1,0 +1,80 @@
+//! A disk of the host that is full: QEMU stops the guest then, and the write is tried again until there is room.
+//!
+//! A guest would take the error for a broken disk, and its file system may be lost by it; stopped, it loses nothing.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::qmp::QmpEvent;
+use crate::vm::{Life, Vm};
+
+/// How often the write is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What a guest waits for that is stopped because of it.
+#[derive(Default)]
+pub(crate) struct FullDisk {
+    /// The image whose file system has no room.
+    image: Mutex<Option<PathBuf>>,
+    /// Somebody will try again.
+    is_tried: AtomicBool,
+}
+
+impl FullDisk {
+    fn lock(&self) -> MutexGuard<'_, Option<PathBuf>> {
+        self.image.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The image that there is no room for, while the guest is stopped for it.
+    pub(crate) fn image(&self) -> Option<PathBuf> {
+        self.lock().clone()
+    }
+
+    /// The guest runs again.
+    pub(crate) fn is_over(&self) {
+        self.lock().take();
+    }
+}
+
+impl Vm {
+    /// An error of a disk. Others than a full host are told to the guest.
+    pub(crate) fn disk_failed(self: &Arc<Self>, event: &QmpEvent) {
+        let text = |key: &str| event.data.get(key).and_then(Value::as_str).unwrap_or_default();
+        let image = self.disks.image_of(text("node-name")).unwrap_or_default();
+        let (operation, reason) = (text("operation"), text("reason"));
+        let is_full = event.data.get("nospace").and_then(Value::as_bool).unwrap_or(false);
+        if !is_full || text("action") != "stop" {
+            tracing::warn!(vm = %self.id, image = %image.display(), operation, reason, "a disk failed");
+            return;
+        }
+        let before = self.full_disk.lock().replace(image.clone());
+        if before.is_none() {
+            tracing::warn!(vm = %self.id, image = %image.display(), "no room on the host for a disk: the VM waits for some");
+        }
+        // Several writes fail at the same time.
+        if !self.full_disk.is_tried.swap(true, Ordering::AcqRel) {
+            let vm = Arc::clone(self);
+            tokio::spawn(async move {
+                tokio::time::sleep(RETRY).await;
+                vm.full_disk.is_tried.store(false, Ordering::Release);
+                vm.try_again().await;
+            });
+        }
+    }
+
+    /// Lets the guest go on: if there is still no room, QEMU says so again.
+    async fn try_again(&self) {
+        let _turn = self.power.lock().await;
+        // Who has paused it meanwhile lets it go on, too.
+        if self.life() == Life::Running
+            && self.full_disk.image().is_some()
+            && let Err(e) = self.qmp.call("cont", Value::Null).await
+        {
+            tracing::warn!(vm = %self.id, error = %e, "a VM that waits for room on the host cannot go on");
+        }
+    }
+}
