@@ -1,0 +1,4 @@
+//! x
+#![cfg(target_os = "linux")]
+#![forbid(unsafe_code)]
+pub mod protocol;
