@@ -454,8 +454,10 @@ messages! {
     }
 }
 
-/// The types of messages that carry bytes, whose answers are put together in place.
-pub(crate) const READ_RESPONSE: u8 = 117;
+/// The types that are looked at before a message is decoded, or put together in place.
+pub(crate) const READ_DIR_REQUEST: u8 = 40;
 pub(crate) const READ_DIR_RESPONSE: u8 = 41;
-pub(crate) const FLUSH_REQUEST: u8 = 108;
 pub(crate) const VERSION_REQUEST: u8 = 100;
+pub(crate) const FLUSH_REQUEST: u8 = 108;
+pub(crate) const READ_REQUEST: u8 = 116;
+pub(crate) const READ_RESPONSE: u8 = 117;

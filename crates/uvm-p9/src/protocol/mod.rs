@@ -12,6 +12,8 @@ pub use fields::{
     Attributes, Data, Entry, FileSystem, LockRange, MAX_NAME, MAX_TARGET, MAX_WALK, Name, Qid, SetAttributes, Target,
     Text, Time, WalkList,
 };
-pub(crate) use message::{FLUSH_REQUEST, READ_DIR_RESPONSE, READ_RESPONSE, VERSION_REQUEST, set_size};
+pub(crate) use message::{
+    FLUSH_REQUEST, READ_DIR_REQUEST, READ_DIR_RESPONSE, READ_REQUEST, READ_RESPONSE, VERSION_REQUEST, set_size,
+};
 pub use message::{HEADER_LEN, Header, Request, Response};
 pub use wire::DecodeError;
