@@ -1,7 +1,5 @@
 //! The codec: every message round trips, every cut is noticed, no bytes panic.
 
-#![cfg(target_os = "linux")]
-
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
