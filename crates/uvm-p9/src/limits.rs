@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// Limits of one client. What goes beyond fails with an error, or waits; none of it harms other clients.
+/// Limits of one client. What goes beyond fails with an error, or waits. Other clients of a share notice a client that takes
+/// all it may by the share's descriptors alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub(crate) message_size: u32,

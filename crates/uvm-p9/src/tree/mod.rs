@@ -86,7 +86,7 @@ pub struct TreeOptions {
     access: Access,
     ownership: Ownership,
     allowed: Option<BTreeSet<Vec<u8>>>,
-    descriptors: usize,
+    descriptors: Option<usize>,
 }
 
 impl TreeOptions {
@@ -97,7 +97,7 @@ impl TreeOptions {
             access: Access::default(),
             ownership: Ownership::default(),
             allowed: None,
-            descriptors: 16_384,
+            descriptors: None,
         }
     }
 
@@ -121,10 +121,11 @@ impl TreeOptions {
     }
 
     /// Most descriptors that the tree's clients hold altogether: one for each file they know, one more for each they have
-    /// open. Beyond, operations fail with `ENFILE`. Default 16,384; the process's own limit should be well above.
+    /// open, and sometimes one for its directory. Beyond, operations fail with `ENFILE`. Default: half of what this process
+    /// may have when the tree is opened, and at most 16,384; where there are several trees, say less.
     #[must_use]
     pub fn with_descriptors(self, descriptors: usize) -> Self {
-        Self { descriptors, ..self }
+        Self { descriptors: Some(descriptors), ..self }
     }
 }
 
@@ -199,7 +200,7 @@ impl Tree {
             return Err(TreeError::NotRoot { uid: owner.0 });
         }
         let process_files = ProcessFiles::open()?;
-        let budget = Budget::new(descriptors.max(1));
+        let budget = Budget::new(descriptors.unwrap_or_else(default_descriptors).max(1));
         // `openat2` here, too, so that a kernel without it (before 5.6) is found out now.
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let opened = openat2(CWD, &path, flags, Mode::empty(), ResolveFlags::empty())
@@ -268,6 +269,12 @@ impl Tree {
         directory.must_be_directory()?;
         if self.admits(directory, name) { Ok(()) } else { Err(Errno::ACCESS) }
     }
+}
+
+/// The process has other uses for descriptors, and a client must not take what it needs for them.
+fn default_descriptors() -> usize {
+    let own = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    own.map_or(usize::MAX, |most| usize::try_from(most / 2).unwrap_or(usize::MAX)).min(16_384)
 }
 
 /// The bits of a mode that clients set: without set-user-id and set-group-id.
