@@ -74,7 +74,7 @@ impl<'a> Field<'a> for Data<'a> {
 }
 
 /// Up to [`MAX_WALK`] elements of a walk.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WalkList<T>(Vec<T>);
 
 impl<T> WalkList<T> {
@@ -111,7 +111,7 @@ plain_struct! {
     pub struct Qid {
         /// One of the `QID_` bits of [`flags`](super::flags).
         pub kind: u8,
-        /// Changes when the file does. Never 0, which Linux takes for a file not to be cached.
+        /// Changes when the file does. Never 0 but in entries of directories: Linux takes 0 for a file not to be cached.
         pub version: u32,
         /// Identifies the file within the share.
         pub path: u64,

@@ -6,7 +6,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::node::stat_of;
-use super::{Creator, File, FileAccess, FileId, FileKind, Node, OpenMode, Ownership, Sync, Tree, plain_mode};
+use super::{Creator, Durability, File, FileAccess, FileId, FileKind, Node, OpenMode, Ownership, Tree, plain_mode};
 
 /// A moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,7 +211,7 @@ impl Tree {
                     access: FileAccess::Write,
                     truncate: false,
                     append: false,
-                    sync: Sync::Later,
+                    durability: Durability::Later,
                     directory: false,
                 };
                 self.open_regular(node, mode)?.set_len(size)

@@ -41,7 +41,7 @@ pub use self::directory::{Directory, Entry};
 pub use self::entries::{NewNode, Removed};
 pub use self::file::File;
 pub use self::node::{FileId, FileKind, Node};
-pub use self::open::{FileAccess, OpenMode, Opened, Sync, WhenThere};
+pub use self::open::{Durability, FileAccess, OpenMode, Opened, WhenThere};
 pub use self::xattr::XattrMode;
 
 use self::devices::Devices;

@@ -21,7 +21,7 @@ pub enum FileAccess {
 
 /// When what is written is on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sync {
+pub enum Durability {
     /// When the host likes.
     Later,
     /// The data at once.
@@ -40,7 +40,7 @@ pub struct OpenMode {
     /// Whether writes go to its end, whatever their offset.
     pub append: bool,
     /// When writes are on the disk.
-    pub sync: Sync,
+    pub durability: Durability,
     /// Whether it has to be a directory.
     pub directory: bool,
 }
@@ -59,10 +59,10 @@ impl OpenMode {
         flags.set(OFlags::TRUNC, self.truncate);
         flags.set(OFlags::APPEND, self.append);
         flags
-            | match self.sync {
-                Sync::Later => OFlags::empty(),
-                Sync::Data => OFlags::DSYNC,
-                Sync::All => OFlags::SYNC,
+            | match self.durability {
+                Durability::Later => OFlags::empty(),
+                Durability::Data => OFlags::DSYNC,
+                Durability::All => OFlags::SYNC,
             }
     }
 }

@@ -10,7 +10,7 @@ use super::{Answer, BULK_START, finish_bulk};
 use crate::protocol::{Entry, Name, Qid, READ_DIR_RESPONSE, READ_RESPONSE, Response, flags};
 use crate::server::fid::{Role, XattrWrite};
 use crate::server::session::Session;
-use crate::tree::{Component, FileAccess, FileKind, OpenMode, Sync, WhenThere};
+use crate::tree::{Component, Durability, FileAccess, FileKind, OpenMode, WhenThere};
 
 /// The flags of Linux that a client may send. Those that are not looked at below are its own matter, or always so.
 const KNOWN: u32 = flags::OPEN_ACCESS_MASK
@@ -41,16 +41,16 @@ fn open_mode(bits: u32) -> Result<OpenMode, Errno> {
         flags::OPEN_READ_WRITE => FileAccess::ReadWrite,
         _ => return Err(Errno::INVAL),
     };
-    let sync = match (has(flags::OPEN_SYNC), has(flags::OPEN_DATA_SYNC)) {
-        (true, _) => Sync::All,
-        (false, true) => Sync::Data,
-        (false, false) => Sync::Later,
+    let durability = match (has(flags::OPEN_SYNC), has(flags::OPEN_DATA_SYNC)) {
+        (true, _) => Durability::All,
+        (false, true) => Durability::Data,
+        (false, false) => Durability::Later,
     };
     Ok(OpenMode {
         access,
         truncate: has(flags::OPEN_TRUNCATE),
         append: has(flags::OPEN_APPEND),
-        sync,
+        durability,
         directory: has(flags::OPEN_DIRECTORY),
     })
 }
@@ -183,16 +183,21 @@ mod tests {
 
     #[test]
     fn flags_are_those_of_the_protocol_and_no_others() {
-        let read =
-            OpenMode { access: FileAccess::Read, truncate: false, append: false, sync: Sync::Later, directory: false };
+        let read = OpenMode {
+            access: FileAccess::Read,
+            truncate: false,
+            append: false,
+            durability: Durability::Later,
+            directory: false,
+        };
         assert_eq!(open_mode(0), Ok(read));
         // What Linux sends for O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NONBLOCK | O_LARGEFILE.
         assert_eq!(open_mode(0o2_304_000), Ok(OpenMode { directory: true, ..read }));
         let write = OpenMode { access: FileAccess::Write, truncate: true, ..read };
         assert_eq!(open_mode(0o1001), Ok(write));
         assert_eq!(open_mode(0o2002), Ok(OpenMode { access: FileAccess::ReadWrite, append: true, ..read }));
-        assert_eq!(open_mode(0o10000), Ok(OpenMode { sync: Sync::Data, ..read }));
-        assert_eq!(open_mode(0o4_010_000), Ok(OpenMode { sync: Sync::All, ..read }));
+        assert_eq!(open_mode(0o10000), Ok(OpenMode { durability: Durability::Data, ..read }));
+        assert_eq!(open_mode(0o4_010_000), Ok(OpenMode { durability: Durability::All, ..read }));
         for bad in [3, 1 << 22, 1 << 31, 0o4, 0o10_000_000] {
             assert_eq!(open_mode(bad), Err(Errno::INVAL), "{bad:o}");
         }
