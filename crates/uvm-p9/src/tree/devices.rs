@@ -55,3 +55,21 @@ impl Devices {
 pub(super) fn is_proc(fd: &OwnedFd) -> Result<bool, Errno> {
     Ok(fstatfs(fd)?.f_type == PROC_SUPER_MAGIC)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn files_of_all_file_systems_have_numbers_of_their_own() {
+        let devices = Devices::new(5);
+        let ids = |device| (1..4).map(move |inode| FileId { device, inode });
+        assert!(ids(5).all(|id| devices.number(id) == id.inode), "the root's keep theirs");
+        let all: BTreeSet<u64> = [5, 6, 7].into_iter().flat_map(ids).map(|id| devices.number(id)).collect();
+        assert_eq!(all.len(), 9);
+        let id = FileId { device: 6, inode: 1 };
+        assert_eq!(devices.number(id), devices.number(id));
+    }
+}

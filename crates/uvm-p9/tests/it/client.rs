@@ -373,6 +373,12 @@ impl Client {
         self.ended()
     }
 
+    /// Drops the server's future, as one who has lost patience.
+    pub(crate) fn cancel(self) {
+        self.server.abort();
+        assert!(self.handle.block_on(self.server).unwrap_err().is_cancelled());
+    }
+
     /// Waits for the server to end by itself.
     pub(crate) fn ended(self) -> Result<Ended, ServeError> {
         self.handle.block_on(self.server).unwrap()

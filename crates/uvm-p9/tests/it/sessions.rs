@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use uvm_p9::protocol::{HEADER_LEN, Header, Name, Request, Response, flags};
@@ -102,6 +103,25 @@ fn a_client_that_goes_leaves_nothing_behind() {
         }
         assert_eq!(host.descriptors(), before, "way {way}");
     }
+}
+
+#[test]
+fn a_server_that_is_dropped_releases_all_in_the_background() {
+    let host = Host::new();
+    fs::write(host.path("f"), "").unwrap();
+    let share = open_share(host.options());
+    let before = host.descriptors();
+    let (mut client, mut other) = (host.client(&share), host.client(&share));
+    client.open_path(1, "f", flags::OPEN_READ_WRITE).unwrap();
+    assert_eq!(client.lock(1, flags::LOCK_WRITE, (0, 0), 1), Ok(flags::LOCK_SUCCESS));
+    client.cancel();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while host.descriptors() > before {
+        assert!(Instant::now() < deadline, "{} descriptors are left", host.descriptors() - before);
+        std::thread::yield_now();
+    }
+    other.open_path(1, "f", flags::OPEN_READ_WRITE).unwrap();
+    assert_eq!(other.lock(1, flags::LOCK_WRITE, (0, 0), 1), Ok(flags::LOCK_SUCCESS));
 }
 
 #[test]
@@ -332,7 +352,7 @@ fn two_requests_with_one_tag_end_the_session() {
 #[test]
 fn a_request_that_hangs_ends_a_session_that_begins_anew_and_releases_when_it_returns() {
     let host = Host::new();
-    let limits = Limits::default().with_drain(std::time::Duration::from_millis(1));
+    let limits = Limits::default().with_drain(Duration::from_millis(1));
     let (mut client, asked, go) = slow(&host, limits);
     attach_slowly(7, 5, &mut client);
     asked.recv().unwrap();
