@@ -6,6 +6,7 @@
 pub mod image;
 pub mod log;
 pub mod mux;
+pub mod p9;
 pub mod vsock;
 pub mod wire;
 
@@ -19,6 +20,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("log_parser", log::log_parser),
     ("mux_guest", mux::mux_guest),
     ("mux_owner", mux::mux_owner),
+    ("p9_codec", p9::p9_codec),
+    ("p9_session", p9::p9_session),
     ("vsock_guest", vsock::vsock_guest),
     ("vsock_ring", vsock::vsock_ring),
     ("wire_guest", wire::wire_guest),

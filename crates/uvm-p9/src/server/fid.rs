@@ -1,0 +1,245 @@
+//! What a client knows files by.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::io::Errno;
+
+use crate::share::Share;
+use crate::tree::{Directory, File, Node, Opened, XattrMode};
+
+/// A file of a share that a client knows, and has perhaps open.
+#[derive(Debug)]
+pub(super) struct Fid {
+    pub(super) share: Arc<Share>,
+    /// Who attached; counts where owners are passed through.
+    pub(super) uid: Option<u32>,
+    /// Tells fids of all clients apart.
+    pub(super) key: u64,
+    /// Whether the client has it still.
+    pub(super) alive: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    node: Node,
+    role: Role,
+}
+
+/// What a fid is used for.
+#[derive(Clone, Debug)]
+pub(super) enum Role {
+    /// Nothing yet.
+    Named,
+    /// A file is open.
+    File(Arc<File>),
+    /// A directory is open.
+    Directory(Arc<Directory>),
+    /// An extended attribute, or the list of them, is read.
+    ReadXattr(Arc<XattrValue>),
+    /// An extended attribute is written.
+    WriteXattr(Arc<XattrWrite>),
+}
+
+/// What was read.
+#[derive(Debug)]
+pub(super) struct XattrValue {
+    pub(super) bytes: Vec<u8>,
+    pub(super) _charge: Charge,
+}
+
+/// What is written.
+#[derive(Debug)]
+pub(super) struct XattrWrite {
+    pub(super) name: Box<[u8]>,
+    pub(super) size: usize,
+    pub(super) change: XattrChange,
+    pub(super) value: Mutex<Vec<u8>>,
+    pub(super) _charge: Charge,
+}
+
+/// What becomes of the attribute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum XattrChange {
+    /// It is set.
+    Set(XattrMode),
+    /// It is removed.
+    Remove,
+}
+
+impl Fid {
+    pub(super) fn new(share: Arc<Share>, node: Node, uid: Option<u32>) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let state = Mutex::new(State { node, role: Role::Named });
+        Self { share, uid, key: NEXT.fetch_add(1, Ordering::Relaxed), alive: AtomicBool::new(true), state }
+    }
+
+    /// The file.
+    pub(super) fn node(&self) -> Node {
+        self.state().node.clone()
+    }
+
+    /// The same file, under another name.
+    pub(super) fn set_node(&self, node: Node) {
+        self.state().node = node;
+    }
+
+    pub(super) fn role(&self) -> Role {
+        self.state().role.clone()
+    }
+
+    /// The open file. `EISDIR` for a directory, `EBADF` for what is not open.
+    pub(super) fn file(&self) -> Result<Arc<File>, Errno> {
+        match &self.state().role {
+            Role::File(file) => Ok(Arc::clone(file)),
+            Role::Directory(_) => Err(Errno::ISDIR),
+            Role::Named | Role::ReadXattr(_) | Role::WriteXattr(_) => Err(Errno::BADF),
+        }
+    }
+
+    /// Fails if the fid is in use.
+    pub(super) fn must_be_unused(&self) -> Result<(), Errno> {
+        if matches!(self.state().role, Role::Named) { Ok(()) } else { Err(Errno::INVAL) }
+    }
+
+    /// Puts a fid to use. `node` is another file when that was made just now.
+    pub(super) fn put_to_use(&self, node: Option<Node>, role: Role) -> Result<(), Errno> {
+        let mut state = self.state();
+        if !matches!(state.role, Role::Named) {
+            return Err(Errno::INVAL);
+        }
+        state.role = role;
+        if let Some(node) = node {
+            state.node = node;
+        }
+        Ok(())
+    }
+
+    /// The client has it no more: its locks are released, and it gets no new ones.
+    fn retire(&self) {
+        let id = self.node().id();
+        self.share.locks.release(id, self.key, &self.alive);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl From<Opened> for Role {
+    fn from(opened: Opened) -> Self {
+        match opened {
+            Opened::File(file) => Self::File(Arc::new(file)),
+            Opened::Directory(directory) => Self::Directory(Arc::new(directory)),
+        }
+    }
+}
+
+/// The fids of a client, by its own numbers.
+#[derive(Debug)]
+pub(super) struct Fids {
+    most: usize,
+    fids: Mutex<HashMap<u32, Arc<Fid>>>,
+}
+
+impl Fids {
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, fids: Mutex::default() }
+    }
+
+    /// `EBADF`: there is none.
+    pub(super) fn get(&self, number: u32) -> Result<Arc<Fid>, Errno> {
+        self.table().get(&number).cloned().ok_or(Errno::BADF)
+    }
+
+    /// `EINVAL`: the number is in use; `EMFILE`: there are as many as the client may have.
+    pub(super) fn insert(&self, number: u32, fid: Fid) -> Result<(), Errno> {
+        let mut fids = self.table();
+        let count = fids.len();
+        match fids.entry(number) {
+            Entry::Occupied(_) => Err(Errno::INVAL),
+            Entry::Vacant(_) if count >= self.most => Err(Errno::MFILE),
+            Entry::Vacant(vacant) => {
+                vacant.insert(Arc::new(fid));
+                Ok(())
+            }
+        }
+    }
+
+    /// Puts a fid in place of `old`, which the client must still have under the number.
+    pub(super) fn replace(&self, number: u32, old: &Arc<Fid>, fid: Fid) -> Result<(), Errno> {
+        {
+            let mut fids = self.table();
+            match fids.get_mut(&number) {
+                Some(place) if Arc::ptr_eq(place, old) => *place = Arc::new(fid),
+                _ => return Err(Errno::BADF),
+            }
+        }
+        old.retire();
+        Ok(())
+    }
+
+    pub(super) fn remove(&self, number: u32) -> Result<Arc<Fid>, Errno> {
+        let fid = self.table().remove(&number).ok_or(Errno::BADF)?;
+        fid.retire();
+        Ok(fid)
+    }
+
+    pub(super) fn clear(&self) {
+        let fids = std::mem::take(&mut *self.table());
+        for fid in fids.values() {
+            fid.retire();
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, HashMap<u32, Arc<Fid>>> {
+        self.fids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Fids {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// Bytes that a client may still have held for it.
+#[derive(Debug)]
+pub(super) struct Memory(Arc<AtomicUsize>);
+
+impl Memory {
+    pub(super) fn new(bytes: usize) -> Self {
+        Self(Arc::new(AtomicUsize::new(bytes)))
+    }
+
+    /// `ENOMEM`: it holds too many.
+    pub(super) fn take(&self, bytes: usize) -> Result<Charge, Errno> {
+        let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
+        if taken.is_ok() { Ok(Charge { bytes, left: Arc::clone(&self.0) }) } else { Err(Errno::NOMEM) }
+    }
+}
+
+/// Bytes that are held; given back on drop.
+#[derive(Debug)]
+pub(super) struct Charge {
+    bytes: usize,
+    left: Arc<AtomicUsize>,
+}
+
+impl Charge {
+    /// Gives back what is more than `bytes`.
+    pub(super) fn shrink(&mut self, bytes: usize) {
+        let excess = self.bytes.saturating_sub(bytes);
+        self.bytes -= excess;
+        self.left.fetch_add(excess, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.left.fetch_add(self.bytes, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,112 @@
+//! Threads for calls that block: a few for each client, so that one client's slow disk is no other's.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+/// Jobs, and the threads that do them, first come, first served.
+#[derive(Debug)]
+pub(super) struct Pool<J> {
+    state: Mutex<State<J>>,
+    work: Condvar,
+    most: usize,
+}
+
+#[derive(Debug)]
+struct State<J> {
+    jobs: VecDeque<J>,
+    threads: usize,
+    idle: usize,
+    /// Cloned for each thread, which drops it last of all. `None`: closed.
+    alive: Option<mpsc::Sender<()>>,
+}
+
+/// Ends when all threads of a closed pool have.
+pub(super) type Gone = mpsc::Receiver<()>;
+
+/// A thread without work ends after so long.
+const IDLE: Duration = Duration::from_secs(10);
+
+impl<J: Send + 'static> Pool<J> {
+    /// At most `most` threads, none yet.
+    pub(super) fn new(most: usize) -> (Self, Gone) {
+        let (alive, gone) = mpsc::channel(1);
+        let state = State { jobs: VecDeque::new(), threads: 0, idle: 0, alive: Some(alive) };
+        (Self { state: Mutex::new(state), work: Condvar::new(), most }, gone)
+    }
+
+    /// Has a thread do the job. `run` is what a new thread does with each job, and `of` leads it back to this pool.
+    ///
+    /// # Errors
+    /// No thread could be started, and there is none.
+    pub(super) fn submit<O>(owner: &Arc<O>, of: fn(&O) -> &Self, job: J, run: fn(&Arc<O>, J)) -> io::Result<()>
+    where
+        O: Send + Sync + 'static,
+    {
+        let pool = of(owner);
+        let mut state = pool.state();
+        let Some(alive) = state.alive.clone() else { return Ok(()) };
+        state.jobs.push_back(job);
+        if state.idle >= state.jobs.len() || state.threads == pool.most {
+            pool.work.notify_one();
+            return Ok(());
+        }
+        let shared = Arc::clone(owner);
+        let spawned = thread::Builder::new().name("uvm-p9".into()).spawn(move || {
+            of(&shared).work(|job| run(&shared, job));
+            drop(shared);
+            drop(alive);
+        });
+        match spawned {
+            Ok(_) => state.threads += 1,
+            // Those there are will do it.
+            Err(error) if state.threads > 0 => {
+                tracing::warn!(%error, threads = state.threads, "cannot start a further thread for a 9P client");
+                pool.work.notify_one();
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn work(&self, run: impl Fn(J)) {
+        let mut state = self.state();
+        loop {
+            if let Some(job) = state.jobs.pop_front() {
+                drop(state);
+                run(job);
+                state = self.state();
+            } else if state.alive.is_none() {
+                break;
+            } else {
+                state.idle += 1;
+                let (again, timeout) = self.work.wait_timeout(state, IDLE).unwrap_or_else(PoisonError::into_inner);
+                state = again;
+                state.idle -= 1;
+                if timeout.timed_out() && state.jobs.is_empty() {
+                    break;
+                }
+            }
+        }
+        state.threads -= 1;
+    }
+
+    /// Drops the jobs that wait. Threads end once they have done what they do.
+    pub(super) fn close(&self) {
+        let dropped = {
+            let mut state = self.state();
+            state.alive = None;
+            std::mem::take(&mut state.jobs)
+        };
+        drop(dropped);
+        self.work.notify_all();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<J>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

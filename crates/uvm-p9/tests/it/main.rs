@@ -1,0 +1,16 @@
+//! The server as its clients see it: raw requests over a socket, one topic a file.
+
+#![cfg(target_os = "linux")]
+
+mod attributes;
+mod client;
+mod codec;
+mod directories;
+mod escape;
+mod files;
+mod locks;
+mod ownership;
+mod races;
+mod restricted;
+mod sessions;
+mod xattrs;
