@@ -1,5 +1,6 @@
 //! What the agent is, whichever connection it serves: its processes, its log, what it owes its host.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -31,10 +32,13 @@ pub struct Agent {
 
 impl Agent {
     /// An agent that reaps as it is told, and is ready once `ready` says so or is dropped.
-    pub fn new(reap: Reap, log: Log, ready: oneshot::Receiver<()>) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// The system has no thread, or no descriptors, to give.
+    pub fn new(reap: Reap, log: Log, ready: oneshot::Receiver<()>) -> io::Result<Self> {
+        Ok(Self {
             processes: Processes::new(reap),
-            relays: Relays::new(log.clone()),
+            relays: Relays::new(log.clone())?,
             outbox: Outbox::default(),
             log,
             storage: Storage::new(Arc::default()),
@@ -43,7 +47,7 @@ impl Agent {
             shutdown_wanted: Notify::new(),
             last_call: watch::Sender::new(false),
             connected: AtomicBool::new(false),
-        }
+        })
     }
 
     /// With modules of the kernel to load when they are needed; without, it has everything built in.

@@ -239,9 +239,10 @@ impl Connection<'_> {
             Call::DeleteContainerState(_) => reply.send::<DeleteContainerState>(Err(no_container())),
             Call::Create(call) => reply.send::<Create>(Err(not_yet::create(&call))),
             Call::ModifySettings(call) => {
-                let agent = Arc::clone(self.agent);
+                let (agent, link) = (Arc::clone(self.agent), self.link.clone());
                 tokio::spawn(async move {
-                    reply.send::<ModifySettings>(agent.storage.modify(&container, call.modification).await);
+                    let changed = agent.storage.modify(&link, &container, call.modification).await;
+                    reply.send::<ModifySettings>(changed);
                 });
             }
             // Refused before it is read, see `receive`.

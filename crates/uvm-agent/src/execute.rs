@@ -1,10 +1,13 @@
 //! Starting a process of the VM: outside any container, as root.
+//!
+//! Its program and directory may be on a share of the host, whose bytes go by way of this process: so whatever looks at
+//! them, the start included, is done on threads of its own.
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, NulError};
 use std::io;
 use std::num::NonZeroU32;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -32,13 +35,17 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// Dials the streams that are asked for, then starts the process.
 pub(crate) async fn execute(agent: &Agent, link: &Link, call: &ExecuteProcess) -> Result<ExecuteProcessReply, Failure> {
     let parameters = &call.settings.parameters;
-    let command = Command::new(parameters)?;
+    let command = {
+        let parameters = parameters.clone();
+        let looked = tokio::task::spawn_blocking(move || Command::new(&parameters)).await;
+        Arc::new(looked.unwrap_or_else(|e| Err(Failure::plain(e)))?)
+    };
     let ports = call.settings.vsock_stdio.unwrap_or_default();
     let streams = dial(link, parameters, &ports).await?;
     let started = if parameters.emulate_console {
-        in_terminal(agent, &command, parameters.console_size, streams)
+        in_terminal(agent, &command, parameters.console_size, streams).await
     } else {
-        with_streams(agent, &command, streams)
+        with_streams(agent, &command, streams).await
     };
     let process_id = started.map_err(|e| command.failure(&e))?;
     Ok(ExecuteProcessReply { process_id })
@@ -165,59 +172,49 @@ async fn dial(link: &Link, parameters: &ProcessParameters, ports: &VsockStdio) -
 
 /// Starts the process with the streams as its descriptors. Those that were not asked for are closed in it, over either
 /// carrier, as the originals do it.
-fn with_streams(agent: &Agent, command: &Command, streams: Streams) -> io::Result<u32> {
+async fn with_streams(agent: &Agent, command: &Arc<Command>, streams: Streams) -> io::Result<u32> {
     let [stdin, stdout, stderr] = streams;
-    let given = [
-        stdin.map(|stream| Given::new(stream, End::Write)).transpose()?,
-        stdout.map(|stream| Given::new(stream, End::Read)).transpose()?,
-        stderr.map(|stream| Given::new(stream, End::Read)).transpose()?,
-    ];
-    let descriptors = given.each_ref().map(|given| given.as_ref().map(Given::descriptor));
+    let give = |stream: Option<Stream>, end| stream.map(|stream| give(stream, end)).transpose();
+    let (stdin, first) = give(stdin, End::Write)?.unzip();
+    let (stdout, second) = give(stdout, End::Read)?.unzip();
+    let (stderr, third) = give(stderr, End::Read)?.unzip();
+    let theirs = [first, second, third];
     // Nothing has to be drained before the end is told: the streams go on by themselves.
     let (_, drained) = watch::channel(true);
-    let id = agent.processes.start(None, drained, || command.spawn(Stdio::Descriptors(descriptors)))?;
-    let [stdin, stdout, stderr] = given;
-    if let Some(Given::Pipe(Joined { stream, ours, .. })) = stdin {
+    let command = Arc::clone(command);
+    let spawn = move || command.spawn(Stdio::Descriptors(theirs.each_ref().map(|fd| fd.as_ref().map(OwnedFd::as_fd))));
+    let id = agent.processes.start_apart(None, drained, spawn).await?;
+    if let Some(Joined { stream, ours }) = stdin.flatten() {
         agent.relays.spawn("stdin", relay_in(stream, ours));
     }
     for (name, output) in [("stdout", stdout), ("stderr", stderr)] {
-        if let Some(Given::Pipe(Joined { stream, ours, .. })) = output {
+        if let Some(Joined { stream, ours }) = output.flatten() {
             agent.relays.spawn(name, relay_out(stream, ours));
         }
     }
     Ok(id)
 }
 
-/// What a process is given for a stream.
-enum Given {
-    /// A pipe, and a relay joins it with the stream.
-    Pipe(Joined),
-    /// The stream itself: a socket, whose both ends the process and the host hold, and nobody in between.
-    Socket(OwnedFd),
-}
-
-impl Given {
-    /// `end` is the end of the pipe that is ours, if it takes one.
-    fn new(stream: Stream, end: End) -> io::Result<Self> {
-        match stream {
-            Stream::Mux(stream) => Joined::new(stream, end).map(Self::Pipe),
-            Stream::Socket(socket) => link::into_descriptor(socket).map(Self::Socket),
-        }
-    }
-
-    fn descriptor(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Pipe(joined) => joined.theirs.as_fd(),
-            Self::Socket(socket) => socket.as_fd(),
-        }
-    }
-}
-
-/// A stream and the pipe that joins it with a process: our end, which never blocks, and the process's.
+/// A stream, and our end of the pipe that joins it with a process, which never blocks.
 struct Joined {
     stream: MuxStream,
     ours: OwnedFd,
-    theirs: OwnedFd,
+}
+
+/// What a process is given for a stream: a pipe, which a relay joins with the stream; or the stream itself, where that is a
+/// socket, whose both ends the process and the host then hold, and nobody in between. `end` is the end of a pipe that is ours.
+fn give(stream: Stream, end: End) -> io::Result<(Option<Joined>, OwnedFd)> {
+    let stream = match stream {
+        Stream::Mux(stream) => stream,
+        Stream::Socket(socket) => return Ok((None, link::into_descriptor(socket)?)),
+    };
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let (ours, theirs) = match end {
+        End::Read => (read, write),
+        End::Write => (write, read),
+    };
+    relay::non_blocking(&ours)?;
+    Ok((Some(Joined { stream, ours }), theirs))
 }
 
 /// Which end of the pipe is ours.
@@ -225,18 +222,6 @@ struct Joined {
 enum End {
     Read,
     Write,
-}
-
-impl Joined {
-    fn new(stream: MuxStream, end: End) -> io::Result<Self> {
-        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-        let (ours, theirs) = match end {
-            End::Read => (read, write),
-            End::Write => (write, read),
-        };
-        relay::non_blocking(&ours)?;
-        Ok(Self { stream, ours, theirs })
-    }
 }
 
 async fn relay_in(stream: MuxStream, to: OwnedFd) -> io::Result<()> {
@@ -252,7 +237,12 @@ async fn relay_out(stream: MuxStream, from: OwnedFd) -> io::Result<()> {
     relay::outwards(from, write).await
 }
 
-fn in_terminal(agent: &Agent, command: &Command, size: Option<ConsoleSize>, streams: Streams) -> io::Result<u32> {
+async fn in_terminal(
+    agent: &Agent,
+    command: &Arc<Command>,
+    size: Option<ConsoleSize>,
+    streams: Streams,
+) -> io::Result<u32> {
     let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC;
     let master = rustix::pty::openpt(flags)?;
     rustix::pty::grantpt(&master)?;
@@ -265,7 +255,9 @@ fn in_terminal(agent: &Agent, command: &Command, size: Option<ConsoleSize>, stre
     let master = Arc::new(master);
     let relayed = Arc::new(sys::watch(Arc::clone(&master), Interest::READABLE | Interest::WRITABLE)?);
     let (drained_sender, drained) = watch::channel(false);
-    let id = agent.processes.start(Some(master), drained, || command.spawn(Stdio::Terminal(&name)))?;
+    let command = Arc::clone(command);
+    let spawn = move || command.spawn(Stdio::Terminal(&name));
+    let id = agent.processes.start_apart(Some(master), drained, spawn).await?;
     let [stdin, stdout, stderr] = streams;
     // A terminal has one output.
     drop(stderr);

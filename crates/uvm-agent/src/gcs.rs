@@ -70,7 +70,8 @@ async fn live(flags: &AgentFlags) -> Result<End, Fatal> {
     // That init has made the guest complete.
     let (ready, is_ready) = oneshot::channel();
     drop(ready);
-    let agent = Arc::new(Agent::new(Reap::Known, log.clone(), is_ready));
+    let agent = Agent::new(Reap::Known, log.clone(), is_ready).map_err(|e| Fatal::new("cannot start a thread", e))?;
+    let agent = Arc::new(agent);
     agent.processes().reap_on_signals().map_err(|e| Fatal::new("cannot watch children", e))?;
     tokio::spawn(kmsg::forward(log.clone(), flags.kmsg_level));
 

@@ -56,7 +56,8 @@ async fn live(arguments: &[String]) -> Result<(), Fatal> {
     modules.load("boot").map_err(|e| Fatal::new("boot", e))?;
     boot::furnish(&log);
     let ready = cpus::bring_online(log.clone());
-    let agent = Arc::new(Agent::new(Reap::All, log.clone(), ready).with_modules(Arc::clone(&modules)));
+    let agent = Agent::new(Reap::All, log.clone(), ready).map_err(|e| Fatal::new("cannot start a thread", e))?;
+    let agent = Arc::new(agent.with_modules(Arc::clone(&modules)));
     agent.processes().reap_on_signals().map_err(|e| Fatal::new("cannot watch children", e))?;
 
     let carrier = carrier::find(&modules, &log).await.map_err(|e| Fatal::new("the way to the host", e))?;

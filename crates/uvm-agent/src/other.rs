@@ -164,7 +164,7 @@ mod tests {
 
     fn agent() -> Agent {
         let (_, ready) = oneshot::channel();
-        let agent = Agent::new(Reap::Known, Log::new(&AgentFlags::default()), ready);
+        let agent = Agent::new(Reap::Known, Log::new(&AgentFlags::default()), ready).expect("an agent");
         agent.processes().reap_on_signals().expect("watched");
         agent
     }

@@ -1,7 +1,9 @@
 //! The processes that were started through the bridge: who runs, how those ended that nobody has asked about yet.
 //!
-//! Children are reaped in one place, under the lock of the table, and entered under the same lock: so a process that ends
-//! at once is known before its end is, and a signal never goes to a number that belongs to somebody else by then.
+//! Children are reaped in one place, under the lock of the table, so that a signal never goes to a number that belongs to
+//! somebody else by then. They are started without it: a program on a share of the host may take long to open, and what
+//! answers for that share must go on. So a process may end before it is entered; while one is being started, the ends of
+//! those that nobody knows are kept.
 
 use std::collections::HashMap;
 use std::io;
@@ -60,8 +62,37 @@ pub(crate) enum ProcessError {
 /// The table. Clones share it.
 #[derive(Clone)]
 pub struct Processes {
-    shared: Arc<Mutex<HashMap<u32, Entry>>>,
+    shared: Arc<Mutex<Table>>,
     reap: Reap,
+}
+
+#[derive(Default)]
+struct Table {
+    entries: HashMap<u32, Entry>,
+    /// How many are being started.
+    starting: usize,
+    /// Who has ended meanwhile and was not known.
+    early: HashMap<u32, Exit>,
+}
+
+impl Table {
+    /// A process is being started no more. How it has ended already, if it has.
+    fn started(&mut self, pid: Option<Pid>) -> Option<Exit> {
+        self.starting -= 1;
+        let early = pid.and_then(|pid| {
+            let exit = self.early.remove(&number(pid))?;
+            // Else it was that of an earlier one with the same number, and this one is still to be reaped.
+            (rustix::process::test_kill_process(pid) == Err(Errno::SRCH)).then_some(exit)
+        });
+        if self.starting == 0 {
+            self.early = HashMap::new();
+        }
+        early
+    }
+}
+
+fn number(pid: Pid) -> u32 {
+    pid.as_raw_nonzero().get().unsigned_abs()
 }
 
 struct Entry {
@@ -89,23 +120,43 @@ impl Processes {
         Self { shared: Arc::default(), reap }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, Table> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts a process by `spawn` and enters it. Its end is told once `drained` says true.
+    /// Starts a process by `spawn`, which may block, and enters it. Its end is told once `drained` says true.
     pub(crate) fn start(
         &self,
         terminal: Option<Arc<OwnedFd>>,
         drained: watch::Receiver<bool>,
         spawn: impl FnOnce() -> io::Result<Pid>,
     ) -> io::Result<u32> {
+        self.lock().starting += 1;
+        let spawned = spawn();
         let mut table = self.lock();
-        let pid = spawn()?;
-        let id = pid.as_raw_nonzero().get().unsigned_abs();
+        let exit = table.started(spawned.as_ref().ok().copied());
+        let pid = spawned?;
+        let id = number(pid);
         // An old entry of the same number has ended and was never asked about; the number now means another process.
-        table.insert(id, Entry { pid, terminal, drained, exit: watch::Sender::new(None) });
+        table.entries.insert(id, Entry { pid, terminal, drained, exit: watch::Sender::new(exit) });
+        drop(table);
+        if self.reap == Reap::Known {
+            // The signal of its end may have come before there was somebody to look for.
+            self.reap();
+        }
         Ok(id)
+    }
+
+    /// As [`start`](Self::start), on a thread of its own.
+    pub(crate) async fn start_apart(
+        &self,
+        terminal: Option<Arc<OwnedFd>>,
+        drained: watch::Receiver<bool>,
+        spawn: impl FnOnce() -> io::Result<Pid> + Send + 'static,
+    ) -> io::Result<u32> {
+        let processes = self.clone();
+        let started = tokio::task::spawn_blocking(move || processes.start(terminal, drained, spawn)).await;
+        started.unwrap_or_else(|e| Err(io::Error::other(e)))
     }
 
     /// Waits for the end. The first who learns of it takes the process off the table; whoever waits at the same time
@@ -113,7 +164,7 @@ impl Processes {
     pub(crate) async fn wait(&self, id: u32, timeout: Option<Duration>) -> Result<Option<Exit>, ProcessError> {
         let (mut exit, mut drained) = {
             let table = self.lock();
-            let entry = table.get(&id).ok_or(ProcessError::Unknown)?;
+            let entry = table.entries.get(&id).ok_or(ProcessError::Unknown)?;
             (entry.exit.subscribe(), entry.drained.clone())
         };
         if timeout == Some(Duration::ZERO) {
@@ -135,21 +186,21 @@ impl Processes {
         let status = status.ok_or(ProcessError::Unknown)?;
         let mut table = self.lock();
         // Another process may have the number by now.
-        if table.get(&id).is_some_and(|entry| *entry.exit.borrow() == Some(status)) {
-            table.remove(&id);
+        if table.entries.get(&id).is_some_and(|entry| *entry.exit.borrow() == Some(status)) {
+            table.entries.remove(&id);
         }
         Ok(Some(status))
     }
 
     /// Follows the end of a process that was just started.
     pub(crate) fn follow(&self, id: u32) -> Option<watch::Receiver<Option<Exit>>> {
-        self.lock().get(&id).map(|entry| entry.exit.subscribe())
+        self.lock().entries.get(&id).map(|entry| entry.exit.subscribe())
     }
 
     /// Sends a signal.
     pub(crate) fn signal(&self, id: u32, signal: i32) -> Result<(), ProcessError> {
         let table = self.lock();
-        let entry = table.get(&id).ok_or(ProcessError::Unknown)?;
+        let entry = table.entries.get(&id).ok_or(ProcessError::Unknown)?;
         if entry.exit.borrow().is_some() {
             return Err(ProcessError::Ended);
         }
@@ -169,7 +220,7 @@ impl Processes {
             Reap::Known => {
                 let table = self.lock();
                 // Each leads a session of its own, and its number is its own while it is not reaped, under this lock.
-                for entry in table.values().filter(|entry| entry.exit.borrow().is_none()) {
+                for entry in table.entries.values().filter(|entry| entry.exit.borrow().is_none()) {
                     // It may end just now.
                     let _ = rustix::process::kill_process_group(entry.pid, signal);
                 }
@@ -180,7 +231,7 @@ impl Processes {
     /// Tells a process the size of its terminal. Success if it has ended and nobody has asked about it yet.
     pub(crate) fn resize(&self, id: u32, rows: u16, columns: u16) -> Result<(), ProcessError> {
         let table = self.lock();
-        let entry = table.get(&id).ok_or(ProcessError::Unknown)?;
+        let entry = table.entries.get(&id).ok_or(ProcessError::Unknown)?;
         let terminal = entry.terminal.as_ref().ok_or(ProcessError::NoTerminal)?;
         if entry.exit.borrow().is_some() {
             return Ok(());
@@ -206,17 +257,21 @@ impl Processes {
 
     /// Takes note of every child that has ended.
     fn reap(&self) {
-        let table = self.lock();
+        let mut table = self.lock();
         match self.reap {
             Reap::All => {
                 while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
-                    if let Some(entry) = table.get(&pid.as_raw_nonzero().get().unsigned_abs()) {
-                        entry.ended(Exit::of(status));
+                    let exit = Exit::of(status);
+                    match table.entries.get(&number(pid)) {
+                        Some(entry) => entry.ended(exit),
+                        None if table.starting > 0 => drop(table.early.insert(number(pid), exit)),
+                        // An orphan that nobody waits for.
+                        None => {}
                     }
                 }
             }
             Reap::Known => {
-                for entry in table.values().filter(|entry| entry.exit.borrow().is_none()) {
+                for entry in table.entries.values().filter(|entry| entry.exit.borrow().is_none()) {
                     if let Ok(Some((_, status))) = rustix::process::waitpid(Some(entry.pid), WaitOptions::NOHANG) {
                         entry.ended(Exit::of(status));
                     }
@@ -229,7 +284,7 @@ impl Processes {
     pub(crate) fn running(&self) -> Vec<u32> {
         let table = self.lock();
         let mut ids: Vec<u32> =
-            table.iter().filter(|(_, entry)| entry.exit.borrow().is_none()).map(|(id, _)| *id).collect();
+            table.entries.iter().filter(|(_, entry)| entry.exit.borrow().is_none()).map(|(id, _)| *id).collect();
         ids.sort_unstable();
         ids
     }

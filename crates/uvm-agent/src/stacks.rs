@@ -62,7 +62,7 @@ mod tests {
     #[test]
     fn every_thread_and_process_is_in_it() {
         let (_ready, receiver) = oneshot::channel();
-        let agent = Agent::new(Reap::Known, Log::new(&AgentFlags::default()), receiver);
+        let agent = Agent::new(Reap::Known, Log::new(&AgentFlags::default()), receiver).expect("an agent");
         // It has its arguments once it has said something.
         let mut child = std::process::Command::new("sh")
             .args(["-c", "echo; read line", "argument"])

@@ -188,7 +188,7 @@ mod tests {
     fn agent(log: &Log) -> Arc<Agent> {
         let (ready, is_ready) = oneshot::channel();
         ready.send(()).expect("waits");
-        Arc::new(Agent::new(Reap::Known, log.clone(), is_ready))
+        Arc::new(Agent::new(Reap::Known, log.clone(), is_ready).expect("an agent"))
     }
 
     #[tokio::test]

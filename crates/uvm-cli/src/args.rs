@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -104,6 +104,10 @@ pub(crate) struct RunArgs {
     /// this Unix socket of the host. May be repeated.
     #[arg(long = "vsock", value_name = "PORT:SOCKET", value_parser = virtual_socket)]
     pub(crate) virtual_sockets: Vec<VirtualSocket>,
+    /// Share a directory or a file of the host; the guest sees the directory at GUEST, or the file in GUEST
+    /// [default: at the same path]. `:ro` keeps the guest from writing. May be repeated.
+    #[arg(long = "share", value_name = "PATH[:GUEST][:ro]", value_parser = share)]
+    pub(crate) shares: Vec<SharedPath>,
     /// Attach a disk of the host, an image (raw, or as its name says: .qcow2, .vhd, .vhdx) or a block device, and mount it
     /// at GUEST if that is given; `:ro` keeps the guest from writing. May be repeated: the first is /dev/sda.
     #[arg(long = "disk", value_name = "PATH[:GUEST][:ro]", value_parser = disk)]
@@ -208,6 +212,14 @@ pub(crate) struct Disk {
     pub(crate) read_only: bool,
 }
 
+/// A directory or file of the host, and where it is in the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SharedPath {
+    pub(crate) path: PathBuf,
+    pub(crate) guest_path: String,
+    pub(crate) read_only: bool,
+}
+
 /// An accelerator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Accel {
@@ -268,6 +280,18 @@ fn memory(text: &str) -> Result<uvm::MemoryMib, String> {
 }
 
 /// `PATH[:GUEST][:ro]`; a path of the host may have colons in it.
+fn share(text: &str) -> Result<SharedPath, String> {
+    let Disk { path, guest_path, read_only } = disk(text)?;
+    let guest_path = guest_path.map_or_else(|| same_path(&path), Ok)?;
+    Ok(SharedPath { path, guest_path, read_only })
+}
+
+fn same_path(path: &Path) -> Result<String, String> {
+    let full = std::path::absolute(path).map_err(|e| e.to_string())?;
+    full.into_os_string().into_string().map_err(|_| "its path is not Unicode: say where it is in the guest".into())
+}
+
+/// The same, where the guest may not mount it at all.
 fn disk(text: &str) -> Result<Disk, String> {
     let (rest, read_only) = match text.strip_suffix(":ro") {
         Some(rest) => (rest, true),
@@ -383,6 +407,17 @@ mod tests {
             let error = parse(["uvm", "run", "--disk", bad].map(Into::into)).expect_err(bad).to_string();
             assert!(error.contains("PATH[:GUEST][:ro]") && error.contains("a path of the host"), "{error}");
         }
+    }
+
+    #[test]
+    fn shares_are_at_the_same_path_if_nothing_else_is_said() {
+        let good = |path: &str, guest_path: &str, read_only| {
+            Ok(SharedPath { path: path.into(), guest_path: guest_path.to_owned(), read_only })
+        };
+        assert_eq!(share(".:/work"), good(".", "/work", false));
+        assert_eq!(share("/srv/data:ro"), good("/srv/data", "/srv/data", true));
+        assert_eq!(share("/a:/b:/c:ro"), good("/a:/b", "/c", true));
+        assert!(share(":ro").is_err());
     }
 
     #[test]

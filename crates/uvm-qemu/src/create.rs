@@ -32,6 +32,7 @@ use crate::qmp::{CallError, QemuVersion, Qmp};
 use crate::residue::Residue;
 use crate::ring::Ring;
 use crate::root_disk::{self, RootDisk};
+use crate::shares::Shares;
 use crate::sockets::Sockets;
 use crate::spawn::{ChildProcess, ChildSpec, RunAs};
 use crate::state::{ClaimError, HostObject, StateDir};
@@ -81,6 +82,7 @@ pub(crate) async fn create(host: Arc<Shared>, spec: VmSpec, thread: Arc<VmThread
         transport,
         sockets: Sockets::new(launched.vsock),
         disks: Disks::default(),
+        shares: Shares::default(),
         full_disk: FullDisk::default(),
         power: tokio::sync::Mutex::default(),
         life: watch::Sender::new(Life::Created),

@@ -169,9 +169,8 @@ const PROGRAM: &str = "qemu-system-x86_64";
 const INSTALL: &str = "on Debian and Ubuntu: apt-get install --no-install-recommends qemu-system-x86";
 
 /// Changes of running VMs that are still to come.
-const NOT_YET: [Feature; 7] = [
+const NOT_YET: [Feature; 6] = [
     Feature::Vpmem,
-    Feature::Plan9Shares,
     Feature::Pipes,
     Feature::NetworkAdapters,
     Feature::PciDevices,

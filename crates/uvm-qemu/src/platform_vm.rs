@@ -148,6 +148,11 @@ impl PlatformVm for QemuVm {
                 Change::Remove(Device::Scsi(disk)) | Change::UndoAdd(Device::Scsi(disk)) => {
                     vm.remove_disk(disk.slot).await
                 }
+                Change::Add(Device::Plan9(export)) => vm.add_share(export).await,
+                Change::Remove(Device::Plan9(export)) | Change::UndoAdd(Device::Plan9(export)) => {
+                    vm.remove_share(&export);
+                    Ok(())
+                }
                 other => Err(not_here(other.feature(), CANNOT_YET)),
             }
         })

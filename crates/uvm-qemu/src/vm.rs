@@ -29,6 +29,7 @@ use crate::process_info::ProcessInfo;
 use crate::qmp::{CallError, Qmp, QmpEvent};
 use crate::residue::Residue;
 use crate::ring::Ring;
+use crate::shares::Shares;
 use crate::sockets::Sockets;
 use crate::spawn::ChildProcess;
 use crate::transport::AgentTransport;
@@ -72,6 +73,7 @@ pub(crate) struct Vm {
     pub(crate) transport: AgentTransport,
     pub(crate) sockets: Sockets,
     pub(crate) disks: Disks,
+    pub(crate) shares: Shares,
     pub(crate) full_disk: FullDisk,
     /// Held while the guest is stopped or let go on.
     pub(crate) power: tokio::sync::Mutex<()>,
@@ -324,6 +326,7 @@ impl Vm {
         let status = exit::classify(exit, &self.evidence());
         tracing::info!(vm = %self.id, %status, "utility VM ended");
         self.life.send_replace(Life::Ended(status.clone()));
+        self.shares.close();
         let _ = events.send(VmEvent::Exited(status)).await;
     }
 }

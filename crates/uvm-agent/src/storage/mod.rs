@@ -1,10 +1,11 @@
-//! Disks of the VM: found, mounted, let go of.
+//! Disks of the VM and directories of the host: found, mounted, let go of.
 //!
 //! What is asked for is done on threads of its own: each step waits for the kernel, and many disks come at a time.
 
 mod block;
 mod filesystem;
 mod mount_point;
+mod plan9;
 mod scsi;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use uvm_wire::call::Done;
 use uvm_wire::modify::{Modification, RequestType, Resource};
 use uvm_wire::{ContainerId, Failure, Hresult};
 
+use crate::link::Link;
 use crate::modules::Modules;
 use crate::not_yet;
 
@@ -33,9 +35,18 @@ impl Storage {
     }
 
     /// Does what is asked. What is not for the VM itself, or not for its disks, is refused by name.
-    pub(crate) async fn modify(&self, container: &ContainerId, change: Modification) -> Result<Done, Failure> {
+    pub(crate) async fn modify(
+        &self,
+        link: &Link,
+        container: &ContainerId,
+        change: Modification,
+    ) -> Result<Done, Failure> {
         if !container.is_uvm() || change.check_linux().is_err() {
             return Err(not_yet::modify(container, &change));
+        }
+        if let (RequestType::Add, Resource::MappedDirectory(share)) = (&change.request_type, &change.resource) {
+            let added = plan9::add(self, link, share.clone()).await;
+            return added.map(|()| Done {}).map_err(StorageError::into_failure);
         }
         let storage = self.clone();
         let done = tokio::task::spawn_blocking(move || storage.modify_now(&change)).await;
@@ -46,6 +57,7 @@ impl Storage {
         let done = match (&change.request_type, &change.resource) {
             (RequestType::Add, Resource::MappedVirtualDisk(disk)) => scsi::add(self, disk),
             (RequestType::Remove, Resource::MappedVirtualDisk(disk)) => scsi::remove(self, disk),
+            (RequestType::Remove, Resource::MappedDirectory(share)) => plan9::remove(share),
             (RequestType::Remove, Resource::ScsiDevice(disk)) => self.scsi.unplug(disk.controller, disk.lun),
             _ => return Err(not_yet::modify(&ContainerId::UVM, change)),
         };

@@ -143,7 +143,7 @@ impl Host {
         let (carrier, link) = Carrier::pair(over);
         let mut listener = carrier.listen(0x4000_0000);
         let (ready, receiver) = oneshot::channel();
-        let agent = Arc::new(Agent::new(Reap::Known, Log::new(&AgentFlags::default()), receiver));
+        let agent = Arc::new(Agent::new(Reap::Known, Log::new(&AgentFlags::default()), receiver).expect("an agent"));
         agent.processes().reap_on_signals().expect("watched");
         tokio::spawn(bridge::serve(Arc::clone(&agent), link));
         let bridge = Some(soon(listener.accept()).await);

@@ -5,6 +5,7 @@ mod disks;
 mod end;
 mod outside;
 mod settle;
+mod shares;
 mod signals;
 mod sockets;
 mod stdio;
@@ -28,6 +29,7 @@ use crate::report;
 use disks::Disks;
 use end::End;
 use outside::{Outside, Passing};
+use shares::Shares;
 use signals::Signals;
 use sockets::Sockets;
 use stdio::Settled;
@@ -160,6 +162,10 @@ async fn in_vm(vm: &UtilityVm, args: &RunArgs, passing: &Passing) -> End {
     let interactive = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     let tty = args.tty || (interactive && !args.no_tty);
     let spec = spec(args, tty);
+    let _shares = match Shares::mount(vm, &args.shares).await {
+        Ok(shares) => shares,
+        Err(e) => return End::failed(&e),
+    };
     let disks = match Disks::attach(vm, &args.disks).await {
         Ok(disks) => disks,
         Err(e) => return End::failed(&e),

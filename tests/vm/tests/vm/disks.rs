@@ -20,7 +20,7 @@ pub(crate) async fn sh(vm: &UtilityVm, script: &str) -> TestResult<String> {
 }
 
 /// The error with all of its causes, as one text.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 

@@ -18,6 +18,7 @@ mod process;
 mod readme;
 mod root_disk;
 mod services;
+mod shares;
 mod sockets;
 mod sockets_cut;
 mod sockets_owner;
