@@ -15,6 +15,7 @@ mod owned;
 mod process;
 mod registry;
 mod sockets;
+mod stdin;
 mod system;
 mod vmmem;
 

@@ -15,6 +15,7 @@ use super::libraries::ComputeCoreLibrary;
 use super::operation::{self, Answer, StartedProcess};
 use super::owned::wide;
 use super::registry::Number;
+use super::stdin::StdinPipe;
 use super::system::{INVALID_HANDLE, LISTENERS, SystemHandle, told};
 use super::{check, system_error};
 use crate::host::{ComputeProcess, HcsError, Notification, NotificationKind, ProcessStdio};
@@ -146,7 +147,7 @@ fn stdio(started: StartedProcess) -> std::io::Result<ProcessStdio> {
         unsafe { NamedPipeClient::from_raw_handle(handle.into_raw_handle()) }.map(Some)
     };
     Ok(ProcessStdio {
-        stdin: pipe(started.stdin)?.map(|pipe| Box::new(pipe) as Box<_>),
+        stdin: pipe(started.stdin)?.map(|pipe| Box::new(StdinPipe::new(pipe)) as Box<_>),
         stdout: pipe(started.stdout)?.map(|pipe| Box::new(pipe) as Box<_>),
         stderr: pipe(started.stderr)?.map(|pipe| Box::new(pipe) as Box<_>),
     })

@@ -183,6 +183,12 @@ impl Shared {
         self.exit.borrow().is_some()
     }
 
+    /// Waits until it is known how it ended, or the VM is gone.
+    pub(super) async fn ended(&self) {
+        // Whoever follows it went with the VM.
+        let _ = self.exit.clone().wait_for(Option::is_some).await;
+    }
+
     /// Has the service do something with the process. `false`: it has ended.
     pub(super) fn unless_gone<F>(
         &self,
