@@ -8,6 +8,7 @@
 
 mod blocking;
 mod files;
+mod held;
 mod libraries;
 mod network;
 mod operation;

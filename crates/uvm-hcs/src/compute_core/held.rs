@@ -1,0 +1,46 @@
+//! Handles that close by themselves.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+/// A place for a handle, or for what goes with one, that is shared between threads. What is left in it is dropped on a
+/// thread of its own: to close a handle may mean to wait for the service, which whoever gives something up does not.
+pub(super) struct Held<T: Send + 'static>(Mutex<Option<T>>);
+
+impl<T: Send + 'static> Held<T> {
+    pub(super) fn empty() -> Self {
+        Self(Mutex::new(None))
+    }
+
+    pub(super) fn of(thing: T) -> Self {
+        Self(Mutex::new(Some(thing)))
+    }
+
+    pub(super) fn put(&self, thing: T) {
+        *self.lock() = Some(thing);
+    }
+
+    pub(super) fn take(&self) -> Option<T> {
+        self.lock().take()
+    }
+
+    pub(super) fn get(&self) -> Option<T>
+    where
+        T: Clone,
+    {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<T>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T: Send + 'static> Drop for Held<T> {
+    fn drop(&mut self) {
+        if let Some(thing) = self.take() {
+            // Without a thread it is dropped here.
+            drop(thread::Builder::new().name("uvm-hcs-close".into()).spawn(move || drop(thing)));
+        }
+    }
+}
