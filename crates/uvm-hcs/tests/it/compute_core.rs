@@ -100,7 +100,10 @@ async fn failures_say_why(core: &Arc<ComputeCore>) {
     let open = core.create_system("twice", "{}").await.expect("created");
     open.system.start().await.expect("started");
     let error = open.system.start().await.expect_err("it runs").to_string();
-    assert_eq!(error, "cannot start compute system twice: 0xc0370105; the system is Running");
+    assert_eq!(
+        error,
+        "cannot start compute system twice: 0xc0370105 (its state does not allow it); the system is Running"
+    );
     open.system.close().await.expect("closed");
     let error = open.system.start().await.expect_err("closed").to_string();
     assert_eq!(error, "cannot start compute system twice: 0x80070006; it was closed");
