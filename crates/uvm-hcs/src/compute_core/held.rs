@@ -44,3 +44,38 @@ impl<T: Send + 'static> Drop for Held<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread::ThreadId;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Tells where it is dropped.
+    struct Tells(mpsc::Sender<ThreadId>);
+
+    impl Drop for Tells {
+        fn drop(&mut self) {
+            // Whoever gave up does not want to know.
+            let _ = self.0.send(thread::current().id());
+        }
+    }
+
+    #[test]
+    fn what_is_left_is_dropped_on_another_thread_and_what_was_taken_is_not() {
+        let (sender, dropped) = mpsc::channel();
+        let held = Held::of(Tells(sender.clone()));
+        drop(held);
+        let elsewhere = dropped.recv_timeout(Duration::from_secs(30)).expect("it is dropped");
+        assert_ne!(elsewhere, thread::current().id());
+        let held = Held::empty();
+        held.put(Tells(sender));
+        let taken = held.take();
+        drop(held);
+        assert_eq!(dropped.try_recv(), Err(mpsc::TryRecvError::Empty));
+        drop(taken);
+        assert_eq!(dropped.try_recv(), Ok(thread::current().id()));
+    }
+}
