@@ -3,6 +3,9 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use super::blocking::blocking;
+use crate::host::HcsError;
+
 /// A place for a handle, or for what goes with one, that is shared between threads. What is left in it is dropped on a
 /// thread of its own: to close a handle may mean to wait for the service, which whoever gives something up does not.
 pub(super) struct Held<T: Send + 'static>(Mutex<Option<T>>);
@@ -29,6 +32,16 @@ impl<T: Send + 'static> Held<T> {
         T: Clone,
     {
         self.lock().clone()
+    }
+
+    /// Drops what is in it, and waits for that.
+    pub(super) async fn close(&self, intent: &'static str) -> Result<(), HcsError> {
+        let thing = self.take();
+        blocking(intent, move |_| {
+            drop(thing);
+            Ok(())
+        })
+        .await
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<T>> {

@@ -10,7 +10,6 @@ use uvm_wire::Hresult;
 use windows_sys::Win32::System::HostComputeSystem::{HCS_OPERATION, HCS_PROCESS, HcsEventOptionNone};
 use windows_sys::core::{HRESULT, PCWSTR};
 
-use super::blocking::blocking;
 use super::held::Held;
 use super::libraries::ComputeCoreLibrary;
 use super::operation::{self, Answer, StartedProcess};
@@ -98,7 +97,14 @@ impl CoreProcess {
                 status
             }
         };
-        let outcome = operation::run(core, (intent, system_id), Answer::Process, begin).await?;
+        let outcome = match operation::run(core, (intent, system_id), Answer::Process, begin).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                // Before that is told: it keeps its system open. Why it cannot be closed says less.
+                let _ = created.close("close process").await;
+                return Err(error);
+            }
+        };
         let (Some((handle, listening)), Some(started)) = (created.take(), outcome.process) else {
             return Err(HcsError::new(intent, system_id, Hresult::FAIL, "it was lost"));
         };
@@ -211,13 +217,6 @@ impl ComputeProcess for CoreProcess {
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), HcsError>> {
-        Box::pin(async {
-            let handle = self.handle.take();
-            blocking("close process", move |_| {
-                drop(handle);
-                Ok(())
-            })
-            .await
-        })
+        Box::pin(self.handle.close("close process"))
     }
 }

@@ -10,7 +10,6 @@ use windows_sys::Win32::System::HostComputeSystem::{HCS_EVENT, HCS_OPERATION, HC
 use windows_sys::core::{HRESULT, PCWSTR};
 
 use super::ComputeCore;
-use super::blocking::blocking;
 use super::held::Held;
 use super::libraries::ComputeCoreLibrary;
 use super::operation::{self, Answer};
@@ -84,7 +83,11 @@ impl ComputeSystems for ComputeCore {
                 }
             };
             let intent = "create compute system";
-            operation::run(core, (intent, id), Answer::Document, begin).await?;
+            if let Err(error) = operation::run(core, (intent, id), Answer::Document, begin).await {
+                // Before that is told: what was refused has its id as long as it is open. Why it cannot be closed says less.
+                let _ = created.close("close compute system").await;
+                return Err(error);
+            }
             let lost = || HcsError::new(intent, id, Hresult::FAIL, "it was lost");
             let (handle, listening) = created.take().ok_or_else(lost)?;
             let system = CoreSystem { core, id: id.to_owned(), handle: Held::of(handle) };
@@ -186,14 +189,7 @@ impl ComputeSystem for CoreSystem {
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), HcsError>> {
-        Box::pin(async {
-            let handle = self.handle.take();
-            blocking("close compute system", move |_| {
-                drop(handle);
-                Ok(())
-            })
-            .await
-        })
+        Box::pin(self.handle.close("close compute system"))
     }
 }
 

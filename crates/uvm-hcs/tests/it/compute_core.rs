@@ -92,8 +92,11 @@ async fn failures_say_why(core: &Arc<ComputeCore>) {
     let cause = std::error::Error::source(&error).expect("a cause").to_string();
     assert_eq!(cause, "cannot change compute system vm-under-test: 0x80070057; planted");
     drop(vm);
+    eventually_empty(core).await;
     let refused = core.create_system("refused", r#"{"Refuse":true}"#).await.err().expect("refused");
     assert_eq!(refused.to_string(), "cannot create compute system refused: 0x80070057; the document was refused");
+    // By then it has let go of its id.
+    assert_eq!(books(core).await["Systems"], 0);
     // What is refused at once is no operation.
     let refused = core.create_system("no-json", "{").await.err().expect("refused");
     assert_eq!(refused.code, Hresult::from_bits(0x8007_0057));
