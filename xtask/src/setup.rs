@@ -104,7 +104,8 @@ fn rust_targets() -> anyhow::Result<()> {
             say(&format!("Rust target {target}: there"));
         } else {
             say(&format!("adding the Rust target {target}"));
-            Cmd::new("rustup").args(["target", "add", target]).run()?;
+            let by_hand = format!("without rustup, install what this toolchain calls rust-std for {target}");
+            Cmd::new("rustup").args(["target", "add", target]).run().context(by_hand)?;
         }
     }
     Ok(())

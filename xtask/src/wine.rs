@@ -58,10 +58,12 @@ impl Wine {
             fs::remove_dir_all(self.prefix())?;
         }
         let mut boot = self.command("wineboot");
-        boot.arg("--init").stdout(Stdio::null());
+        // It complains of what it has not, as programs of 32 bits, and nothing is wrong.
+        let log = self.directory.join("boot.log");
+        boot.arg("--init").stdout(Stdio::null()).stderr(File::create(&log)?);
         // The server writes the prefix's files when it ends.
-        let status = run_bounded(boot, BOOT, BOOT)?;
-        ensure!(status.success(), "wineboot: {status}");
+        let status = run_bounded(boot, BOOT, BOOT).with_context(|| format!("see {}", log.display()))?;
+        ensure!(status.success(), "wineboot: {status}; see {}", log.display());
         self.add_what_wine_lacks()?;
         File::create(made)?;
         Ok(())

@@ -159,7 +159,8 @@ pub trait PlatformProcess: Send + Sync + 'static {
 /// Streams of a process; absent where they were not asked for.
 #[derive(Default)]
 pub struct ProcessStdio {
-    /// What it reads. Shutting it down, or dropping it, ends the input; what was written before arrives.
+    /// What it reads. Shutting it down, or dropping it, ends the input; what was written before arrives. To shut it down
+    /// takes until the service has read all of that, or the process has ended; whoever gives up does not call it back.
     pub stdin: Option<Box<dyn AsyncWrite + Send + Sync + Unpin>>,
     /// What it writes.
     pub stdout: Option<Box<dyn AsyncRead + Send + Sync + Unpin>>,

@@ -2,7 +2,8 @@
 //!
 //! A host (QEMU on Linux, the Host Compute Service on Windows, [`fake::FakePlatform`] in tests) implements
 //! [`Platform`] and [`PlatformVm`]. Both are dyn-compatible, so that a program picks its host at run time and no public
-//! type above is generic over it. Everything that crosses this border is a typed value: no QMP, JSON or HRESULT.
+//! type above is generic over it. What crosses this border is typed values, no QMP or HRESULT; JSON only where a host's
+//! service passes on what the guest is told, in the guest's words.
 //!
 //! | module | concept |
 //! | --- | --- |
@@ -26,6 +27,7 @@ pub mod capabilities;
 pub mod deadlines;
 pub mod error;
 pub mod fake;
+mod figures;
 pub mod files;
 pub mod hosted;
 pub mod hvsocket;

@@ -245,7 +245,7 @@ impl Process {
         }
     }
 
-    /// Ends its standard input. Nothing to do if it has none, or it was taken.
+    /// Ends its standard input, as [`ProcessInput::finish`] does. Nothing to do if it has none, or it was taken.
     ///
     /// # Errors
     /// [`UvmError::Stream`].

@@ -8,6 +8,7 @@
 
 mod blocking;
 mod files;
+mod held;
 mod libraries;
 mod network;
 mod operation;
@@ -15,6 +16,7 @@ mod owned;
 mod process;
 mod registry;
 mod sockets;
+mod stdin;
 mod system;
 mod vmmem;
 

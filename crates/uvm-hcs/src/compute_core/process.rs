@@ -10,11 +10,12 @@ use uvm_wire::Hresult;
 use windows_sys::Win32::System::HostComputeSystem::{HCS_OPERATION, HCS_PROCESS, HcsEventOptionNone};
 use windows_sys::core::{HRESULT, PCWSTR};
 
-use super::blocking::blocking;
+use super::held::Held;
 use super::libraries::ComputeCoreLibrary;
 use super::operation::{self, Answer, StartedProcess};
 use super::owned::wide;
 use super::registry::Number;
+use super::stdin::StdinPipe;
 use super::system::{INVALID_HANDLE, LISTENERS, SystemHandle, told};
 use super::{check, system_error};
 use crate::host::{ComputeProcess, HcsError, Notification, NotificationKind, ProcessStdio};
@@ -48,10 +49,10 @@ pub(super) struct CoreProcess {
     name: String,
     id: u32,
     stdio: Mutex<ProcessStdio>,
-    handle: Mutex<Option<Arc<ProcessHandle>>>,
+    handle: Held<Arc<ProcessHandle>>,
     /// What is told of it, until it is known how it ended.
     told: tokio::sync::Mutex<mpsc::UnboundedReceiver<Notification>>,
-    exit: watch::Sender<Option<Notification>>,
+    exit: watch::Sender<Option<Result<Notification, HcsError>>>,
 }
 
 /// A function that does something with a process, with options.
@@ -66,7 +67,7 @@ impl CoreProcess {
     ) -> Result<Self, HcsError> {
         let intent = "start a process in compute system";
         let (sender, told_of_it) = mpsc::unbounded_channel();
-        let created = Arc::new(Mutex::new(None));
+        let created = Arc::new(Held::empty());
         let begin = {
             let (parameters, created) = (wide(parameters), Arc::clone(&created));
             move |operation| {
@@ -92,28 +93,45 @@ impl CoreProcess {
                 let listening = unsafe {
                     (core.HcsSetProcessCallback)(handle, HcsEventOptionNone, number.to_context(), Some(told))
                 };
-                *created.lock().unwrap_or_else(PoisonError::into_inner) = Some((Arc::new(process), listening));
+                created.put((Arc::new(process), listening));
                 status
             }
         };
-        let outcome = operation::run(core, (intent, system_id), Answer::Process, begin).await?;
-        let created = created.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let (Some((handle, listening)), Some(started)) = (created, outcome.process) else {
+        let outcome = match operation::run(core, (intent, system_id), Answer::Process, begin).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                // Before that is told: it keeps its system open. Why it cannot be closed says less.
+                let _ = created.close("close process").await;
+                return Err(error);
+            }
+        };
+        let (Some((handle, listening)), Some(started)) = (created.take(), outcome.process) else {
             return Err(HcsError::new(intent, system_id, Hresult::FAIL, "it was lost"));
         };
-        let name = format!("{system_id}:{}", started.id);
-        check("listen to process", &name, listening, "")?;
-        let id = started.id;
-        let stdio = stdio(started).map_err(|error| system_error("read the streams of process", &name, &error))?;
-        Ok(Self {
+        let process = Self {
             core,
-            name,
-            id,
-            stdio: Mutex::new(stdio),
-            handle: Mutex::new(Some(handle)),
+            name: format!("{system_id}:{}", started.id),
+            id: started.id,
+            stdio: Mutex::default(),
+            handle: Held::of(handle),
             told: tokio::sync::Mutex::new(told_of_it),
             exit: watch::Sender::new(None),
-        })
+        };
+        if let Err(error) = process.connect(listening, started) {
+            // It runs, but nobody could follow it or talk to it.
+            if let Err(error) = process.terminate().await {
+                tracing::warn!(%error, "a process that nobody has goes on");
+            }
+            return Err(error);
+        }
+        Ok(process)
+    }
+
+    fn connect(&self, listening: HRESULT, started: StartedProcess) -> Result<(), HcsError> {
+        check("listen to process", &self.name, listening, "")?;
+        let stdio = stdio(started).map_err(|error| system_error("use the streams of process", &self.name, &error))?;
+        *self.stdio.lock().unwrap_or_else(PoisonError::into_inner) = stdio;
+        Ok(())
     }
 
     fn run<'a>(
@@ -123,9 +141,8 @@ impl CoreProcess {
         text: Option<&'a str>,
     ) -> BoxFuture<'a, Result<String, HcsError>> {
         Box::pin(async move {
-            let handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let closed = || HcsError::new(intent, &self.name, INVALID_HANDLE, "it was closed");
-            let process = handle.ok_or_else(closed)?;
+            let process = self.handle.get().ok_or_else(closed)?;
             let text = text.map(wide);
             let begin = move |operation| {
                 let text = text.as_ref().map_or(std::ptr::null(), Vec::as_ptr);
@@ -146,7 +163,7 @@ fn stdio(started: StartedProcess) -> std::io::Result<ProcessStdio> {
         unsafe { NamedPipeClient::from_raw_handle(handle.into_raw_handle()) }.map(Some)
     };
     Ok(ProcessStdio {
-        stdin: pipe(started.stdin)?.map(|pipe| Box::new(pipe) as Box<_>),
+        stdin: pipe(started.stdin)?.map(|pipe| Box::new(StdinPipe::new(pipe)) as Box<_>),
         stdout: pipe(started.stdout)?.map(|pipe| Box::new(pipe) as Box<_>),
         stderr: pipe(started.stderr)?.map(|pipe| Box::new(pipe) as Box<_>),
     })
@@ -183,31 +200,23 @@ impl ComputeProcess for CoreProcess {
             let mut told = self.told.lock().await;
             loop {
                 if let Some(exit) = &*self.exit.borrow() {
-                    return Ok(exit.clone());
+                    return exit.clone();
                 }
-                match told.recv().await {
-                    Some(notification) if notification.kind == NotificationKind::ProcessExited => {
-                        self.exit.send_replace(Some(notification));
-                    }
+                let failed = |code, why| Err(HcsError::new("wait for process", &self.name, code, why));
+                let exit = match told.recv().await {
+                    Some(exit) if exit.kind == NotificationKind::ProcessExited => Ok(exit),
                     Some(notification) if notification.kind == NotificationKind::ServiceDisconnect => {
-                        let why = "lost communication with the compute service";
-                        return Err(HcsError::new("wait for process", &self.name, Hresult::FAIL, why));
+                        failed(Hresult::FAIL, "lost communication with the compute service")
                     }
-                    Some(_) => {}
-                    None => return Err(HcsError::new("wait for process", &self.name, INVALID_HANDLE, "it was closed")),
-                }
+                    Some(_) => continue,
+                    None => failed(INVALID_HANDLE, "it was closed"),
+                };
+                self.exit.send_replace(Some(exit));
             }
         })
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), HcsError>> {
-        Box::pin(async {
-            let handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner).take();
-            blocking("close process", move |_| {
-                drop(handle);
-                Ok(())
-            })
-            .await
-        })
+        Box::pin(self.handle.close("close process"))
     }
 }

@@ -1,7 +1,7 @@
 //! Compute systems of the service.
 
 use std::ffi::c_void;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use uvm_platform::BoxFuture;
@@ -10,7 +10,7 @@ use windows_sys::Win32::System::HostComputeSystem::{HCS_EVENT, HCS_OPERATION, HC
 use windows_sys::core::{HRESULT, PCWSTR};
 
 use super::ComputeCore;
-use super::blocking::blocking;
+use super::held::Held;
 use super::libraries::ComputeCoreLibrary;
 use super::operation::{self, Answer};
 use super::owned::{read, wide};
@@ -52,7 +52,7 @@ impl ComputeSystems for ComputeCore {
         let core = self.core();
         Box::pin(async move {
             let (sender, notifications) = mpsc::unbounded_channel();
-            let created = Arc::new(Mutex::new(None));
+            let created = Arc::new(Held::empty());
             let begin = {
                 let (id, document, created) = (wide(id), wide(document), Arc::clone(&created));
                 move |operation| {
@@ -78,16 +78,20 @@ impl ComputeSystems for ComputeCore {
                     let listening = unsafe {
                         (core.HcsSetComputeSystemCallback)(handle, HcsEventOptionNone, number.to_context(), Some(told))
                     };
-                    *created.lock().unwrap_or_else(PoisonError::into_inner) = Some((Arc::new(system), listening));
+                    created.put((Arc::new(system), listening));
                     status
                 }
             };
             let intent = "create compute system";
-            operation::run(core, (intent, id), Answer::Document, begin).await?;
-            let created = created.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let (handle, listening) = created.ok_or_else(|| HcsError::new(intent, id, Hresult::FAIL, "it was lost"))?;
+            if let Err(error) = operation::run(core, (intent, id), Answer::Document, begin).await {
+                // Before that is told: what was refused has its id as long as it is open. Why it cannot be closed says less.
+                let _ = created.close("close compute system").await;
+                return Err(error);
+            }
+            let lost = || HcsError::new(intent, id, Hresult::FAIL, "it was lost");
+            let (handle, listening) = created.take().ok_or_else(lost)?;
+            let system = CoreSystem { core, id: id.to_owned(), handle: Held::of(handle) };
             super::check("listen to compute system", id, listening, "")?;
-            let system = CoreSystem { core, id: id.to_owned(), handle: Mutex::new(Some(handle)) };
             Ok(OpenSystem { system: Arc::new(system), notifications })
         })
     }
@@ -97,7 +101,7 @@ impl ComputeSystems for ComputeCore {
 struct CoreSystem {
     core: &'static ComputeCoreLibrary,
     id: String,
-    handle: Mutex<Option<Arc<SystemHandle>>>,
+    handle: Held<Arc<SystemHandle>>,
 }
 
 /// A function that does something with a system, with options.
@@ -105,8 +109,7 @@ type WithOptions = unsafe extern "system" fn(HCS_SYSTEM, HCS_OPERATION, PCWSTR) 
 
 impl CoreSystem {
     fn open(&self, intent: &'static str) -> Result<Arc<SystemHandle>, HcsError> {
-        let handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        handle.ok_or_else(|| HcsError::new(intent, &self.id, INVALID_HANDLE, "it was closed"))
+        self.handle.get().ok_or_else(|| HcsError::new(intent, &self.id, INVALID_HANDLE, "it was closed"))
     }
 
     /// Runs an operation on the system; the text is what it is given, if anything.
@@ -186,14 +189,7 @@ impl ComputeSystem for CoreSystem {
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), HcsError>> {
-        Box::pin(async {
-            let handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner).take();
-            blocking("close compute system", move |_| {
-                drop(handle);
-                Ok(())
-            })
-            .await
-        })
+        Box::pin(self.handle.close("close compute system"))
     }
 }
 

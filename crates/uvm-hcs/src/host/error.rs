@@ -85,21 +85,29 @@ impl HcsError {
 
 impl fmt::Display for HcsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot {} {}: {}", self.intent, self.object, self.code)?;
-        let meaning = match self.code {
-            Self::ALREADY_STOPPED => " (it has stopped already)",
-            Self::NOT_FOUND => " (there is none of this id)",
-            Self::ALREADY_EXISTS => " (the id is taken)",
-            Self::PENDING => " (it is under way)",
-            Self::UNEXPECTED_EXIT => " (it exited unexpectedly)",
-            Self::NETWORK_NOT_FOUND => " (there is no such network object)",
-            _ => "",
-        };
-        write!(f, "{meaning}{}", self.detail)
+        write!(f, "cannot {}", self.intent)?;
+        if !self.object.is_empty() {
+            write!(f, " {}", self.object)?;
+        }
+        let known = MEANINGS.iter().find(|(code, _)| self.is_any(&[*code]));
+        let meaning = known.map(|(_, meaning)| format!(" ({meaning})")).unwrap_or_default();
+        write!(f, ": {}{meaning}{}", self.code, self.detail)
     }
 }
 
 impl std::error::Error for HcsError {}
+
+/// What results of the service mean, for messages.
+const MEANINGS: [(Hresult, &str); 8] = [
+    (HcsError::ALREADY_STOPPED, "it has stopped already"),
+    (HcsError::NOT_FOUND, "there is none of this id"),
+    (HcsError::ALREADY_EXISTS, "the id is taken"),
+    (HcsError::PENDING, "it is under way"),
+    (HcsError::UNEXPECTED_EXIT, "it exited unexpectedly"),
+    (HcsError::INVALID_STATE, "its state does not allow it"),
+    (HcsError::PROCESS_ALREADY_STOPPED, "the process has ended"),
+    (HcsError::NETWORK_NOT_FOUND, "there is no such network object"),
+];
 
 /// Results of the system, which a guest's failures come as, too.
 const FILE_NOT_FOUND: Hresult = Hresult::from_bits(0x8007_0002);
@@ -129,6 +137,20 @@ mod tests {
         assert!(HcsError::new("find", "vm", HcsError::NOT_FOUND, "").is_not_found());
         assert!(HcsError::new("delete", "ns", Hresult::FAIL, "Element not found. ").is_not_found());
         assert!(!HcsError::new("delete", "ns", Hresult::FAIL, "denied").is_not_found());
+    }
+
+    #[test]
+    fn what_has_no_name_is_not_named_and_a_result_means_the_same_in_both_spellings() {
+        for (error, text) in [
+            (HcsError::new("look", "", Hresult::FAIL, ""), "cannot look: 0x80004005"),
+            (
+                HcsError::new("make", "c1", Hresult::from_bits(0x8037_010f), ""),
+                "cannot make c1: 0x8037010f (the id is taken)",
+            ),
+            (HcsError::new("make", "c1", HcsError::ALREADY_EXISTS, ""), "cannot make c1: 0xc037010f (the id is taken)"),
+        ] {
+            assert_eq!(error.to_string(), text);
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub struct OpenSystem {
     pub notifications: mpsc::UnboundedReceiver<Notification>,
 }
 
-/// A compute system. Dropping it closes it, which ends it if it still runs.
+/// A compute system. Dropping it closes it, without waiting for that, which ends it if it still runs.
 ///
 /// An operation that nobody waits for goes on.
 pub trait ComputeSystem: Send + Sync {
@@ -53,7 +53,8 @@ pub trait ComputeSystem: Send + Sync {
     fn close(&self) -> BoxFuture<'_, Result<(), HcsError>>;
 }
 
-/// A process in a system, made through the service. Dropping it closes it and leaves the process running.
+/// A process in a system, made through the service. Dropping it closes it, without waiting for that, and leaves the process
+/// running.
 pub trait ComputeProcess: Send + Sync {
     /// Its number.
     fn id(&self) -> u32;

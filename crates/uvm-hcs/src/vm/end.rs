@@ -140,7 +140,7 @@ impl Vm {
 
     /// Ends the VM, closes its system and takes back what it was given. The second time does nothing; after a failure
     /// it tries what is left.
-    pub(super) async fn close(&self, ended: Box<dyn FnOnce() + Send>) -> Result<(), PlatformError> {
+    pub(super) async fn close(self: &Arc<Self>, ended: Box<dyn FnOnce() + Send>) -> Result<(), PlatformError> {
         let deadline = self.parts.deadlines.close;
         let close = self.closed.get_or_try_init(|| async {
             match tokio::time::timeout(deadline, self.close_once(ended)).await {
@@ -151,7 +151,7 @@ impl Vm {
         close.await.copied()
     }
 
-    async fn close_once(&self, ended: Box<dyn FnOnce() + Send>) -> Result<(), PlatformError> {
+    async fn close_once(self: &Arc<Self>, ended: Box<dyn FnOnce() + Send>) -> Result<(), PlatformError> {
         if self.in_cpu_group.load(Ordering::Relaxed) && !self.life.borrow().has_ended() {
             let leave = Change::Update(Setting::CpuGroup(CpuGroup { id: None }));
             if let Err(error) = self.change(&leave, None).await {
@@ -162,7 +162,7 @@ impl Vm {
         let is_lost = self.evidence().service_lost;
         let terminated = if is_lost { Ok(()) } else { self.tell_to_end().await };
         ended();
-        self.hosted.close(self.parts.deadlines.host_call).await;
+        self.close_hosted().await;
         let closed = self.call("close it", self.parts.deadlines.host_call, self.parts.system.close()).await;
         if let Some(scratch) = &self.parts.scratch {
             scratch.release().await;

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::c_void;
+use std::fs::File;
 use std::net::TcpStream;
-use std::os::windows::io::OwnedHandle;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,8 +32,8 @@ pub(crate) struct Operation {
     pub(crate) about: Option<usize>,
     /// Its result and the text with it, once it is finished.
     pub(crate) result: Option<(HRESULT, String)>,
-    /// The process it started, and the ends of its standard input and output that are given away.
-    pub(crate) process: Option<(u32, [usize; 2])>,
+    /// The process it started, and the ends of its standard streams that are given away.
+    pub(crate) process: Option<(u32, [usize; 3])>,
 }
 
 /// A system.
@@ -58,8 +58,10 @@ pub(crate) struct Process {
     pub(crate) system: usize,
     pub(crate) listener: Listener,
     pub(crate) exited: bool,
-    /// The process's own ends of its pipes, which go with it.
-    pub(crate) pipes: Vec<OwnedHandle>,
+    /// The end of its standard input was told.
+    pub(crate) input_ended: bool,
+    /// Its own ends of its outputs, which go with it.
+    pub(crate) outputs: Vec<File>,
 }
 
 /// Who is told.

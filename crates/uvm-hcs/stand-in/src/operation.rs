@@ -109,11 +109,12 @@ unsafe extern "system" fn HcsGetOperationResultAndProcessInfo(
     document: *mut PWSTR,
 ) -> HRESULT {
     let process = with(|books| books.operations.get(&operation.addr()).and_then(|operation| operation.process));
-    if let Some((id, [input, output])) = process {
+    if let Some((id, [input, output, error])) = process {
         let told = HCS_PROCESS_INFORMATION {
             ProcessId: id,
             StdInput: as_handle(input),
             StdOutput: as_handle(output),
+            StdError: as_handle(error),
             ..HCS_PROCESS_INFORMATION::default()
         };
         // SAFETY: the caller gives a place for it.

@@ -3,13 +3,15 @@
 #![expect(unsafe_code, reason = "C interfaces; each block says why it is sound")]
 
 use std::ffi::c_void;
-use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
-use std::ptr;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::windows::io::{HandleOrInvalid, IntoRawHandle, OwnedHandle};
+use std::{process, ptr, thread};
 
 use serde_json::{Value, json};
 use windows_sys::Win32::Foundation::{E_HANDLE, E_INVALIDARG, GENERIC_READ, GENERIC_WRITE, S_OK};
 use windows_sys::Win32::Storage::FileSystem::{
-    CreateFileW, FILE_FLAG_OVERLAPPED, OPEN_EXISTING, PIPE_ACCESS_INBOUND, PIPE_ACCESS_OUTBOUND, WriteFile,
+    CreateFileW, FILE_FLAG_OVERLAPPED, OPEN_EXISTING, PIPE_ACCESS_INBOUND, PIPE_ACCESS_OUTBOUND,
 };
 use windows_sys::Win32::System::HostComputeSystem::{HCS_EVENT_CALLBACK, HCS_OPERATION, HcsEventProcessExited};
 use windows_sys::Win32::System::Pipes::{CreateNamedPipeW, PIPE_TYPE_BYTE};
@@ -47,27 +49,29 @@ unsafe extern "system" fn HcsCreateProcess(
     let Ok(parameters) = serde_json::from_str::<Value>(&unsafe { read(parameters) }) else { return E_INVALIDARG };
     let handle = with(|books| {
         let handle = books.new_handle();
-        let started =
-            Process { system: system.addr(), listener: Listener::default(), exited: false, pipes: Vec::new() };
+        let (system, listener) = (system.addr(), Listener::default());
+        let started = Process { system, listener, exited: false, input_ended: false, outputs: Vec::new() };
         books.processes.insert(handle, started);
         handle
     });
     // SAFETY: the caller gives a place for the handle.
     unsafe { process.write(as_handle(handle)) };
     let work = move |operation| {
-        let input = (parameters["CreateStdInPipe"] == true).then(|| pipe(handle, "in", PIPE_ACCESS_INBOUND));
-        let output = (parameters["CreateStdOutPipe"] == true).then(|| pipe(handle, "out", PIPE_ACCESS_OUTBOUND));
-        if let Some((own, _)) = &output {
-            let mut written = 0;
-            // SAFETY: the handle is open, and the bytes are there during the call.
-            unsafe {
-                WriteFile(own.as_raw_handle(), OUTPUT.as_ptr(), OUTPUT.len() as u32, &raw mut written, ptr::null_mut());
-            }
+        let open = |stream: &str, access| (parameters[stream] == true).then(|| pipe(handle, stream, access)).unzip();
+        let (input, stdin) = open("CreateStdInPipe", PIPE_ACCESS_INBOUND);
+        let (output, stdout) = open("CreateStdOutPipe", PIPE_ACCESS_OUTBOUND);
+        let (error, stderr) = open("CreateStdErrPipe", PIPE_ACCESS_OUTBOUND);
+        if let Some(input) = input {
+            thread::spawn(move || consume(handle, input));
         }
-        let given = [&input, &output].map(|pipe| pipe.as_ref().map_or(0, |(_, given)| *given));
+        if let Some(mut output) = output.as_ref() {
+            // There is room for it.
+            let _ = output.write_all(OUTPUT);
+        }
+        let given = [stdin, stdout, stderr].map(Option::unwrap_or_default);
         with(|books| {
             if let Some(process) = books.processes.get_mut(&handle) {
-                process.pipes = [input, output].into_iter().flatten().map(|(own, _)| own).collect();
+                process.outputs.extend([output, error].into_iter().flatten());
             }
             if let Some(operation) = books.operations.get_mut(&operation) {
                 operation.process = Some((PROCESS_ID, given));
@@ -78,17 +82,37 @@ unsafe extern "system" fn HcsCreateProcess(
     begin(operation, as_handle(handle), work, || {})
 }
 
-/// A pipe: the process's own end, which is open as long as it runs, and the one that is given away.
-fn pipe(process: usize, name: &str, access: u32) -> (OwnedHandle, usize) {
-    let name: Vec<u16> = format!(r"\\.\pipe\stand-in-{process}-{name}").encode_utf16().chain([0]).collect();
+/// Reads what a process is fed, until nobody can feed it any more. After the end of its input was told nothing may come.
+fn consume(process: usize, mut input: File) {
+    let mut buffer = [0; 4096];
+    while let Ok(1..) = input.read(&mut buffer) {
+        let came_late = with(|books| {
+            let has_ended = books.processes.get(&process).is_some_and(|process| process.input_ended);
+            if has_ended {
+                books.violation("some input came after its end was told:", as_handle(process));
+            }
+            has_ended
+        });
+        if came_late {
+            return;
+        }
+    }
+}
+
+/// A pipe: the process's own end, and the one that is given away.
+fn pipe(process: usize, name: &str, access: u32) -> (File, usize) {
+    let name = format!(r"\\.\pipe\stand-in-{}-{process}-{name}", process::id());
+    let name: Vec<u16> = name.encode_utf16().chain([0]).collect();
     let given = if access == PIPE_ACCESS_INBOUND { GENERIC_WRITE } else { GENERIC_READ };
     // SAFETY: the name is terminated, no security is given; each handle has one owner.
-    unsafe {
-        let own = CreateNamedPipeW(name.as_ptr(), access, PIPE_TYPE_BYTE, 1, 4096, 4096, 0, ptr::null());
-        let given =
-            CreateFileW(name.as_ptr(), given, 0, ptr::null(), OPEN_EXISTING, FILE_FLAG_OVERLAPPED, ptr::null_mut());
-        (OwnedHandle::from_raw_handle(own), given.expose_provenance())
-    }
+    let [own, given] = unsafe {
+        [
+            CreateNamedPipeW(name.as_ptr(), access, PIPE_TYPE_BYTE, 1, 4096, 4096, 0, ptr::null()),
+            CreateFileW(name.as_ptr(), given, 0, ptr::null(), OPEN_EXISTING, FILE_FLAG_OVERLAPPED, ptr::null_mut()),
+        ]
+        .map(|handle| OwnedHandle::try_from(HandleOrInvalid::from_raw_handle(handle)).expect("the system has pipes"))
+    };
+    (File::from(own), given.into_raw_handle().expose_provenance())
 }
 
 #[unsafe(no_mangle)]
@@ -137,7 +161,7 @@ unsafe extern "system" fn HcsTerminateProcess(
             let listener = with(|books| {
                 let process = books.processes.get_mut(&handle)?;
                 let first = !std::mem::replace(&mut process.exited, true);
-                process.pipes.clear();
+                process.outputs.clear();
                 first.then_some(process.listener)
             });
             if let Some(listener) = listener {
@@ -178,13 +202,24 @@ unsafe extern "system" fn HcsModifyProcess(
     }
     // SAFETY: the caller gives a terminated text.
     let Ok(settings) = serde_json::from_str::<Value>(&unsafe { read(settings) }) else { return E_INVALIDARG };
-    let is_known = match settings["Operation"].as_str() {
-        Some("ConsoleSize") => settings["ConsoleSize"]["Height"].is_u64() && settings["ConsoleSize"]["Width"].is_u64(),
-        Some("CloseHandle") => settings["CloseHandle"]["Handle"] == "StdIn",
-        _ => false,
+    let (size, closed) = (&settings["ConsoleSize"], &settings["CloseHandle"]["Handle"]);
+    let (is_known, ends_input) = match settings["Operation"].as_str() {
+        Some("ConsoleSize") => (size["Height"].is_u64() && size["Width"].is_u64(), false),
+        Some("CloseHandle") => (closed == "StdIn", true),
+        _ => (false, false),
     };
     let handle = process.addr();
-    let work = move |_| if is_known { answer(handle, "") } else { failed(E_INVALIDARG, "there is no such change") };
+    let work = move |_| {
+        if !is_known {
+            return failed(E_INVALIDARG, "there is no such change");
+        }
+        with(|books| {
+            if let Some(process) = books.processes.get_mut(&handle) {
+                process.input_ended |= ends_input;
+            }
+        });
+        answer(handle, "")
+    };
     begin(operation, process, work, || {})
 }
 

@@ -151,3 +151,21 @@ async fn what_is_made_while_the_vm_ends_ends_with_it() {
         assert_eq!((host.open_systems(), host.open_processes()), (0, 0), "ended after {ends_after} ms");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_made_while_a_vm_is_closed_that_cannot_be_ended_is_closed_too() {
+    for begun_after in 0..8 {
+        let host = RecordingHcs::new().with_calls_that_take(Duration::from_millis(2));
+        let (vm, _events) = running(&host).await;
+        host.plant(Fault::on("hcs", "terminate_system").containing("vm-under-test"));
+        let started = async {
+            tokio::time::sleep(Duration::from_millis(begun_after)).await;
+            vm.create_process("{}").await
+        };
+        let (closed, started) = tokio::join!(vm.close(), started);
+        closed.expect_err("planted");
+        tokio::time::sleep(LONG).await;
+        assert_eq!((host.open_systems(), host.open_processes()), (0, 0), "begun after {begun_after} ms");
+        drop(started);
+    }
+}

@@ -1,8 +1,8 @@
 //! Making a container: its end is asked for first, then the guest makes it, then it is started.
 //!
-//! Where the host's service holds the guest connection, the host does it. Else all of it runs where the VM's own I/O runs, so that a caller who gives up does not leave it half done: a container that
+//! All of it runs where the VM's own I/O runs, so that a caller who gives up does not leave it half done: a container that
 //! nobody has a handle of is killed and forgotten, whenever it comes to exist. None of it keeps a VM that nobody has a
-//! handle of.
+//! handle of. Where the host's service holds the guest connection, the host does the same (`hosted.rs`).
 
 use std::sync::Arc;
 use std::time::Duration;

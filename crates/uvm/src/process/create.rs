@@ -1,7 +1,8 @@
-//! Starting a process by the bridge: ports first, then the request, then the streams the guest dials, then the wait for its end.
+//! Starting a process: ports first, then the request, then the streams the guest dials, then the wait for its end.
 //!
 //! All of it runs where the VM's own I/O runs, so that a caller who gives up does not leave it half done: a process that
-//! nobody has a handle of is killed, whenever it comes to exist. None of it keeps a VM that nobody has a handle of.
+//! nobody has a handle of is killed, whenever it comes to exist. None of it keeps a VM that nobody has a handle of. Where
+//! the host's service holds the guest connection, the host does the same (`hosted.rs`).
 
 use std::num::NonZeroU32;
 use std::sync::Arc;

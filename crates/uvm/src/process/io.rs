@@ -25,7 +25,8 @@ impl ProcessInput {
         Self(Some(pipe))
     }
 
-    /// Ends the input.
+    /// Ends the input. Where the host's service holds the guest connection, waits until the service has read what was
+    /// written, or the process has ended. A caller that gives up does not call it back.
     ///
     /// # Errors
     /// The process, or the VM, is gone.

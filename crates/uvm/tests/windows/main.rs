@@ -14,8 +14,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use uvm::platform::Platform;
 use uvm::wire::notification::ExitType;
 use uvm::{
-    ContainerEnd, ContainerOptions, ContainerStdio, ExitStatus, GuestConnection, LcowOptions, ProcessExit, ProcessSpec,
-    ScsiDisk, UtilityVm, UvmError, UvmId,
+    ContainerEnd, ContainerOptions, ContainerStdio, ErrorKind, ExitStatus, GuestConnection, LcowOptions, ProcessExit,
+    ProcessSpec, ScsiDisk, UtilityVm, UvmError, UvmId,
 };
 use uvm_hcs::host::ServiceProperties;
 use uvm_hcs::{ComputeCore, HcsPlatform, WindowsBuild};
@@ -187,7 +187,8 @@ async fn streams_go_both_ways(host: &Host) -> TestResult {
 async fn failures_say_why(host: &Host) -> TestResult {
     let vm = host.boot("twice").await?;
     let error = host.create("twice").await.expect_err("it is taken");
-    assert!(chain(&error).contains("0x8037010f; there is a system with this id"), "{}", chain(&error));
+    let taken = "a utility VM twice already exists (the compute service has a system of this id)";
+    assert!(error.kind() == ErrorKind::AlreadyExists && chain(&error).ends_with(taken), "{}", chain(&error));
     vm.close().await?;
     // Once it is closed its id is free.
     Ok(host.boot("twice").await?.close().await?)

@@ -56,7 +56,7 @@ async fn make(
     let made = HcsContainer::keep(&vm, link.clone(), id, open);
     let made = Unclaimed::new(made, link, |vm, container| Box::pin(async move { container.undo(&vm).await }));
     // The VM may have been closed meanwhile, with all that was known then.
-    match vm.require_open(INTENT) {
+    match vm.require_hosted(INTENT) {
         Ok(()) => Ok(made),
         Err(error) => {
             made.undo(vm).await;
@@ -76,8 +76,8 @@ pub(super) struct OpenContainer {
 }
 
 impl OpenContainer {
-    pub(super) fn system(&self) -> &dyn ComputeSystem {
-        &*self.system
+    pub(super) async fn close(&self, vm: &Vm) {
+        told_if_left(vm, "container", self.id.as_str(), self.system.close()).await;
     }
 
     async fn command(&self, command: ContainerCommand) -> Result<(), HcsError> {
@@ -124,7 +124,7 @@ async fn follow(vm: Arc<Vm>, open: Arc<OpenContainer>, mut notifications: mpsc::
 
 async fn let_go(vm: &Vm, open: &Arc<OpenContainer>) {
     vm.hosted.open().containers.retain(|other| !Arc::ptr_eq(other, open));
-    told_if_left("a container", vm.parts.deadlines.host_call, open.system.close()).await;
+    open.close(vm).await;
 }
 
 /// A handle of a container.

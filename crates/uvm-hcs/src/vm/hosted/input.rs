@@ -51,15 +51,7 @@ impl Input {
         let (reply, told) = oneshot::channel();
         let process = Arc::clone(&self.process);
         self.process.spawn(async move {
-            let close = process.unless_gone("end the input of a process of it", |process| async move {
-                let mut pipe = pipe;
-                // A pipe that is broken has no end to tell but the service's.
-                let _ = pipe.flush().await;
-                let told = process.modify(&close_stdin()).await;
-                drop(pipe);
-                told
-            });
-            let result = close.await.map(drop);
+            let result = tell_end(&process, pipe).await;
             if let Err(error) = &result {
                 tracing::debug!(%error, "the end of a process's input was not told");
             }
@@ -68,6 +60,20 @@ impl Input {
         });
         self.state = State::Ending(told);
     }
+}
+
+/// Tells the end of the input once all that was written has been read, which may take as long as the process lives.
+async fn tell_end(process: &Shared, mut pipe: Pipe) -> Result<(), PlatformError> {
+    tokio::select! {
+        biased;
+        // Nobody reads any more.
+        () = process.ended() => return Ok(()),
+        // A pipe that is broken has no end to tell but the service's.
+        _ = pipe.shutdown() => {}
+    }
+    let intent = "end the input of a process of it";
+    // The pipe stays until that is told: to lose it is no end.
+    process.unless_gone(intent, |process| async move { process.modify(&close_stdin()).await }).await.map(drop)
 }
 
 impl AsyncWrite for Input {

@@ -8,8 +8,8 @@ mod input;
 mod process;
 mod unclaimed;
 
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
 
 use tokio::task::JoinSet;
 use uvm_platform::{BoxFuture, HostedGuest, NewContainer, NewProcess, PlatformContainer, PlatformError};
@@ -28,6 +28,8 @@ pub(super) struct Hosted {
 
 #[derive(Default)]
 struct Open {
+    /// The VM is being closed, or was: what comes now stays behind.
+    closed: bool,
     containers: Vec<Arc<OpenContainer>>,
     processes: Vec<Arc<dyn ComputeProcess>>,
 }
@@ -36,27 +38,15 @@ impl Hosted {
     fn open(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Closes all of it, each within `limit`. What fails is told in the log: the VM has ended, and its end is what counts.
-    pub(super) async fn close(&self, limit: Duration) {
-        let Open { containers, processes } = std::mem::take(&mut *self.open());
-        let mut closing = JoinSet::new();
-        for process in processes {
-            closing.spawn(async move { told_if_left("a process", limit, process.close()).await });
-        }
-        for container in containers {
-            closing.spawn(async move { told_if_left("a container", limit, container.system().close()).await });
-        }
-        while closing.join_next().await.is_some() {}
-    }
 }
 
 /// Closes something that nobody uses any more: nobody is left to be told of an error but the log.
-async fn told_if_left(what: &str, limit: Duration, close: impl Future<Output = Result<(), HcsError>>) {
+async fn told_if_left(vm: &Vm, what: &str, name: impl fmt::Display, close: impl Future<Output = Result<(), HcsError>>) {
+    let (id, limit) = (&vm.parts.id, vm.parts.deadlines.host_call);
     match tokio::time::timeout(limit, close).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(%error, "{what} was not closed"),
-        Err(_) => tracing::warn!(waited = ?limit, "{what} was not closed in time"),
+        Ok(Err(error)) => tracing::warn!(vm = %id, %error, "{what} {name} was not closed"),
+        Err(_) => tracing::warn!(vm = %id, waited = ?limit, "{what} {name} was not closed in time"),
     }
 }
 
@@ -80,11 +70,10 @@ impl Link {
     {
         let Self { vm, home } = self.clone();
         Box::pin(async move {
-            let closed = || PlatformError::WrongState { intent, state: "closed" };
             let begun = vm.upgrade().zip(home.upgrade()).map(|(vm, home)| home.begin(work(vm)));
             // It ends with the VM.
-            let lost = |_| Err(if vm.strong_count() == 0 { closed() } else { panicked() });
-            begun.ok_or_else(closed)?.await.unwrap_or_else(lost)
+            let lost = |_| Err(if vm.strong_count() == 0 { closed(intent) } else { panicked() });
+            begun.ok_or_else(|| closed(intent))?.await.unwrap_or_else(lost)
         })
     }
 
@@ -100,6 +89,31 @@ impl Link {
 }
 
 impl Vm {
+    /// Closes all that is open in the guest, and what comes later. What fails is told in the log: the VM has ended, and its
+    /// end is what counts.
+    pub(super) async fn close_hosted(self: &Arc<Self>) {
+        let closed = Open { closed: true, ..Open::default() };
+        let Open { containers, processes, .. } = std::mem::replace(&mut *self.hosted.open(), closed);
+        let mut closing = JoinSet::new();
+        for process in processes {
+            let vm = Arc::clone(self);
+            closing.spawn(async move {
+                told_if_left(&vm, "process", process.id(), process.close()).await;
+            });
+        }
+        for container in containers {
+            let vm = Arc::clone(self);
+            closing.spawn(async move { container.close(&vm).await });
+        }
+        while closing.join_next().await.is_some() {}
+    }
+
+    /// Fails if what was made in the guest cannot be used any more: the VM has ended, or its closing has passed it by.
+    fn require_hosted(&self, intent: &'static str) -> Result<(), PlatformError> {
+        self.require_open(intent)?;
+        if self.hosted.open().closed { Err(closed(intent)) } else { Ok(()) }
+    }
+
     /// Has the service do something in the guest, no longer than a call to the guest may take.
     async fn in_guest<T>(
         &self,
@@ -123,6 +137,10 @@ impl Vm {
             Err(_) => Err(self.timeout(&format!("the compute service, to {intent}"), limit)),
         }
     }
+}
+
+fn closed(intent: &'static str) -> PlatformError {
+    PlatformError::WrongState { intent, state: "closed" }
 }
 
 fn failure(intent: &str, error: HcsError) -> PlatformError {

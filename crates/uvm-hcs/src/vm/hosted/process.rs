@@ -9,7 +9,7 @@ use uvm_wire::Hresult;
 
 use super::input::Input;
 use super::unclaimed::Unclaimed;
-use super::{Link, failure, told_if_left};
+use super::{Link, closed, failure, told_if_left};
 use crate::document::process::{Pipes, ProcessStatus, resize};
 use crate::host::{ComputeProcess, ComputeSystem, HcsError};
 use crate::vm::Vm;
@@ -43,7 +43,7 @@ async fn start(
                 link.spawn(|vm| async move {
                     if let Ok(late) = starting.await {
                         kill(&vm, &*late).await;
-                        told_if_left("a process", vm.parts.deadlines.host_call, late.close()).await;
+                        told_if_left(&vm, "process", late.id(), late.close()).await;
                     }
                 });
             }
@@ -56,7 +56,7 @@ async fn start(
     });
     let made = Unclaimed::new(process, link, |vm, process| Box::pin(async move { process.undo(&vm).await }));
     // The VM may have been closed meanwhile, with all that was known then.
-    match connected.and_then(|()| vm.require_open(INTENT)) {
+    match connected.and_then(|()| vm.require_hosted(INTENT)) {
         Ok(()) => Ok(made),
         Err(error) => {
             made.undo(vm).await;
@@ -183,6 +183,12 @@ impl Shared {
         self.exit.borrow().is_some()
     }
 
+    /// Waits until it is known how it ended, or the VM is gone.
+    pub(super) async fn ended(&self) {
+        // Whoever follows it went with the VM.
+        let _ = self.exit.clone().wait_for(Option::is_some).await;
+    }
+
     /// Has the service do something with the process. `false`: it has ended.
     pub(super) fn unless_gone<F>(
         &self,
@@ -195,7 +201,7 @@ impl Shared {
         let (process, signs) = (Weak::clone(&self.process), Arc::clone(&self.signs));
         self.link.run(intent, move |vm| async move {
             vm.require_open(intent)?;
-            let process = process.upgrade().ok_or(PlatformError::WrongState { intent, state: "closed" })?;
+            let process = process.upgrade().ok_or_else(|| closed(intent))?;
             let called = async {
                 match call(process).await {
                     Err(error) if error.is_process_gone() => {
@@ -220,7 +226,7 @@ impl Drop for Shared {
         let Some(process) = self.process.upgrade() else { return };
         self.link.spawn(|vm| async move {
             vm.hosted.open().processes.retain(|open| !Arc::ptr_eq(open, &process));
-            told_if_left("a process", vm.parts.deadlines.host_call, process.close()).await;
+            told_if_left(&vm, "process", process.id(), process.close()).await;
         });
     }
 }
@@ -240,7 +246,7 @@ impl PlatformProcess for HcsProcess {
         Box::pin(async move {
             let known = exit.wait_for(Option::is_some).await.ok().and_then(|exit| exit.clone());
             // Whoever follows it went with the VM.
-            known.unwrap_or(Err(PlatformError::WrongState { intent: WAIT, state: "closed" }))
+            known.unwrap_or(Err(closed(WAIT)))
         })
     }
 
