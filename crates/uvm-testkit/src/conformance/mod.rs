@@ -10,7 +10,7 @@
 //! use uvm_testkit::memory::Kind;
 //!
 //! let report = conformance::run(&InMemory(Kind::Fake)).await?;
-//! assert_eq!(report.cases, 27);
+//! assert_eq!(report.cases, 29);
 //! # Ok(())
 //! # }
 //! ```

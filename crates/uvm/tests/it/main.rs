@@ -23,6 +23,7 @@ mod network_faults;
 mod obedient;
 mod process;
 mod resources;
+mod scene;
 mod sockets;
 mod start;
 mod support;
