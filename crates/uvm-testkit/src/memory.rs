@@ -7,8 +7,10 @@ use std::sync::Arc;
 use serde_json::{Value, from_str, json};
 use tempfile::TempDir;
 use uvm::{LcowOptions, UtilityVm, UvmError, UvmId, WcowOptions};
+use uvm_hcs::document::modify::modify;
+use uvm_hcs::host::HcsHost;
 use uvm_hcs::recording::{self, RecordedCall, RecordingHcs};
-use uvm_hcs::{HcsPlatform, WinPath};
+use uvm_hcs::{HcsPlatform, WinPath, WindowsBuild};
 use uvm_platform::fake::{self, FakePlatform};
 use uvm_platform::network::Endpoint;
 use uvm_platform::{Platform, UvmId as PlatformId};
@@ -210,6 +212,43 @@ impl MemoryHost {
         }
     }
 
+    /// Makes the next call of these words go wrong. Of the Host Compute Service: the next change whose document holds the
+    /// text, or, after the word `grant`, the next change of a file's access.
+    pub fn plant_next(&self, words: &str, fault: Fault) {
+        match &self.host {
+            Host::Fake(fake) => {
+                let fault = if fault == Fault::Hang { fake::Fault::Hang } else { fake::Fault::Fail };
+                fake.plant(words, 0, fault);
+            }
+            Host::Recording(recording) => {
+                let planted = match words.strip_prefix("grant ") {
+                    Some(op) => recording::Fault::on("grant", op),
+                    None => recording::Fault::on("hcs", "modify_system").containing(words),
+                };
+                recording.plant(if fault == Fault::Hang { planted.hang() } else { planted });
+            }
+        }
+    }
+
+    /// The changes of its VM that went well, in order, each as the document that the Host Compute Service is sent. Of that
+    /// host, those that were never answered are among them: they may have been made.
+    ///
+    /// # Errors
+    /// No such document can be made of a change.
+    pub fn documents(&self) -> TestResult<Vec<Value>> {
+        match &self.host {
+            Host::Fake(fake) => {
+                let document = |change| TestResult::Ok(from_str(&modify(change, None, recording_build())?)?);
+                fake.changes().iter().map(|(change, _)| document(change)).collect()
+            }
+            Host::Recording(recording) => {
+                let calls = recording.calls().into_iter();
+                let made = calls.filter(|call| call.op == "modify_system" && call.failure.is_none());
+                made.map(|call| Ok(from_str(call.text())?)).collect()
+            }
+        }
+    }
+
     /// What is left of VMs, in words; empty if nothing is.
     pub fn leftovers(&self) -> Vec<String> {
         match &self.host {
@@ -235,6 +274,10 @@ impl MemoryHost {
         }
         Err(format!("left behind: {:?}", self.leftovers()).into())
     }
+}
+
+fn recording_build() -> WindowsBuild {
+    RecordingHcs::new().build()
 }
 
 /// A Windows host with the same files, which knows the endpoint and tells figures.

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use proptest::prelude::*;
+use uvm_platform::PlatformError;
 use uvm_platform::requests::VmAccess;
 
 use super::*;
@@ -306,4 +308,24 @@ fn d40_what_the_vm_was_created_with_stays() {
     assert!(
         matches!(machine.release(id, 0, None, Some(3)), Some(Effect::Fail(3, error)) if matches!(*error, ResourceError::Pinned { .. }))
     );
+}
+
+#[test]
+fn a_removal_that_nobody_answered_is_shared_by_nobody() {
+    let mut machine = TestMachine::default();
+    let (id, _) = machine.begin(0, 0, plan(), 1);
+    machine.attached(id, Ok(()));
+    machine.release(id, 0, None, Some(2));
+    let silence = PlatformError::Timeout { what: "a test".into(), waited: Duration::ZERO, last_words: Box::default() };
+    let failed = DetachFailed { error: ResourceError::Host(silence), progress: Progress::default() };
+    assert!(matches!(machine.detached(id, Err(failed)).as_slice(), [Effect::Fail(2, _)]));
+    assert!(matches!(
+        machine.join(id, 0, (0, 0), 3),
+        Some(Effect::Fail(3, error)) if matches!(*error, ResourceError::Broken { .. })
+    ));
+    // Both sides are asked again: either may not have heard.
+    assert!(matches!(
+        machine.release(id, 0, None, Some(4)),
+        Some(Effect::Detach(_, _, Progress { guest_is_done: false }))
+    ));
 }

@@ -22,6 +22,7 @@ mod network;
 mod network_faults;
 mod obedient;
 mod process;
+mod random;
 mod resources;
 mod scene;
 mod sockets;

@@ -199,6 +199,28 @@ async fn d33_a_removal_that_the_host_refuses_goes_on_where_it_was() -> TestResul
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_removal_that_nobody_answered_is_shared_by_nobody_and_can_be_made_again() -> TestResult {
+    let (played, guest) = boot().await?;
+    let pipe = played.vm.add_pipe(r"\\.\pipe\x").await?;
+    played.host.plant("remove pipe", 0, Fault::Hang);
+    assert_eq!(pipe.release().await.expect_err("silence").kind(), ErrorKind::Timeout);
+    let error = played.vm.add_pipe(r"\\.\pipe\x").await.expect_err("it may be gone");
+    assert!(matches!(source(&error), ResourceError::Broken { .. }), "{error}");
+    pipe.release().await?;
+    played.vm.add_pipe(r"\\.\pipe\x").await?.release().await?;
+    let mount = played.vm.add_scsi(&disk("/a")).await?;
+    guest.told().silent = true;
+    assert_eq!(mount.release().await.expect_err("silence").kind(), ErrorKind::Timeout);
+    guest.told().silent = false;
+    let error = played.vm.add_scsi(&disk("/a")).await.expect_err("the guest may have unmounted it");
+    assert!(matches!(source(&error), ResourceError::Broken { .. }), "{error}");
+    guest.words();
+    mount.release().await?;
+    assert_eq!(guest.words(), ["remove disk 0:0 /mnt/a"], "it may not have heard");
+    played.close().await
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_attach_that_cannot_be_undone_is_left_broken_and_can_be_released() -> TestResult {
     let (played, guest) = boot().await?;
     guest.refuse(0);

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use uvm::platform::BoxFuture;
 use uvm::{
-    CombinedLayers, PipeMount, Plan9Share, Plan9ShareOptions, ScsiDisk, ScsiMount, Share, UtilityVm, UvmError,
-    VmAccess, VpciDevice, VpmemMount,
+    CombinedLayers, LcowOptions, PipeMount, Plan9Share, Plan9ShareOptions, ScsiDisk, ScsiMount, Share, UtilityVm,
+    UvmError, VmAccess, VpciDevice, VpmemMount,
 };
 use uvm_testkit::guest::Guest;
 use uvm_testkit::memory::{Fault, HostCall, Kind, MemoryHost};
@@ -42,19 +42,43 @@ pub(crate) const THINGS: [Thing; 9] = [
 /// What somebody has.
 pub(crate) trait Handle: Send + Sync {
     fn release(&self) -> BoxFuture<'_, Result<(), UvmError>>;
+
+    /// Where the Host Compute Service has the device, as far as the handle tells.
+    fn device(&self) -> Option<String>;
+
+    /// Whether the guest was to mount it, as far as the handle tells.
+    fn is_mounted(&self) -> bool;
 }
 
 macro_rules! handles {
-    ($($handle:ty),*) => {
+    ($($handle:ty: $device:expr, $is_mounted:expr;)*) => {
         $(impl Handle for $handle {
             fn release(&self) -> BoxFuture<'_, Result<(), UvmError>> {
                 Box::pin(<$handle>::release(self))
+            }
+
+            fn device(&self) -> Option<String> {
+                let device: fn(&Self) -> Option<String> = $device;
+                device(self)
+            }
+
+            fn is_mounted(&self) -> bool {
+                let is_mounted: fn(&Self) -> bool = $is_mounted;
+                is_mounted(self)
             }
         })*
     };
 }
 
-handles!(ScsiMount, VpmemMount, Plan9Share, Share, PipeMount, CombinedLayers, VpciDevice);
+handles! {
+    ScsiMount: |disk| Some(format!("Scsi/{}/Attachments/{}", disk.controller()?, disk.lun()?)), |disk| disk.guest_path().is_some();
+    VpmemMount: |layer| Some(format!("VirtualPMem/Devices/{}", layer.slot()?)), |_| true;
+    Plan9Share: |_| None, |_| true;
+    Share: |_| None, |_| true;
+    PipeMount: |pipe| Some(format!("MappedPipes/{}", pipe.host_path().display())), |_| false;
+    CombinedLayers: |_| None, |_| true;
+    VpciDevice: |device| Some(format!("VirtualPci/{}", device.vmbus_guid())), |_| false;
+}
 
 impl Thing {
     /// The one of this kind of the host's files, of which there may be several.
@@ -91,8 +115,13 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) async fn new(kind: Kind) -> TestResult<Self> {
+        Self::with(kind, |_| ()).await
+    }
+
+    /// As `new`, with these options changed.
+    pub(crate) async fn with(kind: Kind, change: impl FnOnce(&mut LcowOptions) + Send) -> TestResult<Self> {
         let host = MemoryHost::new(kind).await?;
-        let vm = host.create_lcow("scene", |options| options.scsi_controllers = 1).await?;
+        let vm = host.create_lcow("scene", change).await?;
         let end = host.guest_end(&vm);
         let boot = async {
             let mut guest = Guest::boot_at(Arc::clone(&end)).await?;
