@@ -88,7 +88,7 @@ impl MemoryHost {
             Kind::Fake => {
                 let fake = FakePlatform::new();
                 let mut endpoint = Endpoint::new(ENDPOINT, NAMESPACE);
-                endpoint.mac_address = MAC_ADDRESS.to_owned();
+                MAC_ADDRESS.clone_into(&mut endpoint.mac_address);
                 fake.add_endpoint(endpoint);
                 (Host::Fake(fake.clone()), Arc::new(fake))
             }

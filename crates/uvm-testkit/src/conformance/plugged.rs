@@ -144,7 +144,7 @@ pub(super) async fn networks_come_and_go(vm: &Subject) -> TestResult {
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error:?}");
     // An adapter that is there stays.
     vm.add_endpoints(NAMESPACE, &[endpoint.clone(), endpoint.clone()]).await?;
-    vm.add_endpoints(NAMESPACE, &[endpoint.clone()]).await?;
+    vm.add_endpoints(NAMESPACE, std::slice::from_ref(&endpoint)).await?;
     vm.remove_endpoints(NAMESPACE, &[ENDPOINT, "a1b2c3d4-0000-4000-9000-0000000000e2"]).await?;
     vm.add_endpoints(NAMESPACE, &[endpoint]).await?;
     vm.remove_network_namespace(NAMESPACE).await?;

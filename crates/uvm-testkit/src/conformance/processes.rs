@@ -40,8 +40,8 @@ pub(super) async fn what_is_written_comes_back_to_the_end(vm: &Subject) -> TestR
         stdin.write_all(&sent).await?;
         stdin.finish().await
     };
-    let (fed, read) = tokio::join!(feed, stdout.read_to_end(&mut came));
-    fed?;
+    let (written, read) = tokio::join!(feed, stdout.read_to_end(&mut came));
+    written?;
     read?;
     assert!(came == sent, "{} of {} bytes came, or other ones", came.len(), sent.len());
     assert_eq!(cat.wait().await?, ProcessExit::Code(0));

@@ -40,7 +40,7 @@ fn whatever_several_tasks_do_counts_and_books_agree() {
         let count = std::cell::Cell::new(0);
         let result = runner.run(&plan::plans(), |plan| {
             count.set(count.get() + plan.operations());
-            run(kind, &plan).map_err(|e| proptest::test_runner::TestCaseError::fail(e.to_string()))
+            run(kind, &plan).map_err(proptest::test_runner::TestCaseError::fail)
         });
         if let Err(error) = result {
             panic!("{kind:?}, seed {:?}: {error}", String::from_utf8_lossy(&SEED));
@@ -118,6 +118,7 @@ impl Run {
         for item in shared.model.take_all() {
             shared.release_at_last(item).await?;
         }
+        shared.model.counts_agree()?;
         shared.remove_what_is_left().await?;
         let books = Books::of(&shared.scene, shared.model.hangs(), shared.model.ignored())?;
         books.are_empty()?;

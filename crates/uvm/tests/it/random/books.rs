@@ -53,9 +53,8 @@ impl Books {
         };
         match document["RequestType"].as_str() {
             Some("Add") if !self.devices.insert(device.clone()) => Err(format!("{device} is added twice").into()),
-            Some("Add") => Ok(()),
             Some("Remove") if !self.devices.remove(&device) => excuses.take(&device),
-            Some("Remove") => Ok(()),
+            Some("Add" | "Remove") => Ok(()),
             other => Err(format!("the host was asked to {other:?} {device}").into()),
         }
     }

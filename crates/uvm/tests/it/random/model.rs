@@ -161,6 +161,17 @@ impl Model {
         }
     }
 
+    /// Nobody has anything any more: each count that was taken by name was somebody's, who found it gone, or nobody's. What
+    /// went wrong explains the rest: who releases something while its removal is about to fail finds it gone, too.
+    pub(super) fn counts_agree(&self) -> TestResult {
+        self.look(|key, known, having| {
+            if having.is_empty() && known.removed.abs_diff(known.found_gone) <= known.suspects {
+                return Ok(());
+            }
+            Err(format!("{key:?}: {known:?}, {} have it", having.len()).into())
+        })
+    }
+
     pub(super) fn planted_on_host(&self, fault: Fault) {
         let mut state = self.lock();
         state.planted += 1;
