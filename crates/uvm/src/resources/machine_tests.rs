@@ -329,3 +329,18 @@ fn a_removal_that_nobody_answered_is_shared_by_nobody() {
         Some(Effect::Detach(_, _, Progress { guest_is_done: false }))
     ));
 }
+
+#[test]
+fn the_last_of_such_that_is_not_going_is_found() {
+    let mut machine = TestMachine::default();
+    let ids = [0, 1, 2].map(|key| {
+        let (id, _) = machine.begin(key, key, plan(), 1);
+        machine.attached(id, Ok(()));
+        id
+    });
+    assert_eq!(machine.last(|key| *key < 2), Some(ids[1]));
+    assert_eq!(machine.last(|key| *key == 7), None);
+    machine.release(ids[1], 1, None, None);
+    assert_eq!(machine.last(|key| *key < 2), Some(ids[0]), "the other is going");
+    assert_eq!(machine.last(|key| *key == 1), None);
+}
