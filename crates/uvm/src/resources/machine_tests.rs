@@ -344,3 +344,14 @@ fn the_last_of_such_that_is_not_going_is_found() {
     assert_eq!(machine.last(|key| *key < 2), Some(ids[0]), "the other is going");
     assert_eq!(machine.last(|key| *key == 1), None);
 }
+
+#[test]
+fn who_asks_for_another_part_during_the_attach_asks_again() {
+    let mut machine = TestMachine::default();
+    let (id, _) = machine.begin(PARTED, 10, with_parts(&[10].into()), 1);
+    assert_eq!(machine.join(id, 11, (PARTED, 11), 2), None);
+    assert_eq!(machine.join(id, 10, (PARTED, 10), 3), None);
+    let effects = machine.attached(id, Ok(()));
+    let again = Effect::Retry(Kept::Ask((PARTED, 11), 2));
+    assert_eq!(effects, [Effect::Grant(id, 10, 1), Effect::Grant(id, 10, 3), again]);
+}
