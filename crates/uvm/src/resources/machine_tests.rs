@@ -355,3 +355,18 @@ fn who_asks_for_another_part_during_the_attach_asks_again() {
     let again = Effect::Retry(Kept::Ask((PARTED, 11), 2));
     assert_eq!(effects, [Effect::Grant(id, 10, 1), Effect::Grant(id, 10, 3), again]);
 }
+
+#[test]
+fn a_part_that_nobody_has_cannot_be_released_and_takes_nothing_along() {
+    let mut machine = TestMachine::default();
+    let (id, _) = machine.begin(PARTED, 10, with_parts(&[10].into()), 1);
+    machine.attached(id, Ok(()));
+    let nobody_has = |effect: Option<Effect<u8, u32, (u8, u8)>>| {
+        assert!(matches!(&effect, Some(Effect::Fail(_, error)) if **error == ResourceError::NotAttached), "{effect:?}");
+    };
+    nobody_has(machine.release(id, 12, None, Some(2)));
+    assert!(matches!(machine.change(id, 11, step_to(&[10, 11].into()), (PARTED, 11), 3), Some(Effect::Change(..))));
+    nobody_has(machine.release(id, 12, None, Some(4)));
+    assert_eq!(machine.changed(id, Ok(())), [Effect::Grant(id, 11, 3)]);
+    nobody_has(machine.release(id, 12, Some(step_to(&[10, 11].into())), Some(5)));
+}
