@@ -15,10 +15,11 @@
 //! ```
 
 use std::io;
+use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use uvm_platform::Port;
-use uvm_platform::fake::{FakeGuestEnd, FakeStream};
+use uvm_platform::fake::FakeStream;
 use uvm_wire::execute::{ExecuteProcess, ExecuteProcessReply, VsockStdio};
 use uvm_wire::negotiate::{Capabilities, GuestDefinedCapabilities, NegotiateProtocol, NegotiateProtocolReply};
 use uvm_wire::ports::{BRIDGE_PORT, ENTROPY_PORT, LOG_PORT};
@@ -28,9 +29,11 @@ use uvm_wire::{
     encode_failure, encode_response,
 };
 
+use crate::guest_end::GuestEnd;
+
 /// A guest whose agent has connected.
 pub struct Guest {
-    end: FakeGuestEnd,
+    end: Arc<dyn GuestEnd>,
     bridge: FakeStream,
     /// The log's connection, if the host listens for one.
     pub log: Option<FakeStream>,
@@ -58,7 +61,15 @@ impl Guest {
     ///
     /// # Errors
     /// The host does not listen on the bridge's port, or breaks off.
-    pub async fn boot(end: &FakeGuestEnd) -> io::Result<Self> {
+    pub async fn boot<E: GuestEnd + Clone + 'static>(end: &E) -> io::Result<Self> {
+        Self::boot_at(Arc::new(end.clone())).await
+    }
+
+    /// The same, on any host in memory.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn boot_at(end: Arc<dyn GuestEnd>) -> io::Result<Self> {
         end.powered_on().await;
         let mut entropy = Vec::new();
         if let Ok(mut stream) = end.dial(Port(ENTROPY_PORT)).await {
@@ -67,7 +78,7 @@ impl Guest {
         let log = end.dial(Port(LOG_PORT)).await.ok();
         let bridge = end.dial(Port(BRIDGE_PORT)).await?;
         let decoder = FrameDecoder::new(SizeLimit::FROM_HOST);
-        Ok(Self { end: end.clone(), bridge, log, entropy, decoder, unread: Vec::new() })
+        Ok(Self { end, bridge, log, entropy, decoder, unread: Vec::new() })
     }
 
     /// The next request. `None` when the host has closed the bridge.
@@ -215,7 +226,7 @@ impl Guest {
     }
 
     /// Where the guest dials the host.
-    pub fn end(&self) -> &FakeGuestEnd {
+    pub fn end(&self) -> &Arc<dyn GuestEnd> {
         &self.end
     }
 

@@ -3,6 +3,7 @@
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tempfile::TempDir;
 use uvm::image::{BootFiles, BootFilesOptions};
@@ -53,11 +54,45 @@ impl TestVm {
         Ok(())
     }
 
+    /// The VM, and what checks it for leaks once the last handle of it is gone.
+    pub fn split(self) -> (UtilityVm, Remains) {
+        let Self { vm, leaks, slot, state } = self;
+        (vm, Remains { leaks, _slot: slot, _state: state })
+    }
+
     /// Where its state directory is.
     pub fn state_root(&self) -> &Path {
         self.state.path()
     }
 }
+
+/// What is looked at when a VM is gone.
+#[must_use = "look at it, or nothing is checked"]
+pub struct Remains {
+    leaks: LeakCheck,
+    _slot: Slot,
+    _state: TempDir,
+}
+
+impl Remains {
+    /// Passes once nothing is left. A VM whose last handle was dropped ends in the background: it is given half a minute.
+    ///
+    /// # Errors
+    /// What is left then.
+    pub async fn gone(self) -> TestResult {
+        for _ in 0..GONE_LOOKS {
+            if self.leaks.host_leftovers().is_empty() {
+                break;
+            }
+            tokio::time::sleep(GONE_PAUSE).await;
+        }
+        Ok(self.leaks.pass()?)
+    }
+}
+
+/// How often, and how far apart, the host is looked at before something is taken for left.
+const GONE_LOOKS: u32 = 300;
+const GONE_PAUSE: Duration = Duration::from_millis(100);
 
 impl Deref for TestVm {
     type Target = UtilityVm;

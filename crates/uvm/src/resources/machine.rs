@@ -10,6 +10,8 @@
 //!     +---- release --- Broken <--- host refused    gone ---> (none), and who asked meanwhile asks again
 //! ```
 //!
+//! A removal that nobody answered may have been done: what it was for is as broken as if the host had refused.
+//!
 //! Some things have parts, as a share of single files has files: each part is counted, and one that nobody has any more is
 //! taken out by a change. Other things are their own only part.
 //!
@@ -329,12 +331,13 @@ impl<K: Clone + Hash + Ord, W, R> Machine<K, W, R> {
                 effects.push(Effect::Freed(id));
                 effects.extend(waiter.map(Effect::Released));
             }
-            Err(DetachFailed { error, progress }) => {
-                // As long as the guest has it, it is as usable as before.
-                entry.state = if progress.guest_is_done || *was_broken {
-                    State::Broken { part, why: Arc::new(error.clone()), progress }
-                } else {
+            Err(failed) => {
+                let is_usable = failed.has_changed_nothing() && !*was_broken;
+                let DetachFailed { error, progress } = failed;
+                entry.state = if is_usable {
                     State::Attached { counts: Counts::of(part, 1) }
+                } else {
+                    State::Broken { part, why: Arc::new(error.clone()), progress }
                 };
                 effects.extend(waiter.map(|waiter| Effect::Fail(waiter, Box::new(error))));
             }

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use proptest::prelude::*;
+use uvm_platform::PlatformError;
 use uvm_platform::requests::VmAccess;
 
 use super::*;
@@ -306,4 +308,65 @@ fn d40_what_the_vm_was_created_with_stays() {
     assert!(
         matches!(machine.release(id, 0, None, Some(3)), Some(Effect::Fail(3, error)) if matches!(*error, ResourceError::Pinned { .. }))
     );
+}
+
+#[test]
+fn a_removal_that_nobody_answered_is_shared_by_nobody() {
+    let mut machine = TestMachine::default();
+    let (id, _) = machine.begin(0, 0, plan(), 1);
+    machine.attached(id, Ok(()));
+    machine.release(id, 0, None, Some(2));
+    let silence = PlatformError::Timeout { what: "a test".into(), waited: Duration::ZERO, last_words: Box::default() };
+    let failed = DetachFailed { error: ResourceError::Host(silence), progress: Progress::default() };
+    assert!(matches!(machine.detached(id, Err(failed)).as_slice(), [Effect::Fail(2, _)]));
+    assert!(matches!(
+        machine.join(id, 0, (0, 0), 3),
+        Some(Effect::Fail(3, error)) if matches!(*error, ResourceError::Broken { .. })
+    ));
+    // Both sides are asked again: either may not have heard.
+    assert!(matches!(
+        machine.release(id, 0, None, Some(4)),
+        Some(Effect::Detach(_, _, Progress { guest_is_done: false }))
+    ));
+}
+
+#[test]
+fn the_last_of_such_that_is_not_going_is_found() {
+    let mut machine = TestMachine::default();
+    let ids = [0, 1, 2].map(|key| {
+        let (id, _) = machine.begin(key, key, plan(), 1);
+        machine.attached(id, Ok(()));
+        id
+    });
+    assert_eq!(machine.last(|key| *key < 2), Some(ids[1]));
+    assert_eq!(machine.last(|key| *key == 7), None);
+    machine.release(ids[1], 1, None, None);
+    assert_eq!(machine.last(|key| *key < 2), Some(ids[0]), "the other is going");
+    assert_eq!(machine.last(|key| *key == 1), None);
+}
+
+#[test]
+fn who_asks_for_another_part_during_the_attach_asks_again() {
+    let mut machine = TestMachine::default();
+    let (id, _) = machine.begin(PARTED, 10, with_parts(&[10].into()), 1);
+    assert_eq!(machine.join(id, 11, (PARTED, 11), 2), None);
+    assert_eq!(machine.join(id, 10, (PARTED, 10), 3), None);
+    let effects = machine.attached(id, Ok(()));
+    let again = Effect::Retry(Kept::Ask((PARTED, 11), 2));
+    assert_eq!(effects, [Effect::Grant(id, 10, 1), Effect::Grant(id, 10, 3), again]);
+}
+
+#[test]
+fn a_part_that_nobody_has_cannot_be_released_and_takes_nothing_along() {
+    let mut machine = TestMachine::default();
+    let (id, _) = machine.begin(PARTED, 10, with_parts(&[10].into()), 1);
+    machine.attached(id, Ok(()));
+    let nobody_has = |effect: Option<Effect<u8, u32, (u8, u8)>>| {
+        assert!(matches!(&effect, Some(Effect::Fail(_, error)) if **error == ResourceError::NotAttached), "{effect:?}");
+    };
+    nobody_has(machine.release(id, 12, None, Some(2)));
+    assert!(matches!(machine.change(id, 11, step_to(&[10, 11].into()), (PARTED, 11), 3), Some(Effect::Change(..))));
+    nobody_has(machine.release(id, 12, None, Some(4)));
+    assert_eq!(machine.changed(id, Ok(())), [Effect::Grant(id, 11, 3)]);
+    nobody_has(machine.release(id, 12, Some(step_to(&[10, 11].into())), Some(5)));
 }

@@ -67,6 +67,13 @@ pub(crate) struct DetachFailed {
     pub(crate) progress: Progress,
 }
 
+impl DetachFailed {
+    /// Whether what was to be detached is as it was: who did not let go said so.
+    pub(super) fn has_changed_nothing(&self) -> bool {
+        !self.progress.guest_is_done && !is_unclear(&self.error)
+    }
+}
+
 /// Who holds the connection to the guest.
 #[derive(Clone, Debug)]
 pub(crate) enum Connection {

@@ -1,6 +1,7 @@
 //! A guest that plays along: it does what it is told about the VM's resources, and keeps a list.
 
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use tokio::task::AbortHandle;
 use uvm::wire::call::Done;
@@ -19,10 +20,31 @@ pub(crate) struct Obedient {
 #[derive(Default)]
 pub(crate) struct Told {
     modifications: Vec<Modification>,
-    /// How many of the next it refuses, after how many.
-    refuse: Option<(usize, usize)>,
+    /// What of that it has done.
+    pub(crate) done: Vec<Modification>,
+    /// What it does with one of the next, after how many.
+    odd: Vec<(usize, Oddity)>,
     /// It does not answer.
     pub(crate) silent: bool,
+    /// How long it takes for each.
+    pub(crate) pace: Duration,
+}
+
+/// What a guest may do instead of what it is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Oddity {
+    Refuse,
+    /// It neither does it nor answers.
+    Ignore,
+}
+
+impl Told {
+    /// What it does with the next. Each oddity counts down by itself.
+    fn next(&mut self) -> Option<Oddity> {
+        let next = self.odd.iter().position(|(after, _)| *after == 0).map(|at| self.odd.remove(at).1);
+        self.odd.iter_mut().for_each(|(after, _)| *after = after.saturating_sub(1));
+        if self.silent { Some(Oddity::Ignore) } else { next }
+    }
 }
 
 impl Obedient {
@@ -32,26 +54,24 @@ impl Obedient {
         let task = tokio::spawn(async move {
             while let Ok(Some(received)) = guest.next().await {
                 let Call::ModifySettings(call) = &received.request.call else { return };
-                let (refused, silent) = {
+                let pace = books.lock().expect("no panic").pace;
+                if !pace.is_zero() {
+                    tokio::time::sleep(pace).await;
+                }
+                let odd = {
                     let mut books = books.lock().expect("no panic");
                     books.modifications.push(call.modification.clone());
-                    let refused = match &mut books.refuse {
-                        Some((0, left)) if *left > 0 => {
-                            *left -= 1;
-                            true
-                        }
-                        Some((skip, _)) if *skip > 0 => {
-                            *skip -= 1;
-                            false
-                        }
-                        _ => false,
-                    };
-                    (refused, books.silent)
+                    let odd = books.next();
+                    if odd.is_none() {
+                        books.done.push(call.modification.clone());
+                    }
+                    odd
                 };
-                if silent {
-                    continue;
-                }
-                let outcome = if refused { Err(Failure::plain("no such disk")) } else { Ok(Done::default()) };
+                let outcome = match odd {
+                    None => Ok(Done::default()),
+                    Some(Oddity::Refuse) => Err(Failure::plain("no such disk")),
+                    Some(Oddity::Ignore) => continue,
+                };
                 if guest.reply::<ModifySettings>(&received, outcome).await.is_err() {
                     return;
                 }
@@ -72,7 +92,12 @@ impl Obedient {
 
     /// Refuses the next, after `skip`.
     pub(crate) fn refuse(&self, skip: usize) {
-        self.told().refuse = Some((skip, 1));
+        self.plant(skip, Oddity::Refuse);
+    }
+
+    /// Does this instead of what it is told, after `skip`.
+    pub(crate) fn plant(&self, skip: usize, oddity: Oddity) {
+        self.told().odd.push((skip, oddity));
     }
 }
 

@@ -128,6 +128,30 @@ async fn d37_a_disk_that_is_there_otherwise_is_refused_and_one_only_attached_is_
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_asked_for_otherwise_meanwhile_waits_and_is_had_then() -> TestResult {
+    let (played, guest) = boot().await?;
+    let slow = Fault::Slow(Duration::from_secs(2));
+    let (bare, mounted, read_only) = (ScsiDisk::new("/a"), disk("/a"), ScsiDisk::new("/a").read_only());
+    // While it comes: it is mounted once it is there.
+    played.host.plant("add scsi", 0, slow);
+    let (one, two) = tokio::join!(played.vm.add_scsi(&bare), played.vm.add_scsi(&mounted));
+    let (one, two) = (one?, two?);
+    assert_eq!((one.guest_path(), two.guest_path()), (None, Some("/mnt/a")));
+    assert_eq!(guest.words(), ["add disk 0:0 /mnt/a"]);
+    one.release().await?;
+    // While it goes: as it is then does not matter.
+    played.host.plant("remove scsi", 0, slow);
+    let (released, other) = tokio::join!(two.release(), async {
+        settle().await;
+        played.vm.add_scsi(&read_only).await
+    });
+    released?;
+    assert_eq!(other?.guest_path(), None);
+    assert_eq!(asked(&played)[..3], ["add scsi", "remove scsi", "add scsi"]);
+    played.close().await
+}
+
+#[tokio::test(start_paused = true)]
 async fn d41_access_is_given_once_and_taken_back_at_the_end_and_on_failure() -> TestResult {
     let (played, guest) = boot().await?;
     let wanted = disk("/a").with_access(VmAccess::Individual);
@@ -195,6 +219,28 @@ async fn d33_a_removal_that_the_host_refuses_goes_on_where_it_was() -> TestResul
     mount.release().await?;
     assert!(guest.words().is_empty(), "the guest is not asked again");
     played.vm.add_scsi(&disk("/a")).await?;
+    played.close().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removal_that_nobody_answered_is_shared_by_nobody_and_can_be_made_again() -> TestResult {
+    let (played, guest) = boot().await?;
+    let pipe = played.vm.add_pipe(r"\\.\pipe\x").await?;
+    played.host.plant("remove pipe", 0, Fault::Hang);
+    assert_eq!(pipe.release().await.expect_err("silence").kind(), ErrorKind::Timeout);
+    let error = played.vm.add_pipe(r"\\.\pipe\x").await.expect_err("it may be gone");
+    assert!(matches!(source(&error), ResourceError::Broken { .. }), "{error}");
+    pipe.release().await?;
+    played.vm.add_pipe(r"\\.\pipe\x").await?.release().await?;
+    let mount = played.vm.add_scsi(&disk("/a")).await?;
+    guest.told().silent = true;
+    assert_eq!(mount.release().await.expect_err("silence").kind(), ErrorKind::Timeout);
+    guest.told().silent = false;
+    let error = played.vm.add_scsi(&disk("/a")).await.expect_err("the guest may have unmounted it");
+    assert!(matches!(source(&error), ResourceError::Broken { .. }), "{error}");
+    guest.words();
+    mount.release().await?;
+    assert_eq!(guest.words(), ["remove disk 0:0 /mnt/a"], "it may not have heard");
     played.close().await
 }
 

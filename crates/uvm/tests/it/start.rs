@@ -12,7 +12,7 @@ use uvm::wire::ports::{BRIDGE_PORT, ENTROPY_PORT, LOG_PORT};
 use uvm::wire::{Failure, Hresult};
 use uvm::{
     BridgeClosed, BridgeError, Deadlines, ErrorKind, ExitStatus, GuestConnection, OutputHandler, ProcessSpec, Refusal,
-    StartError, StartPhase, UvmError,
+    ScsiDisk, StartError, StartPhase, UvmError,
 };
 use uvm_testkit::guest::Guest;
 
@@ -413,6 +413,12 @@ async fn a_vm_without_a_guest_connection_only_runs() -> TestResult {
     ] {
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     }
+    // What the guest has to be told of is not even begun; what it need not know can be had.
+    let mounted = ScsiDisk::new("/a").with_guest_path("/mnt");
+    let error = played.vm.add_scsi(&mounted).await.expect_err("nobody to tell");
+    assert!(chain(&error).ends_with("nobody holds the connection to the guest, which has to be told"), "{error:?}");
+    assert!(!played.host.calls().contains(&"add scsi".to_owned()));
+    played.vm.add_scsi(&ScsiDisk::new("/a")).await?.release().await?;
     played.close().await
 }
 

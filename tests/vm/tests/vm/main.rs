@@ -4,6 +4,7 @@
 mod boots;
 mod campaign;
 mod cli;
+mod conformance;
 mod console;
 mod disks;
 mod disks_many;
