@@ -54,9 +54,10 @@ impl TestVm {
         Ok(())
     }
 
-    /// The VM, and what checks it for leaks once the last handle of it is gone.
+    /// The VM, which nobody watches any more, and what checks it for leaks once the last handle of it is gone.
     pub fn split(self) -> (UtilityVm, Remains) {
-        let Self { vm, leaks, slot, state } = self;
+        let Self { watchdog, vm, leaks, slot, state } = self;
+        drop(watchdog);
         (vm, Remains { leaks, _slot: slot, _state: state })
     }
 

@@ -33,9 +33,14 @@ impl Made {
     }
 }
 
-/// Makes the directory, with those above it, for root alone.
+/// Makes the directory, with those above it, for root alone. One that something is mounted at is refused: the removal of
+/// either would take the other's.
 pub(super) fn make(path: &str) -> Result<Made, StorageError> {
     let path = absolute(path)?;
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    if let Some((source, _)) = mounts.lines().filter_map(mount).find(|(_, target)| target == path) {
+        return Err(StorageError::Bad(format!("{source} is mounted at {} already", path.display())));
+    }
     let is_new = !path.exists();
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.map_err(StorageError::at(format!("make {}", path.display())))?;
@@ -94,14 +99,16 @@ pub(crate) fn unmount_disks() {
     }
 }
 
-/// Where a device is mounted, of a line of the kernel's list, in which some characters are written as octal numbers. Not the
-/// root: that cannot be unmounted.
+/// Where a device is mounted, of a line of the kernel's list. Not the root: that cannot be unmounted.
 fn disk_mount(line: &str) -> Option<PathBuf> {
+    let (source, target) = mount(line)?;
+    (source.starts_with("/dev/") && target.parent().is_some()).then_some(target)
+}
+
+/// What is mounted and where, of a line of the kernel's list, in which some characters are written as octal numbers.
+fn mount(line: &str) -> Option<(&str, PathBuf)> {
     let mut words = line.split(' ');
     let (source, target) = (words.next()?, words.next()?);
-    if !source.starts_with("/dev/") || target == "/" {
-        return None;
-    }
     let mut path = Vec::new();
     let mut rest = target.as_bytes();
     while let Some((first, after)) = rest.split_first() {
@@ -112,7 +119,7 @@ fn disk_mount(line: &str) -> Option<PathBuf> {
         path.push(octal.unwrap_or(*first));
         rest = octal.map_or(after, |_| &after[3..]);
     }
-    Some(PathBuf::from(OsString::from_vec(path)))
+    Some((source, PathBuf::from(OsString::from_vec(path))))
 }
 
 fn absolute(path: &str) -> Result<&Path, StorageError> {
@@ -192,6 +199,12 @@ mod tests {
         assert_eq!(found("/dev/pmem0 / ext4 ro 0 0"), None);
         assert_eq!(found("proc /proc proc rw 0 0"), None);
         assert_eq!(found(""), None);
+    }
+
+    #[test]
+    fn nothing_is_mounted_over_another_mount() {
+        let error = make("/proc").map(|_| ()).expect_err("it is mounted").to_string();
+        assert!(error.ends_with("is mounted at /proc already"), "{error}");
     }
 
     #[test]

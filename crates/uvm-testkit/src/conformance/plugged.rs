@@ -86,7 +86,7 @@ pub(super) async fn directories_are_each_a_share_of_their_own(vm: &Subject) -> T
         vm.if_it_can(Feature::Plan9Shares, vm.share(&things.file, "/mnt", true).await)?;
         return Ok(());
     };
-    let two = vm.add_plan9(&options).await?;
+    let two = vm.add_plan9(&Plan9ShareOptions::new(&things.directory, "/mnt/again").read_only()).await?;
     let file = vm.share(&things.file, "/mnt/file", true).await?;
     assert_eq!((one.guest_path(), file.guest_path()), ("/mnt/share", "/mnt/file"));
     vm.remove_plan9(&one).await?;
