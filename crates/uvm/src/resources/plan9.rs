@@ -13,6 +13,16 @@ use crate::error::UvmError;
 use crate::vm::UtilityVm;
 
 /// A 9P share to add.
+///
+/// ```no_run
+/// use uvm::{Plan9ShareOptions, UtilityVm};
+///
+/// # async fn example(vm: UtilityVm) -> Result<(), uvm::UvmError> {
+/// let options = Plan9ShareOptions::new("/srv/config", "/etc/app").read_only().restricted_to(["app.toml"]);
+/// let share = vm.add_plan9(&options).await?;
+/// share.release().await
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Plan9ShareOptions {

@@ -16,6 +16,19 @@ use crate::vm::UtilityVm;
 pub(crate) const LUNS: u32 = 64;
 
 /// A SCSI disk to add.
+///
+/// On QEMU its format is what the name says (`.qcow2`, `.vhd`, `.vhdx`, else raw), and the owner of the VM opens it,
+/// whatever `access` says.
+///
+/// ```no_run
+/// use uvm::{ScsiDisk, UtilityVm};
+///
+/// # async fn example(vm: UtilityVm) -> Result<(), uvm::UvmError> {
+/// let disk = vm.add_scsi(&ScsiDisk::new("/images/data.img").with_guest_path("/data")).await?;
+/// // Processes in the guest use /data.
+/// disk.release().await
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ScsiDisk {

@@ -47,6 +47,18 @@ use crate::process::{self, Process, ProcessSpec};
 ///
 /// Its methods work on any async runtime, and a future of them that is dropped leaves nothing half done: what was begun
 /// goes on or is undone in the background.
+///
+/// ```no_run
+/// use uvm::{LcowOptions, ProcessSpec, UtilityVm};
+///
+/// # async fn example() -> Result<(), uvm::UvmError> {
+/// let vm = UtilityVm::create_lcow(&LcowOptions::default()).await?;
+/// vm.start().await?;
+/// let output = vm.create_process(&ProcessSpec::new(["uname", "-a"])).await?.output().await?;
+/// assert!(output.exit.is_success());
+/// vm.close().await
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct UtilityVm {
     pub(crate) inner: Arc<Inner>,
