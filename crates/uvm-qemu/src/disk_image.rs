@@ -6,11 +6,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 use uvm_platform::PlatformError;
 use uvm_platform::requests::ScsiKind;
 
@@ -18,28 +18,35 @@ use uvm_platform::requests::ScsiKind;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DiskFormat {
     Raw,
-    Vhd,
+    /// Bytes as they are, so many, and a footer, which is no part of the disk. QEMU's driver for VHDs would look at the
+    /// beginning first, which is the guest's, and believe a footer there.
+    FixedVhd {
+        bytes: u64,
+    },
+    DynamicVhd,
     Vhdx,
     Qcow2,
 }
 
 impl DiskFormat {
-    /// What a file of this name holds: as its extension says, or bytes as they are.
-    fn of(path: &Path) -> Self {
+    /// What a file holds: as its name's extension says, or bytes as they are. Refuses what is not of that format, and what
+    /// names other files.
+    fn of(path: &Path, file: &File, bytes: u64) -> Result<Self, String> {
         let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
         match extension.to_ascii_lowercase().as_str() {
-            "vhd" => Self::Vhd,
-            "vhdx" => Self::Vhdx,
-            "qcow2" => Self::Qcow2,
-            _ => Self::Raw,
+            "vhd" => vhd(file, bytes),
+            // QEMU knows no parents of these, and says so.
+            "vhdx" => Ok(Self::Vhdx),
+            "qcow2" => check_qcow2(file).map(|()| Self::Qcow2),
+            _ => Ok(Self::Raw),
         }
     }
 
     /// QEMU's driver for it.
     pub(crate) fn driver(self) -> &'static str {
         match self {
-            Self::Raw => "raw",
-            Self::Vhd => "vpc",
+            Self::Raw | Self::FixedVhd { .. } => "raw",
+            Self::DynamicVhd => "vpc",
             Self::Vhdx => "vhdx",
             Self::Qcow2 => "qcow2",
         }
@@ -80,16 +87,10 @@ pub(crate) fn open(path: &Path, kind: ScsiKind, read_only: bool) -> Result<DiskI
 }
 
 fn look(path: &Path, kind: ScsiKind, read_only: bool) -> Result<DiskImage, String> {
-    // Opening a FIFO would wait for the other end, and a tape's opening rewinds it: neither is a disk.
-    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
-    let opened = OpenOptions::new().read(true).write(!read_only).custom_flags(nonblocking).open(path);
-    let file = opened.map_err(|e| match e.kind() {
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem if !read_only => {
-            format!("{e}; it is to be writable: it may be attached read-only")
-        }
-        _ => e.to_string(),
-    })?;
-    let meta = file.metadata().map_err(|e| e.to_string())?;
+    // What it is first: to open a FIFO waits for the other end, to open a watchdog starts it.
+    let found = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    let found = File::from(found.map_err(|e| io::Error::from(e).to_string())?);
+    let meta = found.metadata().map_err(|e| e.to_string())?;
     let is_block_device = meta.file_type().is_block_device();
     match kind {
         _ if !is_block_device && !meta.is_file() => {
@@ -100,21 +101,16 @@ fn look(path: &Path, kind: ScsiKind, read_only: bool) -> Result<DiskImage, Strin
         }
         _ => {}
     }
-    let format = if is_block_device { DiskFormat::Raw } else { DiskFormat::of(path) };
-    check(&file, meta.len(), format)?;
-    let flags = rustix::fs::fcntl_getfl(&file).map_err(|e| e.to_string())?;
-    rustix::fs::fcntl_setfl(file.as_fd(), flags & !OFlags::NONBLOCK).map_err(|e| e.to_string())?;
+    // The very one that was looked at, whatever its name leads to by now.
+    let found = format!("/proc/self/fd/{}", found.as_raw_fd());
+    let file = OpenOptions::new().read(true).write(!read_only).open(found).map_err(|e| match e.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem if !read_only => {
+            format!("{e}; it is to be writable: it may be attached read-only")
+        }
+        _ => e.to_string(),
+    })?;
+    let format = if is_block_device { DiskFormat::Raw } else { DiskFormat::of(path, &file, meta.len())? };
     Ok(DiskImage { file, format, is_block_device, key: FileKey::of(&meta) })
-}
-
-/// Refuses what is not of its format, and what names other files.
-fn check(file: &File, bytes: u64, format: DiskFormat) -> Result<(), String> {
-    match format {
-        DiskFormat::Qcow2 => check_qcow2(file),
-        DiskFormat::Vhd => check_vhd(file, bytes),
-        // QEMU knows no parents of these, and says so.
-        DiskFormat::Vhdx | DiskFormat::Raw => Ok(()),
-    }
 }
 
 /// Offsets and bits of the published format, version 3; numbers are big endian.
@@ -144,20 +140,32 @@ fn check_qcow2(file: &File) -> Result<(), String> {
     Ok(())
 }
 
-/// The type is at 60 of the footer, big endian: 2 fixed, 3 dynamic.
-fn check_vhd(file: &File, bytes: u64) -> Result<(), String> {
-    let mut footer = [0; 512];
-    let at = bytes.checked_sub(512).ok_or("its name says VHD, but it is too short for one")?;
-    file.read_exact_at(&mut footer, at).map_err(|e| e.to_string())?;
-    if !footer.starts_with(b"conectix") {
+/// The footer at the end of the file says which kind of VHD it is. Numbers are big endian: the disk's size at 48, the type
+/// at 60. A dynamic one has a copy of it at the beginning, which is not the guest's.
+fn vhd(file: &File, file_bytes: u64) -> Result<DiskFormat, String> {
+    let at = file_bytes.checked_sub(512).ok_or("its name says VHD, but it is too short for one")?;
+    let footer = |at| {
+        let mut footer = [0; 512];
+        file.read_exact_at(&mut footer, at).map(|()| footer).map_err(|e| e.to_string())
+    };
+    let last = footer(at)?;
+    if !last.starts_with(VHD_COOKIE) {
         return Err("its name says VHD, but it has no footer of one".into());
     }
-    match u32::from_be_bytes([footer[60], footer[61], footer[62], footer[63]]) {
-        2 | 3 => Ok(()),
+    let number =
+        |range: std::ops::Range<usize>| last[range].iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+    let (bytes, kind) = (number(48..56), number(60..64));
+    match kind {
+        2 if bytes > 0 && bytes <= at => Ok(DiskFormat::FixedVhd { bytes }),
+        2 => Err(format!("it is a VHD that says it holds {bytes} bytes, and has {at}")),
+        3 if footer(0)?.starts_with(VHD_COOKIE) => Ok(DiskFormat::DynamicVhd),
+        3 => Err("it is a dynamic VHD without a header".into()),
         4 => Err("it is a differencing VHD, which stands on another file: that is not opened".into()),
         other => Err(format!("it is a VHD of unknown type {other}")),
     }
 }
+
+const VHD_COOKIE: &[u8] = b"conectix";
 
 fn read_up_to(file: &File, buffer: &mut [u8]) -> Result<usize, String> {
     let mut read = 0;
@@ -196,8 +204,15 @@ mod tests {
 
     fn vhd(kind: u8) -> Vec<u8> {
         let mut image = vec![0; 4096 + 512];
-        image[4096..4104].copy_from_slice(b"conectix");
-        image[4096 + 63] = kind;
+        let footer = |at: usize, image: &mut [u8]| {
+            image[at..at + 8].copy_from_slice(b"conectix");
+            image[at + 48..at + 56].copy_from_slice(&4096_u64.to_be_bytes());
+            image[at + 63] = kind;
+        };
+        footer(4096, &mut image);
+        if kind == 3 {
+            footer(0, &mut image);
+        }
         image
     }
 
@@ -213,8 +228,8 @@ mod tests {
         }
         for (name, content, format) in [
             ("a.qcow2", qcow2(|_| {}), DiskFormat::Qcow2),
-            ("a.VHD", vhd(2), DiskFormat::Vhd),
-            ("a.vhd", vhd(3), DiskFormat::Vhd),
+            ("a.VHD", vhd(2), DiskFormat::FixedVhd { bytes: 4096 }),
+            ("a.vhd", vhd(3), DiskFormat::DynamicVhd),
             ("a.vhdx", vec![0; 512], DiskFormat::Vhdx),
         ] {
             let path = dir.path().join(name);
@@ -239,6 +254,18 @@ mod tests {
         assert!(refused("a.vhd", &vhd(4), ScsiKind::VirtualDisk).contains("differencing"));
     }
 
+    #[test]
+    fn a_guest_cannot_make_its_fixed_vhd_a_dynamic_one() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("a.vhd");
+        let mut image = vhd(2);
+        // The beginning is the guest's.
+        image[..512].copy_from_slice(&vhd(3)[..512]);
+        fs::write(&path, image).expect("written");
+        let format = open(&path, ScsiKind::VirtualDisk, false).expect("a disk").format;
+        assert_eq!((format, format.driver()), (DiskFormat::FixedVhd { bytes: 4096 }, "raw"));
+    }
+
     fn open_is_refused(name: &str, content: &[u8]) -> bool {
         !refused(name, content, ScsiKind::VirtualDisk).is_empty()
     }
@@ -249,6 +276,11 @@ mod tests {
         assert!(refused("a.vhd", b"short", ScsiKind::VirtualDisk).contains("too short"));
         assert!(refused("a.vhd", &[0; 600], ScsiKind::VirtualDisk).contains("no footer"));
         assert!(refused("a.vhd", &vhd(9), ScsiKind::VirtualDisk).contains("unknown type 9"));
+        let mut headless = vhd(3);
+        headless[0] = b'x';
+        assert!(refused("a.vhd", &headless, ScsiKind::VirtualDisk).contains("without a header"));
+        let short = &vhd(2)[4000..];
+        assert!(refused("a.vhd", short, ScsiKind::VirtualDisk).contains("says it holds 4096 bytes, and has 96"));
         assert!(refused("a.img", &[0; 600], ScsiKind::PassThrough).contains("a block device"));
         let dir = tempfile::tempdir().expect("a directory");
         let error = open(dir.path(), ScsiKind::VirtualDisk, true).map(|_| ()).expect_err("a directory").to_string();

@@ -148,7 +148,7 @@ impl Vm {
     ) -> Result<(), PlatformError> {
         match self.qmp.call(command, arguments).await {
             Ok(_) => Ok(()),
-            Err(CallError::Refused(e)) if e.desc.contains("lock") => Err(self.in_use(disk, image).await),
+            Err(CallError::Refused(e)) if is_of_a_lock(&e.desc) => Err(self.in_use(disk, image).await),
             Err(e @ CallError::Refused(_)) => Err(PlatformError::host(format!("attach {}", disk.path.display()), e)),
             Err(e) => Err(self.call_error(command, e).await),
         }
@@ -193,6 +193,11 @@ impl Vm {
     }
 }
 
+/// Whether QEMU says that another has locked the file: `Failed to get "write" lock`, `Failed to get shared "write" lock`.
+fn is_of_a_lock(description: &str) -> bool {
+    description.contains("Failed to get") && description.ends_with(" lock")
+}
+
 /// What is written is in the host's page cache, and on its disk once the guest has flushed it. What the guest discards is
 /// given back.
 fn node(image: &DiskImage, names: Names, read_only: bool) -> Value {
@@ -212,9 +217,11 @@ fn node(image: &DiskImage, names: Names, read_only: bool) -> Value {
         "discard": "unmap",
         "file": file,
     });
-    if image.format == DiskFormat::Qcow2 {
+    match image.format {
         // Whatever its header says by now.
-        node["backing"] = Value::Null;
+        DiskFormat::Qcow2 => node["backing"] = Value::Null,
+        DiskFormat::FixedVhd { bytes } => node["size"] = bytes.into(),
+        DiskFormat::Raw | DiskFormat::DynamicVhd | DiskFormat::Vhdx => {}
     }
     node
 }
@@ -234,6 +241,14 @@ fn device(slot: ScsiSlot, names: Names) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_lock_is_a_lock() {
+        assert!(is_of_a_lock("Failed to get \"write\" lock") && is_of_a_lock("Failed to get shared \"write\" lock"));
+        for other in ["Block node is read-only", "Invalid block size 4099200", "Failed to get the block size"] {
+            assert!(!is_of_a_lock(other), "{other}");
+        }
+    }
 
     #[test]
     fn a_place_has_one_disk_and_each_disk_its_own_names() {

@@ -55,15 +55,42 @@ impl Vm {
         if before.is_none() {
             tracing::warn!(vm = %self.id, image = %image.display(), "no room on the host for a disk: the VM waits for some");
         }
-        // Several writes fail at the same time.
-        if !self.full_disk.is_tried.swap(true, Ordering::AcqRel) {
-            let vm = Arc::clone(self);
-            tokio::spawn(async move {
-                tokio::time::sleep(RETRY).await;
-                vm.full_disk.is_tried.store(false, Ordering::Release);
-                vm.try_again().await;
-            });
+        self.try_again_later();
+    }
+
+    /// Events were missed: one of them may have told that the guest was stopped, or that it goes on.
+    pub(crate) async fn look_after_missed_events(self: &Arc<Self>) {
+        let Ok(status) = self.qmp.call("query-status", Value::Null).await else { return };
+        match status.get("status").and_then(Value::as_str) {
+            Some("io-error") => {
+                self.full_disk.lock().get_or_insert_default();
+                self.try_again_later();
+            }
+            Some("running") => self.full_disk.is_over(),
+            _ => {}
         }
+    }
+
+    /// Several writes fail at the same time, and one tries again for all.
+    fn try_again_later(self: &Arc<Self>) {
+        if self.full_disk.is_tried.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let vm = Arc::clone(self);
+        tokio::spawn(async move {
+            let waits = || vm.full_disk.image().is_some() && !matches!(vm.life(), Life::Ended(_));
+            loop {
+                while waits() {
+                    tokio::time::sleep(RETRY).await;
+                    vm.try_again().await;
+                }
+                vm.full_disk.is_tried.store(false, Ordering::Release);
+                // It may wait anew, and whoever saw that took this for the one who tries.
+                if !waits() || vm.full_disk.is_tried.swap(true, Ordering::AcqRel) {
+                    return;
+                }
+            }
+        });
     }
 
     /// Lets the guest go on: if there is still no room, QEMU says so again.

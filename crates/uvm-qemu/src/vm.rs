@@ -171,13 +171,12 @@ impl Vm {
     pub(crate) async fn call_error(&self, command: &'static str, error: CallError) -> PlatformError {
         match error {
             CallError::Timeout { waited, .. } => self.timeout(&format!("QEMU's answer to {command}"), waited),
-            CallError::Closed { .. } => {
+            // What cannot be sent finds the connection closed, too.
+            CallError::Closed { .. } | CallError::Send { .. } => {
                 let error = PlatformError::host(format!("have QEMU {command}"), error);
                 self.end_or(command, error).await
             }
-            CallError::Refused(_) | CallError::Send { .. } => {
-                PlatformError::host(format!("have QEMU {command}"), error)
-            }
+            CallError::Refused(_) => PlatformError::host(format!("have QEMU {command}"), error),
         }
     }
 
@@ -281,6 +280,7 @@ impl Vm {
                     Ok(event) => self.heard(&event, &events),
                     Err(tokio::sync::broadcast::error::RecvError::Lagged(missed)) => {
                         tracing::warn!(vm = %self.id, missed, "QMP events were missed");
+                        self.look_after_missed_events().await;
                     }
                     Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
                 },

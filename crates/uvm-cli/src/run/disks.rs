@@ -33,7 +33,8 @@ impl Disks {
     /// guest is shut down for it. Whether the disks have everything.
     pub(crate) async fn settled(self, vm: &UtilityVm) -> bool {
         let mut all = true;
-        for disk in &self.0 {
+        // One may be mounted in another that was attached before it.
+        for disk in self.0.iter().rev() {
             if let Err(e) = disk.release().await {
                 tracing::debug!(error = report::chain(&e), "a disk is still in use");
                 all = false;

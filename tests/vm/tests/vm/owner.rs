@@ -62,10 +62,16 @@ impl Owner {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         campaign::note(&format!("QEMU was gone {} ms after its owner", died.elapsed().as_millis()));
-        gc(self.state.path())?;
-        let left = self.leaks.host_leftovers();
-        assert!(left.is_empty(), "gc left {left:?}");
-        Ok(())
+        // An owner may die between the fork and the exec of QEMU: until that child has noticed, it has the owner's lock.
+        loop {
+            gc(self.state.path())?;
+            let left = self.leaks.host_leftovers();
+            if left.is_empty() {
+                return Ok(());
+            }
+            assert!(died.elapsed() < GONE_WITHIN, "gc left {left:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 }
 
