@@ -283,7 +283,8 @@ pub enum HostFile {
 }
 
 impl HostFile {
-    /// What is at a path of this machine. Blocking, for a moment.
+    /// What is at a path of this machine; a link counts as what it leads to, with the name that has there. Blocking, for a
+    /// moment.
     ///
     /// # Errors
     /// As [`PlatformVm::look_at`](crate::PlatformVm::look_at).
@@ -296,6 +297,14 @@ impl HostFile {
         if !meta.is_file() {
             return Err(bad("it is neither a directory nor a regular file".into()));
         }
+        let target;
+        let is_link = path.symlink_metadata().is_ok_and(|meta| meta.is_symlink());
+        let path = if is_link {
+            target = path.canonicalize().map_err(|e| bad(e.to_string()))?;
+            target.as_path()
+        } else {
+            path
+        };
         let name = path.file_name().and_then(|name| name.to_str());
         let name = name.ok_or_else(|| bad("its name is not Unicode".into()))?.to_owned();
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -266,6 +266,34 @@ mod tests {
         assert_eq!((format, format.driver()), (DiskFormat::FixedVhd { bytes: 4096 }, "raw"));
     }
 
+    proptest::proptest! {
+        /// Whatever a file begins or ends with: it is a disk of its format, or refused.
+        #[test]
+        fn any_header_is_judged(
+            mut bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..1200),
+            cookies in proptest::prelude::any::<(bool, bool)>(),
+        ) {
+            let last = bytes.len().saturating_sub(512);
+            for (wanted, at, cookie) in [(cookies.0, 0, &b"QFI\xfb\0\0\0\x03"[..]), (cookies.1, last, VHD_COOKIE)] {
+                if let Some(place) = bytes.get_mut(at..at + cookie.len()).filter(|_| wanted) {
+                    place.copy_from_slice(cookie);
+                }
+            }
+            let dir = tempfile::tempdir().expect("a directory");
+            for name in ["a.qcow2", "a.vhd", "a.vhdx", "a.img"] {
+                let path = dir.path().join(name);
+                fs::write(&path, &bytes).expect("written");
+                match open(&path, ScsiKind::VirtualDisk, true) {
+                    Ok(DiskImage { format: DiskFormat::FixedVhd { bytes: size }, .. }) => {
+                        proptest::prop_assert!(size <= last as u64);
+                    }
+                    Ok(_) => {}
+                    Err(e) => proptest::prop_assert!(e.to_string().contains(name)),
+                }
+            }
+        }
+    }
+
     fn open_is_refused(name: &str, content: &[u8]) -> bool {
         !refused(name, content, ScsiKind::VirtualDisk).is_empty()
     }

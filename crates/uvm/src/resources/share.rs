@@ -58,7 +58,8 @@ impl Share {
 
 impl UtilityVm {
     /// Shows a directory of the host at `guest_path`, in the way that fits the guest; or a single file: in `guest_path` to
-    /// a Linux guest, at `guest_path` to a Windows guest. Cancel-safe.
+    /// a Linux guest, at `guest_path` to a Windows guest. A link on the host counts as what it leads to, and has that name.
+    /// Cancel-safe.
     ///
     /// # Errors
     /// [`UvmError::Resource`]: it is not there, or the host or the guest refused, and nothing is left.

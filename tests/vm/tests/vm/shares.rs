@@ -66,8 +66,9 @@ async fn what_is_read_only_or_left_out_stays_as_it_is() -> TestResult {
     }
     let vm = TestVm::builder("restricted").boot().await?;
     let read = vm.add_plan9(&Plan9ShareOptions::new(dir.path(), "/run/read").read_only()).await?;
-    // A single file is a directory with one name in it.
-    let one = vm.share(dir.path().join("one"), "/run/single", false).await?;
+    // A single file is a directory with one name in it; a link is the file it leads to.
+    symlink("one", dir.path().join("latest"))?;
+    let one = vm.share(dir.path().join("latest"), "/run/single", false).await?;
     let script = "cd /run/read; cat one two; touch one 2>/dev/null || echo fixed; rm two 2>/dev/null || echo fixed; \
                   cd /run/single; ls; cat two 2>/dev/null || echo hidden; echo x > three || echo refused; echo 1 > one";
     let seen = sh(&vm, script).await?;
