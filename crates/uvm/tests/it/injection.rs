@@ -138,6 +138,8 @@ async fn an_addition_that_the_guest_refuses_or_does_not_answer_is_undone() -> Te
 enum Failing {
     Host(usize, Fault),
     Guest(usize),
+    /// The guest does not answer this call; it may have let go.
+    Silent(usize),
 }
 
 #[tokio::test(start_paused = true)]
@@ -148,12 +150,13 @@ async fn a_removal_that_fails_at_any_call_can_be_made_again() -> TestResult {
             let normal = Normal::of(kind, thing).await?;
             let host = 0..normal.removed.0.len();
             let host = host.flat_map(|at| [Failing::Host(at, Fault::Fail), Failing::Host(at, Fault::Hang)]);
-            for failing in host.chain((0..normal.removed.1.len()).map(Failing::Guest)) {
+            let guest = 0..normal.removed.1.len();
+            for failing in host.chain(guest.flat_map(|at| [Failing::Guest(at), Failing::Silent(at)])) {
                 removal_fails(kind, thing, &normal, failing).await?;
                 cases += 1;
             }
         }
-        assert_eq!(cases, count(kind).host_calls_of_removals * 2 + GUEST_CALLS_OF_REMOVALS, "{kind:?}");
+        assert_eq!(cases, count(kind).host_calls_of_removals * 2 + GUEST_CALLS_OF_REMOVALS * 2, "{kind:?}");
     }
     Ok(())
 }
@@ -168,8 +171,10 @@ async fn removal_fails(kind: Kind, thing: Thing, normal: &Normal, failing: Faili
     match failing {
         Failing::Host(at, fault) => scene.plant(calls, at, fault),
         Failing::Guest(at) => scene.guest.refuse(at),
+        Failing::Silent(_) => scene.guest.told().silent = true,
     }
     let released = handle.release().await;
+    scene.guest.told().silent = false;
     match failing {
         // Access that cannot be taken back is told to the log, and keeps nothing.
         Failing::Host(at, _) if calls[at].words.contains("revoke") => {
@@ -185,7 +190,7 @@ async fn removal_fails(kind: Kind, thing: Thing, normal: &Normal, failing: Faili
             // What the guest has let go of is not asked of it again.
             same(thing, &(again.0, [asked.1, again.1].concat()), (&calls[at..], removed.1));
         }
-        Failing::Guest(at) => {
+        Failing::Guest(at) | Failing::Silent(at) => {
             assert!(released.is_err(), "{thing:?} {failing:?}");
             let asked = scene.asked();
             assert_eq!(asked, (Vec::new(), removed.1[..=at].to_vec()), "{thing:?}: the guest comes first");
