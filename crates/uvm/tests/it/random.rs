@@ -28,7 +28,7 @@ const SEED: [u8; 32] = *b"utility VMs plugged in at random";
 const PLANS: u32 = 75;
 /// How often a plan that fails is tried to be made smaller.
 const SMALLER: u32 = 1000;
-/// Operations of all plans on all hosts: 10,000 and as many again as find nothing to do, or only pause.
+/// Operations of all plans on all hosts: half as many again as are to be done, since some find nothing to do, or only pause.
 const OPERATIONS: usize = 15_000;
 
 #[test]
