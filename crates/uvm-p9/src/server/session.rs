@@ -86,8 +86,11 @@ enum Held {
     Flush {
         _slot: OwnedSemaphorePermit,
     },
-    /// Of a session's beginning, of which there is one at a time.
-    Nothing,
+    /// Of a session's beginning, of which there is one at a time: it holds every slot, so that the next begins only once
+    /// this answer is written.
+    Version {
+        _all: OwnedSemaphorePermit,
+    },
 }
 
 /// Flushes on their way. One costs a hundred bytes.
@@ -188,9 +191,7 @@ impl Session {
 
     /// Begins the session, or begins it anew: nothing of the old one is left.
     pub(super) async fn begin(&self, tag: u16, message_size: u32, version: Name<'_>) -> Result<(), ServeError> {
-        if !self.settle().await {
-            return Err(ServeError::Stuck { waited: self.limits.drain });
-        }
+        let all = self.settle().await.ok_or(ServeError::Stuck { waited: self.limits.drain })?;
         self.fids.clear();
         let agreed = message_size.min(self.limits.message_size);
         let known = version.as_bytes() == flags::VERSION;
@@ -203,14 +204,15 @@ impl Session {
         let begins = known && agreed >= LEAST_MESSAGE_SIZE;
         self.message_size.store(if begins { agreed } else { 0 }, Ordering::Relaxed);
         *self.buffers.lock().unwrap_or_else(PoisonError::into_inner) = Buffers::new(self.message_size());
-        self.send(Outgoing { message: encoded(tag, &response), _permits: Held::Nothing });
+        self.send(Outgoing { message: encoded(tag, &response), _permits: Held::Version { _all: all } });
         Ok(())
     }
 
-    /// Waits until all requests are answered. `false`: they were not in time.
-    pub(super) async fn settle(&self) -> bool {
-        let all = self.limits.requests;
-        timeout(self.limits.drain, self.slots.acquire_many(all)).await.is_ok()
+    /// Waits until all answers are written, and keeps further requests waiting while the permit is held. `None`: they were
+    /// not in time.
+    pub(super) async fn settle(&self) -> Option<OwnedSemaphorePermit> {
+        let all = Arc::clone(&self.slots).acquire_many_owned(self.limits.requests);
+        Some(timeout(self.limits.drain, all).await.ok()?.expect("never closed"))
     }
 
     /// Ends the session from elsewhere.
