@@ -114,7 +114,8 @@ impl TreeOptions {
     }
 
     /// Only these names of the directory itself exist for the client, whether they are there or yet to be made; what is
-    /// below them exists as it is. Default: all names.
+    /// below them exists as it is. The directory's own attributes cannot be changed (`EACCES`): they are not the client's
+    /// alone. Default: all names.
     #[must_use]
     pub fn restricted_to<N: Into<Vec<u8>>>(self, names: impl IntoIterator<Item = N>) -> Self {
         Self { allowed: Some(names.into_iter().map(Into::into).collect()), ..self }
@@ -261,6 +262,13 @@ impl Tree {
             Some(allowed) if directory.handle.is_root => allowed.contains(name.as_bytes()),
             _ => true,
         }
+    }
+
+    /// Checks that attributes of the file may be changed. Those of a directory of which the client has some names only
+    /// say who gets at the others.
+    fn must_admit_attributes(&self, node: &Node) -> Result<(), Errno> {
+        self.must_be_writable()?;
+        if self.allowed.is_some() && node.handle.is_root { Err(Errno::ACCESS) } else { Ok(()) }
     }
 
     /// Checks that something may be made, moved or removed under the name.
