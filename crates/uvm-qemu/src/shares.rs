@@ -3,10 +3,10 @@
 //! The server reads what the guest sends, so it has a thread of its own, from the first share on: a panic there ends the
 //! VM's shares and nothing else.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use tokio::task::JoinSet;
-use uvm_p9::tree::{Access, TreeOptions};
+use uvm_p9::tree::{Access, Descriptors, TreeOptions};
 use uvm_p9::{Limits, Share, Shares as Exports};
 use uvm_platform::requests::Plan9Export;
 use uvm_platform::{GuestListener, PlatformError, Port, VmThread};
@@ -17,9 +17,10 @@ use crate::vm::Vm;
 const MOUNTS: usize = 128;
 
 /// The shares of one VM, and who serves them.
-#[derive(Default)]
 pub(crate) struct Shares {
     exports: Arc<Exports>,
+    /// What the VM's shares draw on.
+    descriptors: Descriptors,
     server: Mutex<Option<Server>>,
 }
 
@@ -27,6 +28,13 @@ pub(crate) struct Shares {
 struct Server {
     port: Port,
     _thread: VmThread,
+}
+
+impl Default for Shares {
+    fn default() -> Self {
+        let descriptors = PROCESS.part(Most::of_process().vm);
+        Self { exports: Arc::default(), descriptors, server: Mutex::default() }
+    }
 }
 
 impl Shares {
@@ -44,7 +52,8 @@ impl Vm {
     /// Serves a directory under a name.
     pub(crate) async fn add_share(&self, export: Plan9Export) -> Result<(), PlatformError> {
         let (name, port) = (export.name.clone(), export.port);
-        let opened = tokio::task::spawn_blocking(move || open(export)).await;
+        let descriptors = self.shares.descriptors.part(Most::of_process().share);
+        let opened = tokio::task::spawn_blocking(move || open(export, descriptors)).await;
         let share = opened.unwrap_or_else(|e| Err(PlatformError::host("open a share", e)))?;
         self.serve_shares(port)?;
         self.shares
@@ -105,10 +114,10 @@ async fn serve(mut listener: GuestListener, exports: Arc<Exports>, vm: String) {
 }
 
 /// Opens a share. Blocking.
-fn open(export: Plan9Export) -> Result<Arc<Share>, PlatformError> {
+fn open(export: Plan9Export, descriptors: Descriptors) -> Result<Arc<Share>, PlatformError> {
     let Plan9Export { name, path, read_only, allowed_files, .. } = export;
     let access = if read_only { Access::ReadOnly } else { Access::ReadWrite };
-    let mut options = TreeOptions::new(&path).with_access(access).with_descriptors(descriptors());
+    let mut options = TreeOptions::new(&path).with_access(access).with_descriptors(descriptors);
     if let Some(names) = allowed_files {
         options = options.restricted_to(names);
     }
@@ -119,13 +128,45 @@ fn open(export: Plan9Export) -> Result<Arc<Share>, PlatformError> {
     })
 }
 
-/// How many descriptors the guest may have open by one share: a VM may have several, and this process has more to do.
-fn descriptors() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-    usize::try_from(limit / 8).unwrap_or(usize::MAX).clamp(64, 4096)
+/// What the shares of all VMs of this process draw on.
+static PROCESS: LazyLock<Descriptors> = LazyLock::new(|| Descriptors::new(Most::of_process().process));
+
+/// How many descriptors guests have open at most, each of these a part of the one before.
+#[derive(Debug, PartialEq, Eq)]
+struct Most {
+    /// By all shares of this process, which has more to do.
+    process: usize,
+    /// By the shares of a VM, so that one guest does not take what is meant for all.
+    vm: usize,
+    /// By one share.
+    share: usize,
+}
+
+impl Most {
+    fn of_process() -> Self {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        Self::of(limit.unwrap_or(u64::MAX))
+    }
+
+    /// Where the process may have `limit` altogether.
+    fn of(limit: u64) -> Self {
+        let part = |of| usize::try_from(limit / of).unwrap_or(usize::MAX);
+        Self { process: part(2), vm: part(4).min(16_384), share: part(8).min(4096) }
+    }
 }
 
 fn with_causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guests_have_half_of_the_descriptors_at_most() {
+        assert_eq!(Most::of(1024), Most { process: 512, vm: 256, share: 128 });
+        assert_eq!(Most::of(1 << 20), Most { process: 1 << 19, vm: 16_384, share: 4096 });
+    }
 }

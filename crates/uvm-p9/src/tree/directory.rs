@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{AtFlags, FileType, RawDir, RawDirEntry, SeekFrom, fsync, seek, statat};
 use rustix::io::Errno;
 
-use super::node::{Handle, Permit};
+use super::descriptors::Permit;
+use super::node::Handle;
 use super::{Component, FileId, FileKind, Node, Tree};
 
 /// An open directory. Nothing of what is read waits here for the next time: a client may have thousands of them open.
