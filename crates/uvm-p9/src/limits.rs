@@ -67,8 +67,9 @@ impl Limits {
         Self { requests: requests.max(1), ..self }
     }
 
-    /// Bytes of messages on their way, in both directions; the next waits unread. Default 16 MiB, and never less than one
-    /// request and its answer take.
+    /// Bytes of messages on their way, in both directions, and of buffers that wait for the next ones. What goes beyond
+    /// waits: the next message is read, and not served. Default 16 MiB, and never less than one request and its answer
+    /// take.
     #[must_use]
     pub fn with_memory(self, bytes: u32) -> Self {
         Self { memory: bytes, ..self }

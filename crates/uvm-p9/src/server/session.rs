@@ -96,6 +96,12 @@ enum Held {
 /// Flushes on their way. One costs a hundred bytes.
 const FLUSHES: usize = 256;
 
+/// Bytes of messages on their way, and of buffers that wait for the next ones. What one request and its answer take goes
+/// through by itself.
+fn memory_of(limits: &Limits) -> usize {
+    (limits.memory as usize).max(2 * limits.message_size as usize + 2 * SMALL)
+}
+
 impl Session {
     /// A session, the answers to write to its client, and what tells when its threads have ended.
     pub(super) fn new(
@@ -105,6 +111,7 @@ impl Session {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let (outbox, answers) = mpsc::unbounded_channel();
         let (pool, gone) = Pool::new(limits.threads);
+        let memory = memory_of(&limits);
         let session = Self {
             number: NEXT.fetch_add(1, Ordering::Relaxed),
             limits,
@@ -112,12 +119,11 @@ impl Session {
             fids: Fids::new(limits.fids),
             xattr_memory: Memory::new(limits.xattr_bytes),
             message_size: AtomicU32::new(0),
-            buffers: Mutex::new(Buffers::new(limits.message_size as usize)),
+            buffers: Mutex::new(Buffers::new(limits.message_size as usize, memory)),
             tags: Tags::new(),
             pool,
             slots: Arc::new(Semaphore::new(limits.requests as usize)),
-            // What one request and its answer take goes through by itself.
-            bytes: Arc::new(Semaphore::new((limits.memory as usize).max(2 * limits.message_size as usize + 2 * SMALL))),
+            bytes: Arc::new(Semaphore::new(memory)),
             flush_slots: Arc::new(Semaphore::new(FLUSHES)),
             outbox,
             fate: watch::Sender::new(Fate::GoesOn),
@@ -203,7 +209,8 @@ impl Session {
         };
         let begins = known && agreed >= LEAST_MESSAGE_SIZE;
         self.message_size.store(if begins { agreed } else { 0 }, Ordering::Relaxed);
-        *self.buffers.lock().unwrap_or_else(PoisonError::into_inner) = Buffers::new(self.message_size());
+        *self.buffers.lock().unwrap_or_else(PoisonError::into_inner) =
+            Buffers::new(self.message_size(), memory_of(&self.limits));
         self.send(Outgoing { message: encoded(tag, &response), _permits: Held::Version { _all: all } });
         Ok(())
     }
