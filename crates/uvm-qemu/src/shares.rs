@@ -5,16 +5,29 @@
 
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use uvm_p9::tree::{Access, Descriptors, TreeOptions};
-use uvm_p9::{Limits, Share, Shares as Exports};
+use uvm_p9::{Ended, Limits, ServeError, Share, Shares as Exports};
 use uvm_platform::requests::Plan9Export;
 use uvm_platform::{GuestListener, PlatformError, Port, VmThread};
 
 use crate::vm::Vm;
 
-/// Mounts that a guest may have at a time: each takes threads and memory of this process.
-const MOUNTS: usize = 128;
+/// Mounts that a guest may have at a time. Each takes of this process what [`limits`] says, so a guest takes 128 threads at
+/// most, 128 MiB of messages and 32 of those that are being read, and about 96 MiB for what it knows: files, locks,
+/// attributes, and what threads use to read these.
+const MOUNTS: usize = 32;
+
+/// What one mount may take. There may be many, so it is less than what a client may take by default.
+fn limits() -> Limits {
+    Limits::default()
+        .with_threads(4)
+        .with_requests(32)
+        .with_memory(4 * 1024 * 1024)
+        .with_fids(2048)
+        .with_locks(1024)
+        .with_xattr_bytes(256 * 1024)
+}
 
 /// The shares of one VM, and who serves them.
 pub(crate) struct Shares {
@@ -90,27 +103,50 @@ impl Vm {
 /// Serves each mount of the guest, on a connection of its own, until the VM is gone.
 async fn serve(mut listener: GuestListener, exports: Arc<Exports>, vm: String) {
     let mut clients = JoinSet::new();
+    let mut complaints = Complaints { vm, warned: false };
     loop {
         tokio::select! {
             accepted = listener.accept() => {
                 let Ok(stream) = accepted else { break };
                 if clients.len() >= MOUNTS {
-                    tracing::warn!(vm, most = MOUNTS, "a mount of a 9P share was refused: the guest has too many");
+                    complaints.note("a mount of a 9P share was refused", &format!("the guest has {MOUNTS} already"));
                     continue;
                 }
-                let (exports, vm) = (Arc::clone(&exports), vm.clone());
-                clients.spawn(async move {
-                    // The guest's mount is of no use from here on; whatever it did, it did to itself.
-                    if let Err(e) = uvm_p9::serve(stream, exports, Limits::default(), std::future::pending()).await {
-                        tracing::warn!(vm, error = with_causes(&e), "a mount of a 9P share was cut");
-                    }
-                });
+                clients.spawn(uvm_p9::serve(stream, Arc::clone(&exports) as _, limits(), std::future::pending()));
             }
-            Some(_) = clients.join_next() => {}
+            Some(ended) = clients.join_next() => complaints.note_end(ended),
         }
     }
     // They end with their streams.
-    while clients.join_next().await.is_some() {}
+    while let Some(ended) = clients.join_next().await {
+        complaints.note_end(ended);
+    }
+}
+
+/// What went wrong with a guest's mounts. The guest decides how often that is, so only the first time is a warning.
+struct Complaints {
+    vm: String,
+    warned: bool,
+}
+
+impl Complaints {
+    /// The guest's mount is of no use once it was cut; whatever it did, it did to itself.
+    fn note_end(&mut self, ended: Result<Result<Ended, ServeError>, JoinError>) {
+        match ended {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => self.note("a mount of a 9P share was cut", &with_causes(&error)),
+            Err(error) => self.note("a mount of a 9P share was cut", &with_causes(&error)),
+        }
+    }
+
+    fn note(&mut self, what: &str, why: &str) {
+        let vm = &self.vm;
+        if std::mem::replace(&mut self.warned, true) {
+            tracing::debug!(vm, why, "{what}");
+        } else {
+            tracing::warn!(vm, why, "{what}; further ones of this VM are told at level debug");
+        }
+    }
 }
 
 /// Opens a share. Blocking.
@@ -162,7 +198,72 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Poll};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::sync::mpsc;
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Event, Level, Metadata};
+    use uvm_platform::GuestStream;
+    use uvm_platform::stream::PollAccept;
+
     use super::*;
+
+    /// Hands on what a test dials.
+    struct Dialled(mpsc::UnboundedReceiver<DuplexStream>);
+
+    impl PollAccept for Dialled {
+        fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<GuestStream, PlatformError>> {
+            let gone = || PlatformError::host("accept", "the test is over");
+            self.0.poll_recv(cx).map(|stream| stream.map(GuestStream::new).ok_or_else(gone))
+        }
+    }
+
+    /// Counts warnings.
+    struct Warnings(Arc<AtomicUsize>);
+
+    impl tracing::Subscriber for Warnings {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            *metadata.level() == Level::WARN
+        }
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+        fn event(&self, _: &Event<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+        fn enter(&self, _: &Id) {}
+        fn exit(&self, _: &Id) {}
+    }
+
+    /// The attack: mounts beyond number, each cut by what it sends, and each a line in the owner's log.
+    #[tokio::test]
+    async fn a_guest_has_so_many_mounts_and_its_owner_one_warning() {
+        let warnings = Arc::new(AtomicUsize::new(0));
+        let _logged = tracing::subscriber::set_default(Warnings(Arc::clone(&warnings)));
+        let (dial, dialled) = mpsc::unbounded_channel();
+        let mount = || {
+            let (own, other) = tokio::io::duplex(64);
+            dial.send(other).expect("the server listens");
+            own
+        };
+        let listener = GuestListener::new(Port(564), Dialled(dialled));
+        let server = tokio::spawn(serve(listener, Arc::default(), "vm".into()));
+        let mut mounts: Vec<_> = (0..MOUNTS).map(|_| mount()).collect();
+        for _ in 0..10 {
+            assert_eq!(mount().read(&mut [0]).await.expect("the end"), 0, "one mount too many");
+        }
+        for mut mount in mounts.drain(..) {
+            mount.write_all(&[0; 7]).await.expect("what is no message");
+            assert_eq!(mount.read(&mut [0]).await.expect("the end"), 0);
+        }
+        drop(dial);
+        server.await.expect("it ends with the listener");
+        assert_eq!(warnings.load(Ordering::Relaxed), 1);
+    }
 
     #[test]
     fn guests_have_half_of_the_descriptors_at_most() {
