@@ -1,11 +1,14 @@
 //! Clients that do not read what they are answered, and connections that hold back what is written.
 
-use std::sync::Arc;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use uvm_p9::protocol::{Request, flags};
-use uvm_p9::{Limits, ServeError, serve};
+use uvm_p9::{Ended, Limits, ServeError, serve};
 
 use crate::client::{Host, name, open_share};
 
@@ -32,4 +35,58 @@ fn a_client_that_begins_without_reading_is_cut() {
         assert!(sent < 100, "{sent} beginnings were read, and no answer was");
         assert!(matches!(server.await.unwrap(), Err(ServeError::Stuck { .. })));
     });
+}
+
+/// A client that has said all it will, on a connection that holds back what is written until it is flushed, and takes its
+/// time for that.
+struct Lazy {
+    said: io::Cursor<Vec<u8>>,
+    held_back: Vec<u8>,
+    asked: u32,
+    arrived: Arc<Mutex<Vec<u8>>>,
+}
+
+impl AsyncRead for Lazy {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.said).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Lazy {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.held_back.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.held_back.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        self.asked += 1;
+        if self.asked < 10 {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let held_back = std::mem::take(&mut self.held_back);
+        self.arrived.lock().unwrap().extend(held_back);
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush(cx)
+    }
+}
+
+#[test]
+fn the_last_answer_arrives_before_the_connection_is_dropped() {
+    let host = Host::new();
+    let arrived = Arc::new(Mutex::new(Vec::new()));
+    let said = io::Cursor::new(version());
+    let connection = Lazy { said, held_back: Vec::new(), asked: 0, arrived: Arc::clone(&arrived) };
+    let share = Arc::new(open_share(host.options()));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let ended = runtime.block_on(serve(connection, share, Limits::default(), std::future::pending()));
+    assert_eq!(ended.unwrap(), Ended::Disconnected);
+    // The answer to a version that is agreed on is as long as the request.
+    assert_eq!(arrived.lock().unwrap().len(), version().len());
 }
