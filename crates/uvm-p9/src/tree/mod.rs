@@ -242,7 +242,8 @@ impl Tree {
         Ok(Node { handle: Arc::new(handle), place: Some(Place::new(directory, name)) })
     }
 
-    /// A number for the file, different from that of every other file of the tree as long as either is there.
+    /// A number for the file, different from that of every other file of the tree as long as either is there, and as no
+    /// mounted file system in the tree fills the upper 16 bits of its own.
     pub fn number(&self, id: FileId) -> u64 {
         self.devices.number(id)
     }
