@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-/// Limits of one client. What goes beyond fails with an error, or waits. Other clients of a share notice a client that takes
-/// all it may by the share's descriptors alone.
+/// Limits of one client, which is one connection: who serves several for one guest multiplies them. What goes beyond fails
+/// with an error, or waits. What is not limited here is what clients have in common: the descriptors of the budget that a
+/// tree draws on ([`Descriptors`](crate::tree::Descriptors)), and the locks of a share, which keep other clients out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub(crate) message_size: u32,
@@ -41,8 +42,8 @@ impl Limits {
         Self { message_size: bytes.clamp(LEAST_MESSAGE_SIZE, 16 * 1024 * 1024), ..self }
     }
 
-    /// Files the client knows at once; beyond, `EMFILE`. Default 8192, at least 1. The share has a limit of descriptors
-    /// for all its clients besides ([`TreeOptions::with_descriptors`](crate::tree::TreeOptions::with_descriptors)).
+    /// Files the client knows at once; beyond, `EMFILE`. Default 8192, at least 1. Besides, all clients of a tree draw on
+    /// its budget of descriptors ([`TreeOptions::with_descriptors`](crate::tree::TreeOptions::with_descriptors)).
     #[must_use]
     pub fn with_fids(self, fids: usize) -> Self {
         Self { fids: fids.max(1), ..self }
@@ -67,8 +68,9 @@ impl Limits {
         Self { requests: requests.max(1), ..self }
     }
 
-    /// Bytes of messages on their way, in both directions; the next waits unread. Default 16 MiB, and never less than one
-    /// request and its answer take.
+    /// Bytes of messages on their way, in both directions, and of buffers that wait for the next ones. What goes beyond
+    /// waits: the next message is read, and not served. Default 16 MiB, and never less than one request and its answer
+    /// take.
     #[must_use]
     pub fn with_memory(self, bytes: u32) -> Self {
         Self { memory: bytes, ..self }

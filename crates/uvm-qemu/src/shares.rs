@@ -3,23 +3,37 @@
 //! The server reads what the guest sends, so it has a thread of its own, from the first share on: a panic there ends the
 //! VM's shares and nothing else.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
-use tokio::task::JoinSet;
-use uvm_p9::tree::{Access, TreeOptions};
-use uvm_p9::{Limits, Share, Shares as Exports};
+use tokio::task::{JoinError, JoinSet};
+use uvm_p9::tree::{Access, Descriptors, TreeOptions};
+use uvm_p9::{Ended, Limits, ServeError, Share, Shares as Exports};
 use uvm_platform::requests::Plan9Export;
 use uvm_platform::{GuestListener, PlatformError, Port, VmThread};
 
 use crate::vm::Vm;
 
-/// Mounts that a guest may have at a time: each takes threads and memory of this process.
-const MOUNTS: usize = 128;
+/// Mounts that a guest may have at a time. Each takes of this process what [`limits`] says, so a guest takes 128 threads at
+/// most, 128 MiB of messages and 32 of those that are being read, and about 96 MiB for what it knows: files, locks,
+/// attributes, and what threads use to read these.
+const MOUNTS: usize = 32;
+
+/// What one mount may take. There may be many, so it is less than what a client may take by default.
+fn limits() -> Limits {
+    Limits::default()
+        .with_threads(4)
+        .with_requests(32)
+        .with_memory(4 * 1024 * 1024)
+        .with_fids(2048)
+        .with_locks(1024)
+        .with_xattr_bytes(256 * 1024)
+}
 
 /// The shares of one VM, and who serves them.
-#[derive(Default)]
 pub(crate) struct Shares {
     exports: Arc<Exports>,
+    /// What the VM's shares draw on.
+    descriptors: Descriptors,
     server: Mutex<Option<Server>>,
 }
 
@@ -27,6 +41,13 @@ pub(crate) struct Shares {
 struct Server {
     port: Port,
     _thread: VmThread,
+}
+
+impl Default for Shares {
+    fn default() -> Self {
+        let descriptors = PROCESS.part(Most::of_process().vm);
+        Self { exports: Arc::default(), descriptors, server: Mutex::default() }
+    }
 }
 
 impl Shares {
@@ -44,7 +65,8 @@ impl Vm {
     /// Serves a directory under a name.
     pub(crate) async fn add_share(&self, export: Plan9Export) -> Result<(), PlatformError> {
         let (name, port) = (export.name.clone(), export.port);
-        let opened = tokio::task::spawn_blocking(move || open(export)).await;
+        let descriptors = self.shares.descriptors.part(Most::of_process().share);
+        let opened = tokio::task::spawn_blocking(move || open(export, descriptors)).await;
         let share = opened.unwrap_or_else(|e| Err(PlatformError::host("open a share", e)))?;
         self.serve_shares(port)?;
         self.shares
@@ -81,34 +103,57 @@ impl Vm {
 /// Serves each mount of the guest, on a connection of its own, until the VM is gone.
 async fn serve(mut listener: GuestListener, exports: Arc<Exports>, vm: String) {
     let mut clients = JoinSet::new();
+    let mut complaints = Complaints { vm, warned: false };
     loop {
         tokio::select! {
             accepted = listener.accept() => {
                 let Ok(stream) = accepted else { break };
                 if clients.len() >= MOUNTS {
-                    tracing::warn!(vm, most = MOUNTS, "a mount of a 9P share was refused: the guest has too many");
+                    complaints.note("a mount of a 9P share was refused", &format!("the guest has {MOUNTS} already"));
                     continue;
                 }
-                let (exports, vm) = (Arc::clone(&exports), vm.clone());
-                clients.spawn(async move {
-                    // The guest's mount is of no use from here on; whatever it did, it did to itself.
-                    if let Err(e) = uvm_p9::serve(stream, exports, Limits::default(), std::future::pending()).await {
-                        tracing::warn!(vm, error = with_causes(&e), "a mount of a 9P share was cut");
-                    }
-                });
+                clients.spawn(uvm_p9::serve(stream, Arc::clone(&exports) as _, limits(), std::future::pending()));
             }
-            Some(_) = clients.join_next() => {}
+            Some(ended) = clients.join_next() => complaints.note_end(ended),
         }
     }
     // They end with their streams.
-    while clients.join_next().await.is_some() {}
+    while let Some(ended) = clients.join_next().await {
+        complaints.note_end(ended);
+    }
+}
+
+/// What went wrong with a guest's mounts. The guest decides how often that is, so only the first time is a warning.
+struct Complaints {
+    vm: String,
+    warned: bool,
+}
+
+impl Complaints {
+    /// The guest's mount is of no use once it was cut; whatever it did, it did to itself.
+    fn note_end(&mut self, ended: Result<Result<Ended, ServeError>, JoinError>) {
+        match ended {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => self.note("a mount of a 9P share was cut", &with_causes(&error)),
+            Err(error) => self.note("a mount of a 9P share was cut", &with_causes(&error)),
+        }
+    }
+
+    fn note(&mut self, what: &str, why: &str) {
+        let vm = &self.vm;
+        if std::mem::replace(&mut self.warned, true) {
+            tracing::debug!(vm, why, "{what}");
+        } else {
+            tracing::warn!(vm, why, "{what}; further ones of this VM are told at level debug");
+        }
+    }
 }
 
 /// Opens a share. Blocking.
-fn open(export: Plan9Export) -> Result<Arc<Share>, PlatformError> {
+fn open(export: Plan9Export, descriptors: Descriptors) -> Result<Arc<Share>, PlatformError> {
     let Plan9Export { name, path, read_only, allowed_files, .. } = export;
     let access = if read_only { Access::ReadOnly } else { Access::ReadWrite };
-    let mut options = TreeOptions::new(&path).with_access(access).with_descriptors(descriptors());
+    let mut options = TreeOptions::new(&path).with_access(access).with_descriptors(descriptors);
     if let Some(names) = allowed_files {
         options = options.restricted_to(names);
     }
@@ -119,13 +164,110 @@ fn open(export: Plan9Export) -> Result<Arc<Share>, PlatformError> {
     })
 }
 
-/// How many descriptors the guest may have open by one share: a VM may have several, and this process has more to do.
-fn descriptors() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-    usize::try_from(limit / 8).unwrap_or(usize::MAX).clamp(64, 4096)
+/// What the shares of all VMs of this process draw on.
+static PROCESS: LazyLock<Descriptors> = LazyLock::new(|| Descriptors::new(Most::of_process().process));
+
+/// How many descriptors guests have open at most, each of these a part of the one before.
+#[derive(Debug, PartialEq, Eq)]
+struct Most {
+    /// By all shares of this process, which has more to do.
+    process: usize,
+    /// By the shares of a VM, so that one guest does not take what is meant for all.
+    vm: usize,
+    /// By one share.
+    share: usize,
+}
+
+impl Most {
+    fn of_process() -> Self {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        Self::of(limit.unwrap_or(u64::MAX))
+    }
+
+    /// Where the process may have `limit` altogether.
+    fn of(limit: u64) -> Self {
+        let part = |of| usize::try_from(limit / of).unwrap_or(usize::MAX);
+        Self { process: part(2), vm: part(4).min(16_384), share: part(8).min(4096) }
+    }
 }
 
 fn with_causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Poll};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::sync::mpsc;
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Event, Level, Metadata};
+    use uvm_platform::GuestStream;
+    use uvm_platform::stream::PollAccept;
+
+    use super::*;
+
+    /// Hands on what a test dials.
+    struct Dialled(mpsc::UnboundedReceiver<DuplexStream>);
+
+    impl PollAccept for Dialled {
+        fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<GuestStream, PlatformError>> {
+            let gone = || PlatformError::host("accept", "the test is over");
+            self.0.poll_recv(cx).map(|stream| stream.map(GuestStream::new).ok_or_else(gone))
+        }
+    }
+
+    /// Counts warnings.
+    struct Warnings(Arc<AtomicUsize>);
+
+    impl tracing::Subscriber for Warnings {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            *metadata.level() == Level::WARN
+        }
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+        fn event(&self, _: &Event<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+        fn enter(&self, _: &Id) {}
+        fn exit(&self, _: &Id) {}
+    }
+
+    /// The attack: mounts beyond number, each cut by what it sends, and each a line in the owner's log.
+    #[tokio::test]
+    async fn a_guest_has_so_many_mounts_and_its_owner_one_warning() {
+        let warnings = Arc::new(AtomicUsize::new(0));
+        let _logged = tracing::subscriber::set_default(Warnings(Arc::clone(&warnings)));
+        let (dial, dialled) = mpsc::unbounded_channel();
+        let mount = || {
+            let (own, other) = tokio::io::duplex(64);
+            dial.send(other).expect("the server listens");
+            own
+        };
+        let listener = GuestListener::new(Port(564), Dialled(dialled));
+        let server = tokio::spawn(serve(listener, Arc::default(), "vm".into()));
+        let mut mounts: Vec<_> = (0..MOUNTS).map(|_| mount()).collect();
+        for _ in 0..10 {
+            assert_eq!(mount().read(&mut [0]).await.expect("the end"), 0, "one mount too many");
+        }
+        for mut mount in mounts.drain(..) {
+            mount.write_all(&[0; 7]).await.expect("what is no message");
+            assert_eq!(mount.read(&mut [0]).await.expect("the end"), 0);
+        }
+        drop(dial);
+        server.await.expect("it ends with the listener");
+        assert_eq!(warnings.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn guests_have_half_of_the_descriptors_at_most() {
+        assert_eq!(Most::of(1024), Most { process: 512, vm: 256, share: 128 });
+        assert_eq!(Most::of(1 << 20), Most { process: 1 << 19, vm: 16_384, share: 4096 });
+    }
 }

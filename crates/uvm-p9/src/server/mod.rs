@@ -49,7 +49,7 @@ pub async fn serve<C>(
 where
     C: AsyncRead + AsyncWrite,
 {
-    let (reader, writer) = tokio::io::split(connection);
+    let (reader, mut writer) = tokio::io::split(connection);
     let (session, answers, mut gone) = Session::new(exports, limits);
     let closing = CloseOnDrop(Arc::clone(&session));
     let ended = tokio::select! {
@@ -59,11 +59,15 @@ where
             Fate::ShareClosed => Ok(Ended::ShareClosed),
             Fate::Panicked | Fate::GoesOn => Err(ServeError::Panicked),
         },
-        ended = write_answers(writer, answers) => ended,
+        ended = write_answers(&mut writer, answers) => ended,
         ended = read_requests(reader, &session) => ended,
     };
     drop(closing);
     session.fids.clear();
+    if matches!(ended, Ok(Ended::Disconnected)) {
+        // It may read still. All answers are written, and the connection may hold the last ones back.
+        let _ = timeout(limits.drain, writer.flush()).await;
+    }
     if timeout(limits.drain, gone.recv()).await.is_err() {
         tracing::warn!(waited = ?limits.drain, "a 9P request is still running; its files are released once it returns");
     }

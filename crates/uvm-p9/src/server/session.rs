@@ -86,12 +86,21 @@ enum Held {
     Flush {
         _slot: OwnedSemaphorePermit,
     },
-    /// Of a session's beginning, of which there is one at a time.
-    Nothing,
+    /// Of a session's beginning, of which there is one at a time: it holds every slot, so that the next begins only once
+    /// this answer is written.
+    Version {
+        _all: OwnedSemaphorePermit,
+    },
 }
 
 /// Flushes on their way. One costs a hundred bytes.
 const FLUSHES: usize = 256;
+
+/// Bytes of messages on their way, and of buffers that wait for the next ones. What one request and its answer take goes
+/// through by itself.
+fn memory_of(limits: &Limits) -> usize {
+    (limits.memory as usize).max(2 * limits.message_size as usize + 2 * SMALL)
+}
 
 impl Session {
     /// A session, the answers to write to its client, and what tells when its threads have ended.
@@ -102,6 +111,7 @@ impl Session {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let (outbox, answers) = mpsc::unbounded_channel();
         let (pool, gone) = Pool::new(limits.threads);
+        let memory = memory_of(&limits);
         let session = Self {
             number: NEXT.fetch_add(1, Ordering::Relaxed),
             limits,
@@ -109,12 +119,11 @@ impl Session {
             fids: Fids::new(limits.fids),
             xattr_memory: Memory::new(limits.xattr_bytes),
             message_size: AtomicU32::new(0),
-            buffers: Mutex::new(Buffers::new(limits.message_size as usize)),
+            buffers: Mutex::new(Buffers::new(limits.message_size as usize, memory)),
             tags: Tags::new(),
             pool,
             slots: Arc::new(Semaphore::new(limits.requests as usize)),
-            // What one request and its answer take goes through by itself.
-            bytes: Arc::new(Semaphore::new((limits.memory as usize).max(2 * limits.message_size as usize + 2 * SMALL))),
+            bytes: Arc::new(Semaphore::new(memory)),
             flush_slots: Arc::new(Semaphore::new(FLUSHES)),
             outbox,
             fate: watch::Sender::new(Fate::GoesOn),
@@ -188,9 +197,7 @@ impl Session {
 
     /// Begins the session, or begins it anew: nothing of the old one is left.
     pub(super) async fn begin(&self, tag: u16, message_size: u32, version: Name<'_>) -> Result<(), ServeError> {
-        if !self.settle().await {
-            return Err(ServeError::Stuck { waited: self.limits.drain });
-        }
+        let all = self.settle().await.ok_or(ServeError::Stuck { waited: self.limits.drain })?;
         self.fids.clear();
         let agreed = message_size.min(self.limits.message_size);
         let known = version.as_bytes() == flags::VERSION;
@@ -202,15 +209,17 @@ impl Session {
         };
         let begins = known && agreed >= LEAST_MESSAGE_SIZE;
         self.message_size.store(if begins { agreed } else { 0 }, Ordering::Relaxed);
-        *self.buffers.lock().unwrap_or_else(PoisonError::into_inner) = Buffers::new(self.message_size());
-        self.send(Outgoing { message: encoded(tag, &response), _permits: Held::Nothing });
+        *self.buffers.lock().unwrap_or_else(PoisonError::into_inner) =
+            Buffers::new(self.message_size(), memory_of(&self.limits));
+        self.send(Outgoing { message: encoded(tag, &response), _permits: Held::Version { _all: all } });
         Ok(())
     }
 
-    /// Waits until all requests are answered. `false`: they were not in time.
-    pub(super) async fn settle(&self) -> bool {
-        let all = self.limits.requests;
-        timeout(self.limits.drain, self.slots.acquire_many(all)).await.is_ok()
+    /// Waits until all answers are written, and keeps further requests waiting while the permit is held. `None`: they were
+    /// not in time.
+    pub(super) async fn settle(&self) -> Option<OwnedSemaphorePermit> {
+        let all = Arc::clone(&self.slots).acquire_many_owned(self.limits.requests);
+        Some(timeout(self.limits.drain, all).await.ok()?.expect("never closed"))
     }
 
     /// Ends the session from elsewhere.

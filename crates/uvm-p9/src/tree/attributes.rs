@@ -125,10 +125,11 @@ impl Tree {
     /// file where it is open already: its size can be changed whatever its permissions are by now.
     ///
     /// # Errors
-    /// `EPERM` for an owner other than the one it seems to have (see [`Ownership::Owner`]), `EPERM` for
-    /// permissions and owner of a device, `EOPNOTSUPP` for the permissions of a symbolic link, `EISDIR` or `EINVAL` for the size of what is no regular file.
+    /// `EACCES` for the root of a tree that is restricted to names, `EPERM` for an owner other than the one it seems to
+    /// have (see [`Ownership::Owner`]), `EPERM` for permissions and owner of a device, `EOPNOTSUPP` for the permissions of
+    /// a symbolic link, `EISDIR` or `EINVAL` for the size of what is no regular file.
     pub fn change(&self, node: &Node, open: Option<&File>, changes: &Changes) -> Result<(), Errno> {
-        self.must_be_writable()?;
+        self.must_admit_attributes(node)?;
         let owners = self.changed_owners(changes)?;
         if let Some(mode) = changes.mode {
             self.set_mode(node, mode)?;

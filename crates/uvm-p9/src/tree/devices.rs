@@ -1,4 +1,4 @@
-//! The file systems within a tree: which may be entered, and numbers that tell files of all of them apart.
+//! The file systems within a tree: which may be entered, and numbers of files that clients tell them apart by.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
@@ -12,7 +12,8 @@ use super::node::{FileId, Handle};
 #[derive(Debug)]
 pub(super) struct Devices {
     root: u64,
-    /// In the order they were met. Mounts of the host bound their number.
+    /// In the order they were met, each number once, also of those that are gone. Only the host mounts file systems (and
+    /// automounts, which a client's lookups may set off), so it is the host that has this grow.
     others: Mutex<Vec<u64>>,
 }
 
@@ -35,8 +36,9 @@ impl Devices {
         Ok(())
     }
 
-    /// Files of the root's file system keep their own numbers; those of others differ in the upper bits, which no file
-    /// system fills.
+    /// A number for clients, who have one file system. Files of the root's keep their own numbers; those of others differ
+    /// in the upper 16 bits. A file system that fills these, or the 65,536th, may have a number come up twice: to a client
+    /// two files then look like hard links of one. This server never tells files apart by it.
     pub(super) fn number(&self, id: FileId) -> u64 {
         if id.device == self.root { id.inode } else { id.inode ^ (self.index(id.device) << 48) }
     }

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{fdatasync, fsync, ftruncate};
 use rustix::io::{Errno, pread, pwrite, retry_on_intr};
 
-use super::node::Permit;
+use super::descriptors::Permit;
 
 /// An open regular file. All I/O is at offsets of its own, so that any number of requests run at once.
 #[derive(Debug)]

@@ -17,6 +17,7 @@
 
 mod attributes;
 mod component;
+mod descriptors;
 mod devices;
 mod directory;
 mod entries;
@@ -37,6 +38,7 @@ use thiserror::Error;
 
 pub use self::attributes::{Attributes, Changes, FileSystem, Time, TimeChange};
 pub use self::component::Component;
+pub use self::descriptors::Descriptors;
 pub use self::directory::{Directory, Entry};
 pub use self::entries::{NewNode, Removed};
 pub use self::file::File;
@@ -45,7 +47,7 @@ pub use self::open::{Durability, FileAccess, OpenMode, Opened, WhenThere};
 pub use self::xattr::XattrMode;
 
 use self::devices::Devices;
-use self::node::{Budget, Handle, Place};
+use self::node::{Handle, Place};
 use self::process_files::ProcessFiles;
 
 /// Whether a tree can be changed through this server.
@@ -86,7 +88,7 @@ pub struct TreeOptions {
     access: Access,
     ownership: Ownership,
     allowed: Option<BTreeSet<Vec<u8>>>,
-    descriptors: Option<usize>,
+    descriptors: Option<Descriptors>,
 }
 
 impl TreeOptions {
@@ -114,17 +116,19 @@ impl TreeOptions {
     }
 
     /// Only these names of the directory itself exist for the client, whether they are there or yet to be made; what is
-    /// below them exists as it is. Default: all names.
+    /// below them exists as it is. The directory's own attributes cannot be changed (`EACCES`): they are not the client's
+    /// alone. Default: all names.
     #[must_use]
     pub fn restricted_to<N: Into<Vec<u8>>>(self, names: impl IntoIterator<Item = N>) -> Self {
         Self { allowed: Some(names.into_iter().map(Into::into).collect()), ..self }
     }
 
-    /// Most descriptors that the tree's clients hold altogether: one for each file they know, one more for each they have
-    /// open, and sometimes one for its directory. Beyond, operations fail with `ENFILE`. Default: half of what this process
-    /// may have when the tree is opened, and at most 16,384; where there are several trees, say less.
+    /// What the tree's clients draw on altogether: one descriptor for each file they know, one more for each they have
+    /// open, and sometimes one for its directory. Beyond, operations fail with `ENFILE`. Default: a budget of the tree's
+    /// own, of half of what this process may have when it is opened, and at most 16,384. Where there are several trees,
+    /// give them [parts](Descriptors::part) of one budget.
     #[must_use]
-    pub fn with_descriptors(self, descriptors: usize) -> Self {
+    pub fn with_descriptors(self, descriptors: Descriptors) -> Self {
         Self { descriptors: Some(descriptors), ..self }
     }
 }
@@ -177,7 +181,7 @@ pub struct Tree {
     owner: (u32, u32),
     allowed: Option<BTreeSet<Vec<u8>>>,
     devices: Devices,
-    budget: Budget,
+    budget: Descriptors,
     process_files: ProcessFiles,
 }
 
@@ -200,7 +204,7 @@ impl Tree {
             return Err(TreeError::NotRoot { uid: owner.0 });
         }
         let process_files = ProcessFiles::open()?;
-        let budget = Budget::new(descriptors.unwrap_or_else(default_descriptors).max(1));
+        let budget = descriptors.unwrap_or_else(default_descriptors);
         // `openat2` here, too, so that a kernel without it (before 5.6) is found out now.
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let opened = openat2(CWD, &path, flags, Mode::empty(), ResolveFlags::empty())
@@ -238,7 +242,8 @@ impl Tree {
         Ok(Node { handle: Arc::new(handle), place: Some(Place::new(directory, name)) })
     }
 
-    /// A number for the file, different from that of every other file of the tree as long as either is there.
+    /// A number for the file, different from that of every other file of the tree as long as either is there, and as no
+    /// mounted file system in the tree fills the upper 16 bits of its own.
     pub fn number(&self, id: FileId) -> u64 {
         self.devices.number(id)
     }
@@ -263,6 +268,13 @@ impl Tree {
         }
     }
 
+    /// Checks that attributes of the file may be changed. Those of a directory of which the client has some names only
+    /// say who gets at the others.
+    fn must_admit_attributes(&self, node: &Node) -> Result<(), Errno> {
+        self.must_be_writable()?;
+        if self.allowed.is_some() && node.handle.is_root { Err(Errno::ACCESS) } else { Ok(()) }
+    }
+
     /// Checks that something may be made, moved or removed under the name.
     fn must_admit_change(&self, directory: &Node, name: Component<'_>) -> Result<(), Errno> {
         self.must_be_writable()?;
@@ -272,9 +284,9 @@ impl Tree {
 }
 
 /// The process has other uses for descriptors, and a client must not take what it needs for them.
-fn default_descriptors() -> usize {
+fn default_descriptors() -> Descriptors {
     let own = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    own.map_or(usize::MAX, |most| usize::try_from(most / 2).unwrap_or(usize::MAX)).min(16_384)
+    Descriptors::new(own.map_or(usize::MAX, |most| usize::try_from(most / 2).unwrap_or(usize::MAX)).min(16_384))
 }
 
 /// The bits of a mode that clients set: without set-user-id and set-group-id.

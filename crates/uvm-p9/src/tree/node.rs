@@ -2,12 +2,12 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::fs::{AtFlags, FileType, Statx, StatxFlags, statx};
 use rustix::io::Errno;
 
 use super::Component;
+use super::descriptors::Permit;
 
 /// What tells files of the host apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -122,30 +122,4 @@ impl FileId {
 /// The attributes of a descriptor's own file.
 pub(super) fn stat_of(fd: &OwnedFd) -> Result<Statx, Errno> {
     statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::BTIME)
-}
-
-/// How many descriptors may still be opened.
-#[derive(Debug)]
-pub(super) struct Budget(Arc<AtomicUsize>);
-
-impl Budget {
-    pub(super) fn new(descriptors: usize) -> Self {
-        Self(Arc::new(AtomicUsize::new(descriptors)))
-    }
-
-    /// For one descriptor; given back when the permit is dropped.
-    pub(super) fn take(&self) -> Result<Permit, Errno> {
-        let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-        if taken.is_ok() { Ok(Permit(Arc::clone(&self.0))) } else { Err(Errno::NFILE) }
-    }
-}
-
-/// For one descriptor. It is declared after the descriptor, so that it is given back once that is closed.
-#[derive(Debug)]
-pub(super) struct Permit(Arc<AtomicUsize>);
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
 }

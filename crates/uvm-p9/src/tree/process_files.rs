@@ -19,7 +19,8 @@ pub(super) struct ProcessFiles(OwnedFd);
 const PATH: &str = "/proc/self/fd";
 
 impl ProcessFiles {
-    /// Opens it, once: whoever mounts something else over `/proc` later changes nothing.
+    /// Opens it, once: whoever mounts something else over `/proc` later changes nothing for what goes by
+    /// [`entry`](Self::entry).
     pub(super) fn open() -> Result<Self, TreeError> {
         let opened = openat(CWD, PATH, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         match opened.and_then(|fd| Ok((is_proc(&fd)?, fd))) {
@@ -33,7 +34,8 @@ impl ProcessFiles {
         (&self.0, fd.as_fd().as_raw_fd().to_string())
     }
 
-    /// The entry as a path, for calls that take nothing else.
+    /// The entry as a path, for calls that take nothing else. It is looked up anew each time: whoever mounts something else
+    /// over `/proc`, root in this process's mount namespace, decides what these calls find. A guest cannot.
     pub(super) fn path(fd: impl AsFd) -> String {
         format!("{PATH}/{}", fd.as_fd().as_raw_fd())
     }

@@ -58,8 +58,11 @@ impl Tree {
     }
 
     /// Sets an attribute.
+    ///
+    /// # Errors
+    /// `EACCES`, here and below, for the root of a tree that is restricted to names.
     pub fn set_xattr(&self, node: &Node, name: &[u8], value: &[u8], mode: XattrMode) -> Result<(), Errno> {
-        self.must_be_writable()?;
+        self.must_admit_attributes(node)?;
         let flags = match mode {
             XattrMode::Either => XattrFlags::empty(),
             XattrMode::Create => XattrFlags::CREATE,
@@ -70,13 +73,13 @@ impl Tree {
 
     /// Removes an attribute.
     pub fn remove_xattr(&self, node: &Node, name: &[u8]) -> Result<(), Errno> {
-        self.must_be_writable()?;
+        self.must_admit_attributes(node)?;
         removexattr(path(node), check(name)?)
     }
 
     /// Checks that an attribute of this name could be set, before its value is there.
-    pub fn may_set_xattr(&self, name: &[u8]) -> Result<(), Errno> {
-        self.must_be_writable()?;
+    pub fn may_set_xattr(&self, node: &Node, name: &[u8]) -> Result<(), Errno> {
+        self.must_admit_attributes(node)?;
         check(name).map(drop)
     }
 }

@@ -97,6 +97,29 @@ fn new_entries_are_seen_from_the_beginning() {
     assert!(client.names(1, 4096).unwrap().is_empty());
 }
 
+/// As `rm -r` does in a guest: some file systems know a place by how many entries are before it.
+#[test]
+fn what_is_removed_while_reading_goes_on_moves_nothing() {
+    let host = Host::new();
+    let all: BTreeSet<Vec<u8>> = (0..2000).map(|n| format!("entry-{n}").into_bytes()).collect();
+    for name in &all {
+        fs::File::create(host.path(std::str::from_utf8(name).unwrap())).unwrap();
+    }
+    let mut client = host.only_client();
+    client.open_path(1, "", DIRECTORY).unwrap();
+    let (mut seen, mut offset) = (BTreeSet::new(), 0);
+    loop {
+        let entries = client.read_dir(1, offset, 1000).unwrap();
+        let Some(&(next, ..)) = entries.last() else { break };
+        offset = next;
+        for (.., name) in entries.into_iter().filter(|(.., name)| name.starts_with(b"entry")) {
+            client.unlink(ROOT, &name, 0).unwrap();
+            assert!(seen.insert(name));
+        }
+    }
+    assert_eq!(seen, all);
+}
+
 #[test]
 fn entries_tell_types_and_numbers_and_nothing_of_what_is_above_the_share() {
     let host = Host::new();

@@ -5,6 +5,7 @@
 mod attributes;
 mod client;
 mod codec;
+mod connections;
 mod directories;
 mod escape;
 mod files;

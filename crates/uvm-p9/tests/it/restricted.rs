@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-use uvm_p9::protocol::flags;
+use uvm_p9::protocol::{SetAttributes, flags};
 use uvm_p9::tree::{Access, Errno, TreeOptions};
 use uvm_p9::{Limits, Share, Shares};
 
@@ -113,4 +114,41 @@ fn a_single_file_can_be_read_only() {
     assert_eq!(client.read(1, 0, 100).unwrap(), b"allowed");
     assert_eq!(client.walk(2, "d"), Err(Errno::NOENT));
     assert_eq!(client.create(2, "allowed", flags::OPEN_WRITE), Err(Errno::ROFS));
+}
+
+/// The attack: the directory itself is opened to everybody, or closed to the host's programs, by a client that has one
+/// name of it.
+#[test]
+fn the_directory_itself_is_not_changed() {
+    let host = Host::new();
+    let mut client = host.client(&open_share(prepare(&host)));
+    let attributes = || {
+        let is = fs::metadata(host.path("")).unwrap();
+        (is.mode(), is.uid(), is.gid(), is.atime(), is.mtime(), is.ctime(), is.ctime_nsec())
+    };
+    let before = attributes();
+    let (own, refused) = (client.attributes(ROOT).unwrap(), Err(Errno::ACCESS));
+    let set = SetAttributes { mode: 0o777, uid: own.uid, gid: own.gid, size: 0, ..SetAttributes::default() };
+    for valid in [
+        flags::SETATTR_MODE,
+        flags::SETATTR_UID,
+        flags::SETATTR_GID,
+        flags::SETATTR_SIZE,
+        flags::SETATTR_ACCESSED,
+        flags::SETATTR_MODIFIED,
+        flags::SETATTR_ACCESSED | flags::SETATTR_ACCESSED_SET,
+        flags::SETATTR_MODIFIED | flags::SETATTR_MODIFIED_SET,
+    ] {
+        assert_eq!(client.set(ROOT, SetAttributes { valid, ..set }), refused, "{valid:#x}");
+    }
+    client.open_path(1, "", flags::OPEN_DIRECTORY).unwrap();
+    assert_eq!(client.set(1, SetAttributes { valid: flags::SETATTR_MODE, ..set }), refused, "an open one");
+    for (size, bits) in [(1, 0), (1, flags::XATTR_CREATE), (1, flags::XATTR_REPLACE), (0, flags::XATTR_REPLACE)] {
+        client.walk(2, "").unwrap();
+        assert_eq!(client.create_xattr(2, "user.x", size, bits), refused);
+        client.clunk(2).unwrap();
+    }
+    assert_eq!(attributes(), before);
+    client.walk(3, "d").unwrap();
+    client.set(3, SetAttributes { valid: flags::SETATTR_MODE, mode: 0o700, ..set }).unwrap();
 }

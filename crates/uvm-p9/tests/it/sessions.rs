@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use uvm_p9::protocol::{HEADER_LEN, Header, Name, Request, Response, flags};
-use uvm_p9::tree::Errno;
+use uvm_p9::tree::{Descriptors, Errno};
 use uvm_p9::{Ended, Exports, Limits, ServeError, Share, Shares};
 
 use crate::client::{Client, Host, ROOT, name, open_share};
@@ -222,7 +222,7 @@ fn a_client_has_so_many_fids_and_a_share_so_many_descriptors() {
     client.walk(10, "f").unwrap();
 
     // One is the root's.
-    let share = open_share(host.options().with_descriptors(6));
+    let share = open_share(host.options().with_descriptors(Descriptors::new(6)));
     let (mut one, mut two) = (host.client(&share), host.client(&share));
     one.open_path(1, "f", flags::OPEN_READ).unwrap();
     one.open_path(2, "f", flags::OPEN_READ).unwrap();
@@ -232,6 +232,26 @@ fn a_client_has_so_many_fids_and_a_share_so_many_descriptors() {
     two.walk(2, "").unwrap();
     one.hang_up().unwrap();
     two.open(1, flags::OPEN_READ).unwrap();
+}
+
+/// The attack: a guest opens files of every share it has, until the process cannot open any.
+#[test]
+fn several_shares_have_one_budget_of_descriptors() {
+    let host = Host::new();
+    fs::write(host.path("f"), "").unwrap();
+    let all = Descriptors::new(100);
+    let before = host.descriptors();
+    let shares: Vec<_> = (0..8).map(|_| open_share(host.options().with_descriptors(all.part(25)))).collect();
+    let mut clients: Vec<_> = shares.iter().map(|share| host.client(share)).collect();
+    for client in &mut clients {
+        let refused = (1..200).find_map(|fid| client.walk(fid, "f").err());
+        assert_eq!(refused, Some(Errno::NFILE));
+    }
+    assert_eq!(host.descriptors() - before, 100);
+    // The first has as many as a share may, and its end is the others' gain.
+    assert_eq!(clients.remove(0).hang_up().unwrap(), Ended::Disconnected);
+    assert_eq!(host.descriptors() - before, 76);
+    clients[6].walk(300, "f").unwrap();
 }
 
 /// Attaching to the share `slow` waits until it is told to go on; so does a request that takes long, without a clock.

@@ -149,6 +149,8 @@ pub(super) fn read_dir(session: &Session, tag: u16, fid: u32, offset: u64, count
         // No entry at all would mean the end.
         return Err(Errno::INVAL);
     }
+    // It has grown by doubling; while it waits to be written, it is charged by its length.
+    message.shrink_to_fit();
     finish_bulk(&mut message, READ_DIR_RESPONSE, tag);
     Ok(Answer::Message(message.into()))
 }

@@ -32,7 +32,7 @@ pub(super) fn walk(session: &Session, fid: u32, new_fid: u32, name: Name<'_>) ->
 pub(super) fn create(session: &Session, fid: u32, name: Name<'_>, size: u64, bits: u32) -> Result<Answer, Errno> {
     let fid = session.fids.get(fid)?;
     fid.must_be_unused()?;
-    fid.share.tree.may_set_xattr(name.as_bytes())?;
+    fid.share.tree.may_set_xattr(&fid.node(), name.as_bytes())?;
     let size = usize::try_from(size).ok().filter(|&size| size <= MOST).ok_or(Errno::NOSPC)?;
     let change = match (bits, size) {
         (0, _) => XattrChange::Set(XattrMode::Either),
