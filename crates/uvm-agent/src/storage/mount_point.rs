@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
@@ -63,19 +63,19 @@ pub(super) fn link(path: &str, device: &Path) -> Result<(), StorageError> {
 pub(super) fn clear(path: &str) -> Result<(), StorageError> {
     let path = absolute(path)?;
     let removing = || StorageError::at(format!("remove {}", path.display()));
-    let meta = match path.symlink_metadata() {
-        Ok(meta) => meta,
+    // Unlike its attributes, what a link says is never asked of a share's server, which may have gone.
+    match fs::read_link(path) {
+        Ok(_) => return fs::remove_file(path).map_err(removing()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        // It is no link.
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => {}
         Err(e) => return Err(removing()(e)),
-    };
-    if meta.is_symlink() {
-        return fs::remove_file(path).map_err(removing());
     }
     match unmount(path, UnmountFlags::NOFOLLOW) {
         // It is no mount point: an earlier request has unmounted it.
         Ok(()) | Err(Errno::INVAL) => {}
         Err(Errno::BUSY) => {
-            let step = format!("unmount {}, which is in use{}", path.display(), by_whom(meta.dev()));
+            let step = format!("unmount {}, which is in use{}", path.display(), by_whom(path));
             return Err(StorageError::at(step)(Errno::BUSY.into()));
         }
         Err(e) => return Err(StorageError::at(format!("unmount {}", path.display()))(e.into())),
@@ -130,13 +130,13 @@ fn absolute(path: &str) -> Result<&Path, StorageError> {
     Err(StorageError::Bad(format!("mount path {path:?} is not the full path of a directory beneath the root")))
 }
 
-/// Which processes have something open on a device, for people to read.
-fn by_whom(device: u64) -> String {
+/// Which processes have something open beneath a path, for people to read.
+fn by_whom(path: &Path) -> String {
     let mut found: Vec<String> = fs::read_dir("/proc")
         .into_iter()
         .flatten()
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
-        .filter(|process| holds(*process, device))
+        .filter(|process| holds(*process, path))
         .take(NAMED + 1)
         .map(|process| {
             let name = fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
@@ -150,11 +150,12 @@ fn by_whom(device: u64) -> String {
     if found.is_empty() { String::new() } else { format!(" by {}", found.join(", ")) }
 }
 
-fn holds(process: u32, device: u64) -> bool {
+/// By the names the kernel gives: to look at the files would ask the servers of shares, which may not answer.
+fn holds(process: u32, path: &Path) -> bool {
     let directory = PathBuf::from(format!("/proc/{process}"));
     let open = fs::read_dir(directory.join("fd")).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
     let places = ["cwd", "root", "exe"].map(|name| directory.join(name));
-    open.chain(places).any(|path| path.metadata().is_ok_and(|meta| meta.dev() == device))
+    open.chain(places).any(|file| fs::read_link(file).is_ok_and(|file| file.starts_with(path)))
 }
 
 #[cfg(test)]
@@ -219,9 +220,10 @@ mod tests {
     fn whoever_keeps_a_device_busy_is_named() {
         let dir = tempfile::tempdir().expect("a directory");
         let _open = fs::File::open(dir.path()).expect("open");
-        let device = dir.path().metadata().expect("there").dev();
-        assert!(holds(std::process::id(), device));
-        assert!(!holds(std::process::id(), u64::MAX));
-        assert_eq!(by_whom(u64::MAX), "");
+        assert!(holds(std::process::id(), dir.path()));
+        assert!(by_whom(dir.path()).contains(&format!("({})", std::process::id())));
+        let beside = dir.path().join("nothing");
+        assert!(!holds(std::process::id(), &beside));
+        assert_eq!(by_whom(&beside), "");
     }
 }
