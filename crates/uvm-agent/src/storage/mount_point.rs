@@ -6,9 +6,11 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::mount::{UnmountFlags, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount};
 
 use super::StorageError;
 use crate::log;
@@ -87,22 +89,58 @@ pub(super) fn clear(path: &str) -> Result<(), StorageError> {
     }
 }
 
-/// Unmounts every disk, the last mounted first, so that their file systems are left as whole ones. Nobody uses them any more.
+/// How long a share's host may take at the end of the VM.
+const LEFT_WITHIN: Duration = Duration::from_secs(2);
+
+/// Unmounts every disk and what keeps it from being unmounted, the last mounted first, so that their file systems are left
+/// as whole ones. Nobody uses them any more.
 pub(crate) fn unmount_disks() {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    for line in mounts.lines().rev() {
-        if let Some(path) = disk_mount(line)
-            && let Err(e) = unmount(&path, UnmountFlags::NOFOLLOW)
-        {
+    for (path, is_share) in to_unmount(&mounts) {
+        let left = if is_share { leave_share(path.clone()) } else { leave(&path) };
+        if let Err(e) = left {
             log::console(format_args!("cannot unmount {}: {e}", path.display()));
         }
     }
 }
 
-/// Where a device is mounted, of a line of the kernel's list. Not the root: that cannot be unmounted.
-fn disk_mount(line: &str) -> Option<PathBuf> {
-    let (source, target) = mount(line)?;
-    (source.starts_with("/dev/") && target.parent().is_some()).then_some(target)
+/// Unmounts a disk; one that is in use is left whole, too, if nothing can be written to it any more.
+fn leave(path: &Path) -> Result<(), Errno> {
+    match unmount(path, UnmountFlags::NOFOLLOW) {
+        Err(Errno::BUSY) => mount_remount(path, MountFlags::RDONLY, c""),
+        left => left,
+    }
+}
+
+/// Takes a share off what it is mounted on. Its host is told so, and may not answer: that is not waited for without limit.
+fn leave_share(path: PathBuf) -> Result<(), Errno> {
+    let (left, has_left) = mpsc::channel();
+    let leaving = move || {
+        // Whoever waited may have gone on.
+        let _ = left.send(unmount(path, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH));
+    };
+    std::thread::Builder::new().spawn(leaving).map_err(|_| Errno::AGAIN)?;
+    has_left.recv_timeout(LEFT_WITHIN).unwrap_or(Err(Errno::TIMEDOUT))
+}
+
+/// What is to be unmounted, in this order, and whether it is a share: shares, disks, and all that is mounted beneath a disk.
+/// Not the root: that cannot be unmounted.
+fn to_unmount(mounts: &str) -> Vec<(PathBuf, bool)> {
+    let mut disks: Vec<PathBuf> = Vec::new();
+    let mut found = Vec::new();
+    for line in mounts.lines() {
+        let Some((source, path)) = mount(line).filter(|(_, path)| path.parent().is_some()) else { continue };
+        let is_share = line.split(' ').nth(2) == Some("9p");
+        let is_disk = source.starts_with("/dev/");
+        if is_share || is_disk || disks.iter().any(|disk| path.starts_with(disk)) {
+            found.push((path.clone(), is_share));
+        }
+        if is_disk {
+            disks.push(path);
+        }
+    }
+    found.reverse();
+    found
 }
 
 /// What is mounted and where, of a line of the kernel's list, in which some characters are written as octal numbers.
@@ -193,13 +231,15 @@ mod tests {
     }
 
     #[test]
-    fn disks_are_found_among_mounts() {
-        let found = |line| disk_mount(line).map(|path| path.into_os_string().into_vec());
-        assert_eq!(found("/dev/sda /a\\040b ext4 rw 0 0").as_deref(), Some(&b"/a b"[..]));
-        assert_eq!(found("/dev/sdb /back\\134slash\\ ext4 rw 0 0").as_deref(), Some(&b"/back\\slash\\"[..]));
-        assert_eq!(found("/dev/pmem0 / ext4 ro 0 0"), None);
-        assert_eq!(found("proc /proc proc rw 0 0"), None);
-        assert_eq!(found(""), None);
+    fn disks_are_unmounted_after_what_is_on_them() {
+        let mounts = "/dev/pmem0 / ext4 ro 0 0\nproc /proc proc rw 0 0\n/dev/sda /a\\040b ext4 rw 0 0\n\
+                      tmpfs /a\\040b/tmp tmpfs rw 0 0\nshare /a\\040b/share 9p rw 0 0\n\
+                      /dev/sdb /back\\134slash\\ ext4 rw 0 0\ntmpfs /back tmpfs rw 0 0\n9p /alone 9p rw 0 0\n\n";
+        let found = to_unmount(mounts);
+        let found: Vec<_> = found.iter().map(|(path, share)| (path.to_str().expect("text"), *share)).collect();
+        let expected =
+            [("/alone", true), ("/back\\slash\\", false), ("/a b/share", true), ("/a b/tmp", false), ("/a b", false)];
+        assert_eq!(found, expected);
     }
 
     #[test]
