@@ -19,6 +19,7 @@ use crate::link::Link;
 use crate::log::Log;
 use crate::log_out;
 use crate::process::Reap;
+use crate::runtime;
 use crate::settings;
 use crate::shutdown::{self, FAREWELL};
 use crate::standard_streams::StandardStreams;
@@ -32,14 +33,8 @@ pub fn run(arguments: &[String]) -> ! {
             std::process::exit(2)
         }
     };
-    let outcome = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Fatal::new("cannot make a runtime", e))
-        .and_then(|runtime| runtime.block_on(live(&flags)));
-    match outcome {
+    match runtime::run(live(&flags)) {
         Ok(End::OfTheVm) => shutdown::power_off(),
-        // Its streams may still be read by threads of the runtime: there is nothing to wait for.
         Ok(End::OfTheBridge) => std::process::exit(0),
         Err(fatal) => {
             eprintln!("gcs: {fatal}");

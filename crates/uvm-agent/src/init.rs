@@ -20,6 +20,7 @@ use crate::log::{self, Log};
 use crate::log_out;
 use crate::modules::{self, Modules};
 use crate::process::Reap;
+use crate::runtime;
 use crate::settings;
 use crate::shutdown;
 use crate::standard_streams::StandardStreams;
@@ -28,12 +29,7 @@ use crate::transports::Transports;
 /// Runs the VM; returns only by ending it.
 pub fn run(arguments: &[String]) -> ! {
     std::panic::set_hook(Box::new(|panic| log::console(format_args!("panic: {panic}"))));
-    let outcome = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Fatal::new("cannot make a runtime", e))
-        .and_then(|runtime| runtime.block_on(live(arguments)));
-    match outcome {
+    match runtime::run(live(arguments)) {
         Ok(()) => shutdown::power_off(),
         Err(fatal) => {
             log::console(fatal);

@@ -14,7 +14,7 @@
 //! | `storage` | disks: found, mounted, let go of |
 //! | `execute`, [`process`], `relay`, `relays` | starting processes, their table, their streams |
 //! | `host_link`, [`log`], `log_out`, `kmsg`, `standard_streams` | entropy, clock, log, and where it goes |
-//! | [`shutdown`], `stacks`, `other` | the end, a look inside, a program in the agent's place |
+//! | `runtime`, [`shutdown`], `stacks`, `other` | the end, which waits for no thread, a look inside, a program in the agent's place |
 //! | `sys` | the system calls that need unsafe code |
 
 #![cfg(target_os = "linux")]
@@ -44,6 +44,7 @@ mod port;
 pub mod process;
 mod relay;
 mod relays;
+mod runtime;
 mod settings;
 pub mod shutdown;
 mod stacks;

@@ -30,15 +30,15 @@ impl BlockDevice {
         Path::new("/dev").join(&self.name)
     }
 
-    /// Its partition `number`, from 1.
-    pub(super) fn partition(&self, number: u64) -> Result<Self, StorageError> {
+    /// Its partition `number`, from 1; the kernel is waited for until `until` at the latest.
+    pub(super) fn partition(&self, number: u64, until: Instant) -> Result<Self, StorageError> {
         // Between a digit and a number stands a letter: /dev/nvme0n1p1.
         let between = if self.name.ends_with(|c: char| c.is_ascii_digit()) { "p" } else { "" };
         let name = format!("{}{between}{number}", self.name);
         let directory = self.directory.join(&name);
-        let began = Instant::now();
+        let until = until.min(Instant::now() + PARTITIONS_WITHIN);
         while !directory.exists() {
-            if began.elapsed() >= PARTITIONS_WITHIN {
+            if Instant::now() >= until {
                 return Err(StorageError::Bad(format!("{} has no partition {number}", self.node().display())));
             }
             thread::sleep(LOOK);
@@ -56,8 +56,10 @@ mod tests {
         let sys = tempfile::tempdir().expect("a directory");
         for (disk, partition) in [("sda", "sda2"), ("nvme0n1", "nvme0n1p2")] {
             std::fs::create_dir_all(sys.path().join("block").join(disk).join(partition)).expect("made");
-            let part = BlockDevice::new(sys.path(), disk).partition(2).expect("there");
+            let part = BlockDevice::new(sys.path(), disk).partition(2, Instant::now()).expect("there");
             assert_eq!(part.node(), Path::new("/dev").join(partition));
+            let error = BlockDevice::new(sys.path(), disk).partition(3, Instant::now()).expect_err("none").to_string();
+            assert_eq!(error, format!("/dev/{disk} has no partition 3"));
         }
     }
 }

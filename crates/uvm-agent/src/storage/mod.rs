@@ -1,12 +1,15 @@
 //! Disks of the VM and directories of the host: found, mounted, let go of.
 //!
-//! What is asked for is done on threads of its own: each step waits for the kernel, and many disks come at a time.
+//! What is asked for is done on threads of its own: each step waits for the kernel, and many disks come at a time. Requests
+//! about one disk or one path are done in the order they came.
 
 mod block;
 mod filesystem;
 mod mount_point;
 mod plan9;
+mod request;
 mod scsi;
+mod turns;
 
 use std::sync::Arc;
 
@@ -19,19 +22,22 @@ use crate::modules::Modules;
 use crate::not_yet;
 
 pub(crate) use self::mount_point::unmount_disks;
+use self::request::Request;
 use self::scsi::ScsiBus;
+use self::turns::{Place, Turns};
 
 /// What the disks of a VM are found by. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Storage {
     modules: Arc<Modules>,
     scsi: ScsiBus,
+    turns: Turns,
 }
 
 impl Storage {
     /// With the modules that file systems and disks may need.
     pub(crate) fn new(modules: Arc<Modules>) -> Self {
-        Self { modules, scsi: ScsiBus::of_this_system() }
+        Self { modules, scsi: ScsiBus::of_this_system(), turns: Turns::default() }
     }
 
     /// Does what is asked. What is not for the VM itself, or not for its disks, is refused by name.
@@ -44,24 +50,20 @@ impl Storage {
         if !container.is_uvm() || change.check_linux().is_err() {
             return Err(not_yet::modify(container, &change));
         }
-        if let (RequestType::Add, Resource::MappedDirectory(share)) = (&change.request_type, &change.resource) {
-            let added = plan9::add(self, link, share.clone()).await;
-            return added.map(|()| Done {}).map_err(StorageError::into_failure);
-        }
-        let storage = self.clone();
-        let done = tokio::task::spawn_blocking(move || storage.modify_now(&change)).await;
-        done.unwrap_or_else(|e| Err(Failure::plain(format_args!("the request was not done: {e}"))))
-    }
-
-    fn modify_now(&self, change: &Modification) -> Result<Done, Failure> {
-        let done = match (&change.request_type, &change.resource) {
-            (RequestType::Add, Resource::MappedVirtualDisk(disk)) => scsi::add(self, disk),
-            (RequestType::Remove, Resource::MappedVirtualDisk(disk)) => scsi::remove(self, disk),
-            (RequestType::Remove, Resource::MappedDirectory(share)) => plan9::remove(share),
-            (RequestType::Remove, Resource::ScsiDevice(disk)) => self.scsi.unplug(disk.controller, disk.lun),
-            _ => return Err(not_yet::modify(&ContainerId::UVM, change)),
+        let done = match (change.request_type.clone(), change.resource.clone()) {
+            (RequestType::Add, Resource::MappedVirtualDisk(disk)) => scsi::add(self, disk).await,
+            (RequestType::Remove, Resource::MappedVirtualDisk(disk)) => scsi::remove(self, disk).await,
+            (RequestType::Remove, Resource::ScsiDevice(disk)) => scsi::unplug(self, disk.controller, disk.lun).await,
+            (RequestType::Add, Resource::MappedDirectory(share)) => plan9::add(self, link, share).await,
+            (RequestType::Remove, Resource::MappedDirectory(share)) => plan9::remove(self, share).await,
+            _ => return Err(not_yet::modify(container, &change)),
         };
         done.map(|()| Done {}).map_err(StorageError::into_failure)
+    }
+
+    /// Waits for the turn of a request about these places.
+    async fn begin(&self, places: Vec<Place>) -> Result<Request, StorageError> {
+        Request::begin(&self.turns, places).await
     }
 }
 

@@ -4,11 +4,13 @@ use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::mount::{UnmountFlags, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount};
 
 use super::StorageError;
 use crate::log;
@@ -63,19 +65,19 @@ pub(super) fn link(path: &str, device: &Path) -> Result<(), StorageError> {
 pub(super) fn clear(path: &str) -> Result<(), StorageError> {
     let path = absolute(path)?;
     let removing = || StorageError::at(format!("remove {}", path.display()));
-    let meta = match path.symlink_metadata() {
-        Ok(meta) => meta,
+    // Unlike its attributes, what a link says is never asked of a share's server, which may have gone.
+    match fs::read_link(path) {
+        Ok(_) => return fs::remove_file(path).map_err(removing()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        // It is no link.
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => {}
         Err(e) => return Err(removing()(e)),
-    };
-    if meta.is_symlink() {
-        return fs::remove_file(path).map_err(removing());
     }
     match unmount(path, UnmountFlags::NOFOLLOW) {
         // It is no mount point: an earlier request has unmounted it.
         Ok(()) | Err(Errno::INVAL) => {}
         Err(Errno::BUSY) => {
-            let step = format!("unmount {}, which is in use{}", path.display(), by_whom(meta.dev()));
+            let step = format!("unmount {}, which is in use{}", path.display(), by_whom(path));
             return Err(StorageError::at(step)(Errno::BUSY.into()));
         }
         Err(e) => return Err(StorageError::at(format!("unmount {}", path.display()))(e.into())),
@@ -87,22 +89,58 @@ pub(super) fn clear(path: &str) -> Result<(), StorageError> {
     }
 }
 
-/// Unmounts every disk, the last mounted first, so that their file systems are left as whole ones. Nobody uses them any more.
+/// How long a share's host may take at the end of the VM.
+const LEFT_WITHIN: Duration = Duration::from_secs(2);
+
+/// Unmounts every disk and what keeps it from being unmounted, the last mounted first, so that their file systems are left
+/// as whole ones. Nobody uses them any more.
 pub(crate) fn unmount_disks() {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    for line in mounts.lines().rev() {
-        if let Some(path) = disk_mount(line)
-            && let Err(e) = unmount(&path, UnmountFlags::NOFOLLOW)
-        {
+    for (path, is_share) in to_unmount(&mounts) {
+        let left = if is_share { leave_share(path.clone()) } else { leave(&path) };
+        if let Err(e) = left {
             log::console(format_args!("cannot unmount {}: {e}", path.display()));
         }
     }
 }
 
-/// Where a device is mounted, of a line of the kernel's list. Not the root: that cannot be unmounted.
-fn disk_mount(line: &str) -> Option<PathBuf> {
-    let (source, target) = mount(line)?;
-    (source.starts_with("/dev/") && target.parent().is_some()).then_some(target)
+/// Unmounts a disk; one that is in use is left whole, too, if nothing can be written to it any more.
+fn leave(path: &Path) -> Result<(), Errno> {
+    match unmount(path, UnmountFlags::NOFOLLOW) {
+        Err(Errno::BUSY) => mount_remount(path, MountFlags::RDONLY, c""),
+        left => left,
+    }
+}
+
+/// Takes a share off what it is mounted on. Its host is told so, and may not answer: that is not waited for without limit.
+fn leave_share(path: PathBuf) -> Result<(), Errno> {
+    let (left, has_left) = mpsc::channel();
+    let leaving = move || {
+        // Whoever waited may have gone on.
+        let _ = left.send(unmount(path, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH));
+    };
+    std::thread::Builder::new().spawn(leaving).map_err(|_| Errno::AGAIN)?;
+    has_left.recv_timeout(LEFT_WITHIN).unwrap_or(Err(Errno::TIMEDOUT))
+}
+
+/// What is to be unmounted, in this order, and whether it is a share: shares, disks, and all that is mounted beneath a disk.
+/// Not the root: that cannot be unmounted.
+fn to_unmount(mounts: &str) -> Vec<(PathBuf, bool)> {
+    let mut disks: Vec<PathBuf> = Vec::new();
+    let mut found = Vec::new();
+    for line in mounts.lines() {
+        let Some((source, path)) = mount(line).filter(|(_, path)| path.parent().is_some()) else { continue };
+        let is_share = line.split(' ').nth(2) == Some("9p");
+        let is_disk = source.starts_with("/dev/");
+        if is_share || is_disk || disks.iter().any(|disk| path.starts_with(disk)) {
+            found.push((path.clone(), is_share));
+        }
+        if is_disk {
+            disks.push(path);
+        }
+    }
+    found.reverse();
+    found
 }
 
 /// What is mounted and where, of a line of the kernel's list, in which some characters are written as octal numbers.
@@ -130,13 +168,13 @@ fn absolute(path: &str) -> Result<&Path, StorageError> {
     Err(StorageError::Bad(format!("mount path {path:?} is not the full path of a directory beneath the root")))
 }
 
-/// Which processes have something open on a device, for people to read.
-fn by_whom(device: u64) -> String {
+/// Which processes have something open beneath a path, for people to read.
+fn by_whom(path: &Path) -> String {
     let mut found: Vec<String> = fs::read_dir("/proc")
         .into_iter()
         .flatten()
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
-        .filter(|process| holds(*process, device))
+        .filter(|process| holds(*process, path))
         .take(NAMED + 1)
         .map(|process| {
             let name = fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
@@ -150,11 +188,12 @@ fn by_whom(device: u64) -> String {
     if found.is_empty() { String::new() } else { format!(" by {}", found.join(", ")) }
 }
 
-fn holds(process: u32, device: u64) -> bool {
+/// By the names the kernel gives: to look at the files would ask the servers of shares, which may not answer.
+fn holds(process: u32, path: &Path) -> bool {
     let directory = PathBuf::from(format!("/proc/{process}"));
     let open = fs::read_dir(directory.join("fd")).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
     let places = ["cwd", "root", "exe"].map(|name| directory.join(name));
-    open.chain(places).any(|path| path.metadata().is_ok_and(|meta| meta.dev() == device))
+    open.chain(places).any(|file| fs::read_link(file).is_ok_and(|file| file.starts_with(path)))
 }
 
 #[cfg(test)]
@@ -192,13 +231,15 @@ mod tests {
     }
 
     #[test]
-    fn disks_are_found_among_mounts() {
-        let found = |line| disk_mount(line).map(|path| path.into_os_string().into_vec());
-        assert_eq!(found("/dev/sda /a\\040b ext4 rw 0 0").as_deref(), Some(&b"/a b"[..]));
-        assert_eq!(found("/dev/sdb /back\\134slash\\ ext4 rw 0 0").as_deref(), Some(&b"/back\\slash\\"[..]));
-        assert_eq!(found("/dev/pmem0 / ext4 ro 0 0"), None);
-        assert_eq!(found("proc /proc proc rw 0 0"), None);
-        assert_eq!(found(""), None);
+    fn disks_are_unmounted_after_what_is_on_them() {
+        let mounts = "/dev/pmem0 / ext4 ro 0 0\nproc /proc proc rw 0 0\n/dev/sda /a\\040b ext4 rw 0 0\n\
+                      tmpfs /a\\040b/tmp tmpfs rw 0 0\nshare /a\\040b/share 9p rw 0 0\n\
+                      /dev/sdb /back\\134slash\\ ext4 rw 0 0\ntmpfs /back tmpfs rw 0 0\n9p /alone 9p rw 0 0\n\n";
+        let found = to_unmount(mounts);
+        let found: Vec<_> = found.iter().map(|(path, share)| (path.to_str().expect("text"), *share)).collect();
+        let expected =
+            [("/alone", true), ("/back\\slash\\", false), ("/a b/share", true), ("/a b/tmp", false), ("/a b", false)];
+        assert_eq!(found, expected);
     }
 
     #[test]
@@ -219,9 +260,10 @@ mod tests {
     fn whoever_keeps_a_device_busy_is_named() {
         let dir = tempfile::tempdir().expect("a directory");
         let _open = fs::File::open(dir.path()).expect("open");
-        let device = dir.path().metadata().expect("there").dev();
-        assert!(holds(std::process::id(), device));
-        assert!(!holds(std::process::id(), u64::MAX));
-        assert_eq!(by_whom(u64::MAX), "");
+        assert!(holds(std::process::id(), dir.path()));
+        assert!(by_whom(dir.path()).contains(&format!("({})", std::process::id())));
+        let beside = dir.path().join("nothing");
+        assert!(!holds(std::process::id(), &beside));
+        assert_eq!(by_whom(&beside), "");
     }
 }

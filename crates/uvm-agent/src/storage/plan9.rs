@@ -3,18 +3,17 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::Duration;
 
 use rustix::mount::MountFlags;
 use tokio::net::UnixStream;
 use uvm_wire::modify::MappedDirectory;
 
+use super::turns::Place;
 use super::{Storage, StorageError, mount_point};
 use crate::failure::with_causes;
-use crate::link::{self, Link, Stream};
+use crate::link::{self, DialError, Link, Stream};
+use crate::log;
 
-/// How long the host may take to answer the kernel's first requests.
-const MOUNTED_WITHIN: Duration = Duration::from_secs(20);
 /// The longest message. The kernel takes no more over descriptors, and the original asked for 64 KiB.
 const MESSAGE: usize = 1 << 20;
 
@@ -24,34 +23,67 @@ pub(super) async fn add(storage: &Storage, link: &Link, share: MappedDirectory) 
     if share.share_name.contains([',', '\0']) {
         return Err(StorageError::Bad(format!("share name {:?} has a comma or a zero in it", share.share_name)));
     }
-    let dialled = link.dial(port).await;
+    let request = storage.begin(places(&share)).await?;
+    let dialled = tokio::time::timeout_at(request.steps_until(), link.dial(port)).await;
+    let dialled = dialled.unwrap_or(Err(DialError::TimedOut { port }));
     let stream = dialled.map_err(|e| StorageError::Bad(with_causes(&e)))?;
-    let (descriptor, relay) = descriptor(stream).map_err(StorageError::at("connect a share"))?;
+    let (descriptor, connection) = descriptor(stream).map_err(StorageError::at("connect a share"))?;
+    let task =
+        format!("mounting share {:?} at {:?}, which the host has to answer for,", share.share_name, share.mount_path);
     let modules = storage.modules.clone();
-    let mounting = tokio::task::spawn_blocking(move || {
+    let late = share.mount_path.clone();
+    let undo = move || {
+        if let Err(e) = mount_point::clear(&late) {
+            log::console(format_args!("a share that was mounted too late stays: {e}"));
+        }
+    };
+    let work = move || {
         modules.load("9p").map_err(|e| StorageError::Bad(with_causes(&e)))?;
         mount(&share, &descriptor)
-    });
-    if let Ok(mounted) = tokio::time::timeout(MOUNTED_WITHIN, mounting).await {
-        return mounted.unwrap_or_else(|e| Err(StorageError::Bad(format!("the share was not mounted: {e}"))));
-    }
-    // Without it the kernel's requests fail, and so does the mount.
-    if let Some(relay) = relay {
-        relay.abort();
-    }
-    Err(StorageError::Bad(format!("the host has not answered for the share within {MOUNTED_WITHIN:?}")))
+    };
+    request.run(&task, work, move || connection.cut(), undo).await
 }
 
 /// Unmounts a share; the kernel closes its connection. That it is not mounted is success.
-pub(super) fn remove(share: &MappedDirectory) -> Result<(), StorageError> {
-    mount_point::clear(&share.mount_path)
+pub(super) async fn remove(storage: &Storage, share: MappedDirectory) -> Result<(), StorageError> {
+    let request = storage.begin(places(&share)).await?;
+    let task = format!("unmounting share {:?} from {:?}", share.share_name, share.mount_path);
+    request.run(&task, move || mount_point::clear(&share.mount_path), || (), || ()).await
+}
+
+/// What a request about a share is about.
+fn places(share: &MappedDirectory) -> Vec<Place> {
+    vec![Place::Path(share.mount_path.clone().into())]
+}
+
+/// What carries the kernel's requests to the host.
+enum Connection {
+    /// The same socket that the kernel has.
+    Socket(OwnedFd),
+    /// The task that relays.
+    Relay(tokio::task::AbortHandle),
+}
+
+impl Connection {
+    /// Ends it: the kernel's requests fail, and so does a mount that waits for one.
+    fn cut(self) {
+        match self {
+            // One that the host has closed already is as good.
+            Self::Socket(socket) => drop(rustix::net::shutdown(socket, rustix::net::Shutdown::Both)),
+            Self::Relay(relay) => relay.abort(),
+        }
+    }
 }
 
 /// What the kernel reads and writes: the stream itself where that is a socket, else one end of a pair, whose other end is
 /// relayed for as long as the kernel has it.
-fn descriptor(stream: Stream) -> io::Result<(OwnedFd, Option<tokio::task::AbortHandle>)> {
+fn descriptor(stream: Stream) -> io::Result<(OwnedFd, Connection)> {
     match stream {
-        Stream::Socket(socket) => Ok((link::into_descriptor(socket)?, None)),
+        Stream::Socket(socket) => {
+            let socket = link::into_descriptor(socket)?;
+            let same = socket.try_clone()?;
+            Ok((socket, Connection::Socket(same)))
+        }
         Stream::Mux(mut stream) => {
             let (theirs, ours) = std::os::unix::net::UnixStream::pair()?;
             ours.set_nonblocking(true)?;
@@ -60,7 +92,7 @@ fn descriptor(stream: Stream) -> io::Result<(OwnedFd, Option<tokio::task::AbortH
                 // Its end, whoever ends it, is the end of the mount.
                 let _ = tokio::io::copy_bidirectional_with_sizes(&mut ours, &mut stream, RELAYED, RELAYED).await;
             });
-            Ok((theirs.into(), Some(relay.abort_handle())))
+            Ok((theirs.into(), Connection::Relay(relay.abort_handle())))
         }
     }
 }
@@ -89,4 +121,47 @@ fn mount_at(share: &MappedDirectory, descriptor: &OwnedFd) -> Result<(), Storage
     rustix::mount::mount(source, share.mount_path.as_str(), "9p", flags, Some(options.as_c_str())).map_err(|e| {
         StorageError::at(format!("mount share {:?} at {:?}", share.share_name, share.mount_path))(e.into())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+    use crate::test_link;
+
+    #[tokio::test]
+    async fn a_share_is_dialled_when_it_is_its_turn() {
+        let (link, dir) = test_link::sockets();
+        let listener = tokio::net::UnixListener::bind(dir.path().join("564")).expect("free");
+        let storage = Storage::new(Arc::default());
+        let share = MappedDirectory { mount_path: "/run/share".into(), port: 564, ..MappedDirectory::default() };
+        let earlier = storage.begin(vec![Place::Path("/run//share/".into())]).await.expect("free");
+        let added = tokio::spawn(async move { add(&storage, &link, share).await });
+        let early = tokio::time::timeout(Duration::from_millis(100), listener.accept()).await;
+        assert!(early.is_err(), "it did not wait");
+        drop(earlier);
+        drop(listener.accept().await.expect("dialled"));
+        added.await.expect("joined").expect_err("the host does not answer");
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_a_connection_ends_when_it_is_cut() {
+        for pair in test_link::pairs(564).await {
+            let (kernels, connection) = descriptor(pair.guest).expect("a descriptor");
+            let waiting = tokio::task::spawn_blocking(move || {
+                let mut bytes = [0; 1];
+                rustix::io::read(&kernels, &mut bytes)
+            });
+            connection.cut();
+            let read = tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("an end").expect("joined");
+            assert_eq!(read, Ok(0));
+            let mut host = pair.host;
+            // The host sees the end too, in one way or the other.
+            let _ = host.read(&mut [0; 1]).await;
+        }
+    }
 }

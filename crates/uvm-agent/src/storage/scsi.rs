@@ -11,10 +11,12 @@ use uvm_wire::modify::MappedVirtualDisk;
 use super::block::BlockDevice;
 use super::filesystem::{self, Mounting};
 use super::mount_point;
+use super::turns::Place;
 use super::{Storage, StorageError};
+use crate::log;
 
 /// How long the kernel may take to find a disk: much longer than it does on a busy machine with emulated processors and many
-/// disks, much shorter than a host waits for an answer.
+/// disks.
 const FOUND_WITHIN: Duration = Duration::from_secs(20);
 /// The first wait between two looks; it doubles up to the last.
 const FIRST_LOOK: Duration = Duration::from_millis(2);
@@ -28,20 +30,36 @@ pub(super) struct ScsiBus {
 }
 
 /// Waits for a disk, and mounts it where that is asked for.
-pub(super) fn add(storage: &Storage, disk: &MappedVirtualDisk) -> Result<(), StorageError> {
+pub(super) async fn add(storage: &Storage, disk: MappedVirtualDisk) -> Result<(), StorageError> {
     if disk.encrypted {
         return Err(StorageError::NotYet { what: "encryption of a disk" });
     }
     if disk.ensure_filesystem {
         return Err(StorageError::NotYet { what: "making a file system" });
     }
+    let request = storage.begin(places(&disk)).await?;
+    let until = request.steps_until().into_std();
+    let task = format!("adding {}", place(disk.controller, disk.lun));
+    let (late, late_disk) = (storage.clone(), disk.clone());
+    let undo = move || {
+        if let Err(e) = clear_and_unplug(&late, &late_disk) {
+            log::console(format_args!("a disk that was found too late stays: {e}"));
+        }
+    };
+    let storage = storage.clone();
+    // The kernel cannot be told to stop.
+    request.run(&task, move || add_now(&storage, &disk, until), || (), undo).await
+}
+
+fn add_now(storage: &Storage, disk: &MappedVirtualDisk, until: Instant) -> Result<(), StorageError> {
     let driver = storage.modules.load("scsi");
     driver.map_err(|e| StorageError::Bad(crate::failure::with_causes(&e)))?;
-    let whole = storage.scsi.find(disk.controller, disk.lun, FOUND_WITHIN)?;
+    let within = FOUND_WITHIN.min(until.saturating_duration_since(Instant::now()));
+    let whole = storage.scsi.find(disk.controller, disk.lun, within)?;
     if disk.mount_path.is_empty() {
         return Ok(());
     }
-    let device = if disk.partition == 0 { whole } else { whole.partition(disk.partition)? };
+    let device = if disk.partition == 0 { whole } else { whole.partition(disk.partition, until)? };
     if disk.block_dev {
         return mount_point::link(&disk.mount_path, &device.node());
     }
@@ -51,11 +69,37 @@ pub(super) fn add(storage: &Storage, disk: &MappedVirtualDisk) -> Result<(), Sto
 
 /// Unmounts a disk, if it is mounted, and has the kernel let go of it, as agents of January 2021 do. Nothing of it there is
 /// success: whoever asks again may not have had the first answer.
-pub(super) fn remove(storage: &Storage, disk: &MappedVirtualDisk) -> Result<(), StorageError> {
+pub(super) async fn remove(storage: &Storage, disk: MappedVirtualDisk) -> Result<(), StorageError> {
+    let request = storage.begin(places(&disk)).await?;
+    let task = format!("removing {}", place(disk.controller, disk.lun));
+    let storage = storage.clone();
+    request.run(&task, move || clear_and_unplug(&storage, &disk), || (), || ()).await
+}
+
+/// Has the kernel let go of a disk that is mounted nowhere.
+pub(super) async fn unplug(storage: &Storage, controller: u8, lun: u8) -> Result<(), StorageError> {
+    let place = place(controller, lun);
+    let task = format!("letting go of {place}");
+    let request = storage.begin(vec![place]).await?;
+    let bus = storage.scsi.clone();
+    request.run(&task, move || bus.unplug(controller, lun), || (), || ()).await
+}
+
+fn clear_and_unplug(storage: &Storage, disk: &MappedVirtualDisk) -> Result<(), StorageError> {
     if !disk.mount_path.is_empty() {
         mount_point::clear(&disk.mount_path)?;
     }
     storage.scsi.unplug(disk.controller, disk.lun)
+}
+
+fn place(controller: u8, lun: u8) -> Place {
+    Place::Disk { controller, lun }
+}
+
+/// What a request about a disk is about.
+fn places(disk: &MappedVirtualDisk) -> Vec<Place> {
+    let path = (!disk.mount_path.is_empty()).then(|| Place::Path(disk.mount_path.clone().into()));
+    [place(disk.controller, disk.lun)].into_iter().chain(path).collect()
 }
 
 impl ScsiBus {
@@ -83,7 +127,7 @@ impl ScsiBus {
             }
             if began.elapsed() >= within {
                 return Err(StorageError::Bad(format!(
-                    "no disk has shown up at controller {controller}, LUN {lun} within {within:?}"
+                    "no disk has shown up at controller {controller}, LUN {lun} within {within:.0?}"
                 )));
             }
             thread::sleep(pause);
@@ -92,7 +136,7 @@ impl ScsiBus {
     }
 
     /// The kernel lets go of the disk, once what was written to it is on it.
-    pub(super) fn unplug(&self, controller: u8, lun: u8) -> Result<(), StorageError> {
+    fn unplug(&self, controller: u8, lun: u8) -> Result<(), StorageError> {
         let Some(host) = self.host()? else { return Ok(()) };
         let place = self.place(host, controller, lun);
         match fs::write(place.join("delete"), "1") {
@@ -138,6 +182,7 @@ fn names(directory: &Path) -> io::Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::turns::Turns;
     use super::*;
 
     /// A tree like the kernel's, with one adapter.
@@ -186,5 +231,30 @@ mod tests {
         assert_eq!(fs::read_to_string(place.join("delete")).expect("written"), "1");
         fs::remove_dir_all(&place).expect("removed");
         bus.unplug(0, 63).expect("gone already");
+    }
+
+    #[tokio::test]
+    async fn a_removal_waits_for_the_addition_before_it() {
+        let (dir, bus) = bus();
+        let storage = Storage { modules: std::sync::Arc::default(), scsi: bus, turns: Turns::default() };
+        let place = dir.path().join("bus/scsi/devices/3:0:1:5");
+        fs::create_dir_all(&place).expect("made");
+        let disk = MappedVirtualDisk { controller: 1, lun: 5, ..MappedVirtualDisk::default() };
+        let added = tokio::spawn({
+            let (storage, disk) = (storage.clone(), disk.clone());
+            async move { add(&storage, disk).await }
+        });
+        let scan = dir.path().join("class/scsi_host/host3/scan");
+        while !scan.exists() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // It is looked for now.
+        let mut removed = tokio::spawn(async move { remove(&storage, disk).await });
+        let early = tokio::time::timeout(Duration::from_millis(100), &mut removed).await;
+        assert!(early.is_err() && !place.join("delete").exists(), "the removal overtook the addition");
+        fs::create_dir_all(place.join("block/sdq")).expect("made");
+        added.await.expect("joined").expect("added");
+        removed.await.expect("joined").expect("removed");
+        assert!(place.join("delete").exists());
     }
 }

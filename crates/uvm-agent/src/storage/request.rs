@@ -1,0 +1,143 @@
+//! A request that takes time: its turn, its limit, and what becomes of it when nobody waits for it any more.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::StorageError;
+use super::turns::{Place, Turn, Turns};
+
+/// How long a request may take in all, its wait for earlier ones included: shorter than the 30 s that a host waits for the
+/// answer, so that it hears of what was not done, and why.
+pub(super) const ANSWERED_WITHIN: Duration = Duration::from_secs(25);
+/// How much earlier its single steps give up, because their errors say more.
+const STEPS_EARLIER: Duration = Duration::from_secs(1);
+/// How long what has been given up may take to end before that is answered.
+const ABANDONED_WITHIN: Duration = Duration::from_secs(1);
+
+/// A request whose turn it is.
+#[derive(Debug)]
+pub(super) struct Request {
+    until: Instant,
+    turn: Turn,
+}
+
+impl Request {
+    /// Waits for the turn of a request about these places.
+    pub(super) async fn begin(turns: &Turns, places: Vec<Place>) -> Result<Self, StorageError> {
+        let until = Instant::now() + ANSWERED_WITHIN;
+        let named = places.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
+        let turn = timeout_at(until, turns.take(places)).await;
+        let turn = turn.map_err(|_| {
+            StorageError::Bad(format!("an earlier request about {named} has not ended within {ANSWERED_WITHIN:?}"))
+        })?;
+        Ok(Self { until, turn })
+    }
+
+    /// When its steps are to give up.
+    pub(super) fn steps_until(&self) -> Instant {
+        self.until - STEPS_EARLIER
+    }
+
+    /// Does `work` on a thread. If it takes too long, that is an error which says that `task` was waited for, and `abandon`
+    /// is called to end it; should it succeed after all, `undo` follows. The turn is over when all that is.
+    pub(super) async fn run(
+        self,
+        task: &str,
+        work: impl FnOnce() -> Result<(), StorageError> + Send + 'static,
+        abandon: impl FnOnce(),
+        undo: impl FnOnce() + Send + 'static,
+    ) -> Result<(), StorageError> {
+        let Self { until, turn } = self;
+        let (answer, mut answered) = oneshot::channel();
+        let thread = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            if let Err(Ok(())) = answer.send(work()) {
+                undo();
+            }
+        });
+        let outcome = if let Ok(outcome) = timeout_at(until, &mut answered).await {
+            outcome.ok()
+        } else {
+            answered.close();
+            match answered.try_recv() {
+                // It came at the last moment.
+                Ok(outcome) => Some(outcome),
+                Err(oneshot::error::TryRecvError::Closed) if thread.is_finished() => None,
+                Err(_) => {
+                    abandon();
+                    // If that does not end it, the next request about these places waits.
+                    let _ = timeout(ABANDONED_WITHIN, thread).await;
+                    return Err(StorageError::Bad(format!("{task} took longer than {ANSWERED_WITHIN:?}")));
+                }
+            }
+        };
+        outcome.unwrap_or_else(|| Err(StorageError::Bad(format!("{task} ended without an outcome"))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn place() -> Vec<Place> {
+        vec![Place::Path("/mnt".into())]
+    }
+
+    /// One whose time is over.
+    async fn late(turns: &Turns) -> Request {
+        Request { until: Instant::now(), turn: turns.take(place()).await }
+    }
+
+    #[tokio::test]
+    async fn what_succeeds_after_it_was_given_up_is_undone_before_the_next() {
+        let turns = Turns::default();
+        let request = late(&turns).await;
+        let (release, stuck) = mpsc::channel::<()>();
+        let (undone, is_undone) = mpsc::channel();
+        let work = move || {
+            let _ = stuck.recv();
+            Ok(())
+        };
+        let undo = move || undone.send(()).expect("somebody listens");
+        let error = request.run("the task", work, || (), undo).await.expect_err("too late").to_string();
+        assert_eq!(error, "the task took longer than 25s");
+        // It goes on, so the next waits.
+        let next = tokio::spawn(async move { Request::begin(&turns, place()).await.map(drop) });
+        drop(release);
+        next.await.expect("joined").expect("its turn");
+        is_undone.try_recv().expect("undone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_waited_for_in_vain_is_named() {
+        let turns = Turns::default();
+        let _held = Request::begin(&turns, place()).await.expect("free");
+        let error = Request::begin(&turns, place()).await.expect_err("busy").to_string();
+        assert_eq!(error, "an earlier request about /mnt has not ended within 25s");
+    }
+
+    #[tokio::test]
+    async fn what_is_given_up_is_told_so() {
+        let request = late(&Turns::default()).await;
+        let (release, stuck) = mpsc::channel::<()>();
+        let work = move || {
+            let _ = stuck.recv();
+            Err(StorageError::Bad("cut".into()))
+        };
+        let error = request.run("the task", work, || drop(release), || panic!("nothing was done")).await;
+        assert_eq!(error.expect_err("too late").to_string(), "the task took longer than 25s");
+    }
+
+    #[tokio::test]
+    async fn outcomes_are_told() {
+        let begin = async || Request::begin(&Turns::default(), place()).await.expect("free");
+        let undo = || panic!("it was told");
+        begin().await.run("a", || Ok(()), || (), undo).await.expect("done");
+        let bad = || Err(StorageError::Bad("why".into()));
+        assert_eq!(begin().await.run("a", bad, || (), undo).await.expect_err("bad").to_string(), "why");
+    }
+}
