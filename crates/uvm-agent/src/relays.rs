@@ -3,7 +3,8 @@
 //! They have a thread of their own. A read or write of a pipe never waits for data here, but it does wait for the pipe's
 //! lock, and that is held while a process splices a file into its pipe, for as long as the file's reading takes. If the
 //! file is on a share of the host, its bytes come by way of this process: nothing that carries them, nor the bridge, may
-//! wait for a pipe.
+//! wait for a pipe. The relays have the one thread among them, so while a pipe's lock is held because a share stalls, the
+//! other relays wait too, until the share answers.
 
 use std::fmt;
 use std::io;

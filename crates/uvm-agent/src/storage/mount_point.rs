@@ -40,7 +40,8 @@ impl Made {
 pub(super) fn make(path: &str) -> Result<Made, StorageError> {
     let path = absolute(path)?;
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    if let Some((source, _)) = mounts.lines().filter_map(mount).find(|(_, target)| target == path) {
+    if let Some(mounted) = mounts.lines().filter_map(Mounted::parse).find(|mounted| mounted.path == path) {
+        let source = mounted.source;
         return Err(StorageError::Bad(format!("{source} is mounted at {} already", path.display())));
     }
     let is_new = !path.exists();
@@ -58,6 +59,23 @@ pub(super) fn link(path: &str, device: &Path) -> Result<(), StorageError> {
     }
     let linked = std::os::unix::fs::symlink(device, path);
     linked.map_err(StorageError::at(format!("link {} to {}", path.display(), device.display())))
+}
+
+/// [`clear`], but if something is mounted there that is not `expected`, that is an error.
+pub(super) fn clear_if(path: &str, expected: impl FnOnce(&Mounted) -> bool) -> Result<(), StorageError> {
+    let at = absolute(path)?;
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    // The last one hides the others.
+    let mounted = mounts.lines().rev().filter_map(Mounted::parse).find(|mounted| mounted.path == at);
+    match mounted {
+        Some(mounted) if !expected(&mounted) => Err(StorageError::Bad(format!(
+            "{} ({}) is mounted at {}, not what is to be removed",
+            mounted.source,
+            mounted.filesystem,
+            at.display()
+        ))),
+        _ => clear(path),
+    }
 }
 
 /// Unmounts what is mounted at `path` and removes the directory; removes a link that is there instead. That nothing is
@@ -129,8 +147,11 @@ fn to_unmount(mounts: &str) -> Vec<(PathBuf, bool)> {
     let mut disks: Vec<PathBuf> = Vec::new();
     let mut found = Vec::new();
     for line in mounts.lines() {
-        let Some((source, path)) = mount(line).filter(|(_, path)| path.parent().is_some()) else { continue };
-        let is_share = line.split(' ').nth(2) == Some("9p");
+        let Some(Mounted { source, path, filesystem }) = Mounted::parse(line) else { continue };
+        if path.parent().is_none() {
+            continue;
+        }
+        let is_share = filesystem == "9p";
         let is_disk = source.starts_with("/dev/");
         if is_share || is_disk || disks.iter().any(|disk| path.starts_with(disk)) {
             found.push((path.clone(), is_share));
@@ -143,21 +164,38 @@ fn to_unmount(mounts: &str) -> Vec<(PathBuf, bool)> {
     found
 }
 
-/// What is mounted and where, of a line of the kernel's list, in which some characters are written as octal numbers.
-fn mount(line: &str) -> Option<(&str, PathBuf)> {
-    let mut words = line.split(' ');
-    let (source, target) = (words.next()?, words.next()?);
-    let mut path = Vec::new();
-    let mut rest = target.as_bytes();
+/// A line of the kernel's list of mounts, in which some characters are written as octal numbers.
+#[derive(Debug)]
+pub(super) struct Mounted {
+    pub(super) source: String,
+    pub(super) path: PathBuf,
+    pub(super) filesystem: String,
+}
+
+impl Mounted {
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split(' ');
+        let (source, target, filesystem) = (words.next()?, words.next()?, words.next()?);
+        Some(Self {
+            source: String::from_utf8_lossy(&unescaped(source)).into_owned(),
+            path: OsString::from_vec(unescaped(target)).into(),
+            filesystem: filesystem.to_owned(),
+        })
+    }
+}
+
+fn unescaped(word: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = word.as_bytes();
     while let Some((first, after)) = rest.split_first() {
         let octal = after.first_chunk::<3>().filter(|_| *first == b'\\').and_then(|digits| {
             let digits = std::str::from_utf8(digits).ok()?;
             u8::from_str_radix(digits, 8).ok()
         });
-        path.push(octal.unwrap_or(*first));
+        bytes.push(octal.unwrap_or(*first));
         rest = octal.map_or(after, |_| &after[3..]);
     }
-    Some((source, PathBuf::from(OsString::from_vec(path))))
+    bytes
 }
 
 fn absolute(path: &str) -> Result<&Path, StorageError> {

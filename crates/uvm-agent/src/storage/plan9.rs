@@ -48,7 +48,14 @@ pub(super) async fn add(storage: &Storage, link: &Link, share: MappedDirectory) 
 pub(super) async fn remove(storage: &Storage, share: MappedDirectory) -> Result<(), StorageError> {
     let request = storage.begin(places(&share)).await?;
     let task = format!("unmounting share {:?} from {:?}", share.share_name, share.mount_path);
-    request.run(&task, move || mount_point::clear(&share.mount_path), || (), || ()).await
+    let work = move || {
+        let source = source(&share);
+        mount_point::clear_if(&share.mount_path, |mounted| {
+            // A host that does not say which share means the one that is there.
+            mounted.filesystem == "9p" && (share.share_name.is_empty() || mounted.source == source)
+        })
+    };
+    request.run(&task, work, || (), || ()).await
 }
 
 /// What a request about a share is about.
@@ -109,6 +116,11 @@ fn mount(share: &MappedDirectory, descriptor: &OwnedFd) -> Result<(), StorageErr
     mounted
 }
 
+/// What the kernel's list of mounts calls a share.
+fn source(share: &MappedDirectory) -> &str {
+    if share.share_name.is_empty() { "9p" } else { &share.share_name }
+}
+
 fn mount_at(share: &MappedDirectory, descriptor: &OwnedFd) -> Result<(), StorageError> {
     let fd = descriptor.as_raw_fd();
     let mut options = format!("trans=fd,rfdno={fd},wfdno={fd},version=9p2000.L,msize={MESSAGE},access=any");
@@ -117,8 +129,7 @@ fn mount_at(share: &MappedDirectory, descriptor: &OwnedFd) -> Result<(), Storage
     }
     let options = CString::new(options).unwrap_or_default();
     let flags = if share.read_only { MountFlags::RDONLY } else { MountFlags::empty() };
-    let source = if share.share_name.is_empty() { "9p" } else { &share.share_name };
-    rustix::mount::mount(source, share.mount_path.as_str(), "9p", flags, Some(options.as_c_str())).map_err(|e| {
+    rustix::mount::mount(source(share), share.mount_path.as_str(), "9p", flags, Some(options.as_c_str())).map_err(|e| {
         StorageError::at(format!("mount share {:?} at {:?}", share.share_name, share.mount_path))(e.into())
     })
 }
@@ -163,5 +174,18 @@ mod tests {
             // The host sees the end too, in one way or the other.
             let _ = host.read(&mut [0; 1]).await;
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_share_is_not_unmounted_as_one() {
+        let storage = Storage::new(Arc::default());
+        let share = |path: &str| MappedDirectory {
+            mount_path: path.into(),
+            share_name: "files".into(),
+            ..MappedDirectory::default()
+        };
+        let error = remove(&storage, share("/proc")).await.expect_err("it is no share").to_string();
+        assert!(error.ends_with("(proc) is mounted at /proc, not what is to be removed"), "{error}");
+        remove(&storage, share("/run/nothing-is-here")).await.expect("it is not mounted");
     }
 }

@@ -1,8 +1,10 @@
 //! SCSI disks: controller c and LUN l are target c of the one adapter, at `/sys/bus/scsi/devices/H:0:c:l`.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,6 +29,8 @@ const LAST_LOOK: Duration = Duration::from_millis(50);
 pub(super) struct ScsiBus {
     /// `/sys`, but in tests.
     sys: PathBuf,
+    /// Controller and LUN of what was added and not let go of since.
+    added: Arc<Mutex<HashSet<(u8, u8)>>>,
 }
 
 /// Waits for a disk, and mounts it where that is asked for.
@@ -41,8 +45,10 @@ pub(super) async fn add(storage: &Storage, disk: MappedVirtualDisk) -> Result<()
     let until = request.steps_until().into_std();
     let task = format!("adding {}", place(disk.controller, disk.lun));
     let (late, late_disk) = (storage.clone(), disk.clone());
+    let is_first = !storage.scsi.added().contains(&(disk.controller, disk.lun));
     let undo = move || {
-        if let Err(e) = clear_and_unplug(&late, &late_disk) {
+        let undone = if is_first { clear_and_unplug(&late, &late_disk) } else { clear(&late_disk) };
+        if let Err(e) = undone {
             log::console(format_args!("a disk that was found too late stays: {e}"));
         }
     };
@@ -51,7 +57,22 @@ pub(super) async fn add(storage: &Storage, disk: MappedVirtualDisk) -> Result<()
     request.run(&task, move || add_now(&storage, &disk, until), || (), undo).await
 }
 
+/// A disk that could not be added is let go of, because the host takes it away again, and whoever comes to its place next is
+/// not to be taken for it. Not if an earlier addition is there, whose disk it is.
 fn add_now(storage: &Storage, disk: &MappedVirtualDisk, until: Instant) -> Result<(), StorageError> {
+    let slot = (disk.controller, disk.lun);
+    let added = find_and_mount(storage, disk, until);
+    if added.is_ok() {
+        storage.scsi.added().insert(slot);
+    } else if !storage.scsi.added().contains(&slot)
+        && let Err(e) = storage.scsi.unplug(disk.controller, disk.lun)
+    {
+        log::console(format_args!("a disk that could not be added stays: {e}"));
+    }
+    added
+}
+
+fn find_and_mount(storage: &Storage, disk: &MappedVirtualDisk, until: Instant) -> Result<(), StorageError> {
     let driver = storage.modules.load("scsi");
     driver.map_err(|e| StorageError::Bad(crate::failure::with_causes(&e)))?;
     let within = FOUND_WITHIN.min(until.saturating_duration_since(Instant::now()));
@@ -85,10 +106,12 @@ pub(super) async fn unplug(storage: &Storage, controller: u8, lun: u8) -> Result
     request.run(&task, move || bus.unplug(controller, lun), || (), || ()).await
 }
 
+fn clear(disk: &MappedVirtualDisk) -> Result<(), StorageError> {
+    if disk.mount_path.is_empty() { Ok(()) } else { mount_point::clear(&disk.mount_path) }
+}
+
 fn clear_and_unplug(storage: &Storage, disk: &MappedVirtualDisk) -> Result<(), StorageError> {
-    if !disk.mount_path.is_empty() {
-        mount_point::clear(&disk.mount_path)?;
-    }
+    clear(disk)?;
     storage.scsi.unplug(disk.controller, disk.lun)
 }
 
@@ -104,7 +127,11 @@ fn places(disk: &MappedVirtualDisk) -> Vec<Place> {
 
 impl ScsiBus {
     pub(super) fn of_this_system() -> Self {
-        Self { sys: "/sys".into() }
+        Self { sys: "/sys".into(), added: Arc::default() }
+    }
+
+    fn added(&self) -> MutexGuard<'_, HashSet<(u8, u8)>> {
+        self.added.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has the kernel look at the place, and waits for a disk there.
@@ -137,6 +164,7 @@ impl ScsiBus {
 
     /// The kernel lets go of the disk, once what was written to it is on it.
     fn unplug(&self, controller: u8, lun: u8) -> Result<(), StorageError> {
+        self.added().remove(&(controller, lun));
         let Some(host) = self.host()? else { return Ok(()) };
         let place = self.place(host, controller, lun);
         match fs::write(place.join("delete"), "1") {
@@ -189,7 +217,7 @@ mod tests {
     fn bus() -> (tempfile::TempDir, ScsiBus) {
         let dir = tempfile::tempdir().expect("a directory");
         fs::create_dir_all(dir.path().join("class/scsi_host/host3")).expect("made");
-        let bus = ScsiBus { sys: dir.path().to_owned() };
+        let bus = ScsiBus { sys: dir.path().to_owned(), added: Arc::default() };
         (dir, bus)
     }
 
@@ -236,7 +264,7 @@ mod tests {
     #[tokio::test]
     async fn a_removal_waits_for_the_addition_before_it() {
         let (dir, bus) = bus();
-        let storage = Storage { modules: std::sync::Arc::default(), scsi: bus, turns: Turns::default() };
+        let storage = Storage { modules: Arc::default(), scsi: bus, turns: Turns::default() };
         let place = dir.path().join("bus/scsi/devices/3:0:1:5");
         fs::create_dir_all(&place).expect("made");
         let disk = MappedVirtualDisk { controller: 1, lun: 5, ..MappedVirtualDisk::default() };
@@ -256,5 +284,23 @@ mod tests {
         added.await.expect("joined").expect("added");
         removed.await.expect("joined").expect("removed");
         assert!(place.join("delete").exists());
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_cannot_be_mounted_is_let_go_of_unless_it_was_added_before() {
+        let (dir, bus) = bus();
+        let storage = Storage { modules: Arc::default(), scsi: bus, turns: Turns::default() };
+        let place = dir.path().join("bus/scsi/devices/3:0:1:5");
+        // There is no such node, so that it cannot be read.
+        fs::create_dir_all(place.join("block/no-such-disk")).expect("made");
+        let attached = MappedVirtualDisk { controller: 1, lun: 5, ..MappedVirtualDisk::default() };
+        let mounted = MappedVirtualDisk { mount_path: "/run/no-such-disk".into(), ..attached.clone() };
+        add(&storage, attached.clone()).await.expect("attached");
+        add(&storage, mounted.clone()).await.expect_err("no node");
+        assert!(!place.join("delete").exists(), "it was attached before");
+        remove(&storage, attached).await.expect("removed");
+        fs::remove_file(place.join("delete")).expect("let go of");
+        add(&storage, mounted).await.expect_err("no node");
+        assert!(place.join("delete").exists(), "it stays in the guest");
     }
 }
