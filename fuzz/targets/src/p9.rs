@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
 use uvm_p9::protocol::{Entry, HEADER_LEN, Header, Name, Request, Response, flags};
-use uvm_p9::tree::TreeOptions;
+use uvm_p9::tree::{Descriptors, TreeOptions};
 use uvm_p9::{Limits, Share, serve};
 
 /// A type and a body, as a request, as an answer and as entries of a directory: whatever is read is written back.
@@ -63,7 +63,8 @@ fn prepare(place: &Path) {
 pub fn p9_session(data: &[u8]) {
     let (place, runtime) = &*PLACE;
     prepare(place.path());
-    let share = Share::open("s", TreeOptions::new(place.path().join("share")).with_descriptors(64)).expect("a share");
+    let share = Share::open("s", TreeOptions::new(place.path().join("share")).with_descriptors(Descriptors::new(64)))
+        .expect("a share");
     let limits = Limits::default().with_threads(2).with_fids(32).with_locks(8).with_message_size(8192);
     let sent = frames(data);
     runtime.block_on(async {
