@@ -5,7 +5,7 @@
 //! beyond itself.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -13,6 +13,8 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use uvm_platform::PlatformError;
 use uvm_platform::requests::ScsiKind;
+
+use crate::vhd::{self, Footer, Kind};
 
 /// How the bytes of a disk are kept in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,19 +66,22 @@ pub(crate) struct DiskImage {
 
 /// Which file it is, whatever its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct FileKey {
-    device: u64,
-    inode: u64,
-    /// What a block device is.
-    special: u64,
+pub(crate) enum FileKey {
+    File {
+        device: u64,
+        inode: u64,
+    },
+    /// It has many names, each with an inode of its own.
+    BlockDevice(u64),
 }
 
 impl FileKey {
     pub(crate) fn of(meta: &std::fs::Metadata) -> Self {
-        // A block device has many names, each with an inode of its own.
-        let is_block = meta.file_type().is_block_device();
-        let (device, inode) = if is_block { (0, 0) } else { (meta.dev(), meta.ino()) };
-        Self { device, inode, special: if is_block { meta.rdev() } else { 0 } }
+        if meta.file_type().is_block_device() {
+            Self::BlockDevice(meta.rdev())
+        } else {
+            Self::File { device: meta.dev(), inode: meta.ino() }
+        }
     }
 }
 
@@ -115,11 +120,13 @@ fn look(path: &Path, kind: ScsiKind, read_only: bool) -> Result<DiskImage, Strin
 
 /// Offsets and bits of the published format, version 3; numbers are big endian.
 fn check_qcow2(file: &File) -> Result<(), String> {
-    let mut header = [0; 104];
-    let read = read_up_to(file, &mut header)?;
-    if read < 72 || !header.starts_with(b"QFI\xfb") {
+    let mut header = Vec::new();
+    file.take(104).read_to_end(&mut header).map_err(|e| e.to_string())?;
+    if header.len() < 72 || !header.starts_with(b"QFI\xfb") {
         return Err("its name says qcow2, but it is none".into());
     }
+    // Version 2 has less of it.
+    header.resize(104, 0);
     let number = |at: usize, bytes: usize| {
         header[at..at + bytes].iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
     };
@@ -140,44 +147,20 @@ fn check_qcow2(file: &File) -> Result<(), String> {
     Ok(())
 }
 
-/// The footer at the end of the file says which kind of VHD it is. Numbers are big endian: the disk's size at 48, the type
-/// at 60. A dynamic one has a copy of it at the beginning, which is not the guest's.
+/// The footer at the end of the file says which kind of VHD it is. A dynamic one has a copy of it at the beginning, which is
+/// not the guest's.
 fn vhd(file: &File, file_bytes: u64) -> Result<DiskFormat, String> {
-    let at = file_bytes.checked_sub(512).ok_or("its name says VHD, but it is too short for one")?;
-    let footer = |at| {
-        let mut footer = [0; 512];
-        file.read_exact_at(&mut footer, at).map(|()| footer).map_err(|e| e.to_string())
-    };
-    let last = footer(at)?;
-    if !last.starts_with(VHD_COOKIE) {
-        return Err("its name says VHD, but it has no footer of one".into());
+    if file_bytes < vhd::FOOTER_BYTES {
+        return Err("its name says VHD, but it is too short for one".into());
     }
-    let number =
-        |range: std::ops::Range<usize>| last[range].iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
-    let (bytes, kind) = (number(48..56), number(60..64));
-    match kind {
-        2 if bytes > 0 && bytes <= at => Ok(DiskFormat::FixedVhd { bytes }),
-        2 => Err(format!("it is a VHD that says it holds {bytes} bytes, and has {at}")),
-        3 if footer(0)?.starts_with(VHD_COOKIE) => Ok(DiskFormat::DynamicVhd),
-        3 => Err("it is a dynamic VHD without a header".into()),
-        4 => Err("it is a differencing VHD, which stands on another file: that is not opened".into()),
-        other => Err(format!("it is a VHD of unknown type {other}")),
+    let footer = Footer::at_end(file, file_bytes)?.ok_or("its name says VHD, but it has no footer of one")?;
+    match footer.kind {
+        Kind::Fixed => footer.fixed_bytes(file_bytes).map(|bytes| DiskFormat::FixedVhd { bytes }),
+        Kind::Dynamic if Footer::at(file, 0)?.is_some() => Ok(DiskFormat::DynamicVhd),
+        Kind::Dynamic => Err("it is a dynamic VHD without a header".into()),
+        Kind::Differencing => Err("it is a differencing VHD, which stands on another file: that is not opened".into()),
+        Kind::Unknown(kind) => Err(format!("it is a VHD of unknown type {kind}")),
     }
-}
-
-const VHD_COOKIE: &[u8] = b"conectix";
-
-fn read_up_to(file: &File, buffer: &mut [u8]) -> Result<usize, String> {
-    let mut read = 0;
-    while read < buffer.len() {
-        match file.read_at(&mut buffer[read..], read as u64) {
-            Ok(0) => break,
-            Ok(n) => read += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e.to_string()),
-        }
-    }
-    Ok(read)
 }
 
 #[cfg(test)]
@@ -274,7 +257,7 @@ mod tests {
             cookies in proptest::prelude::any::<(bool, bool)>(),
         ) {
             let last = bytes.len().saturating_sub(512);
-            for (wanted, at, cookie) in [(cookies.0, 0, &b"QFI\xfb\0\0\0\x03"[..]), (cookies.1, last, VHD_COOKIE)] {
+            for (wanted, at, cookie) in [(cookies.0, 0, &b"QFI\xfb\0\0\0\x03"[..]), (cookies.1, last, b"conectix")] {
                 if let Some(place) = bytes.get_mut(at..at + cookie.len()).filter(|_| wanted) {
                     place.copy_from_slice(cookie);
                 }

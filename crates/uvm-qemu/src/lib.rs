@@ -11,7 +11,7 @@
 //! | `qmp` | the QEMU machine protocol |
 //! | `console`, `ring`, `sink` | the serial console, its last lines, its copy for somebody who may be slow |
 //! | `transport`, `sockets` | guest streams over the multiplexed serial port or by virtual sockets; the latter plugged |
-//! | `disks`, `disk_image`, `devices` | disks that are plugged in and out, what they are on the host; removing devices |
+//! | `disks`, `disk_image`, `vhd`, `devices` | disks that are plugged in and out, what they are on the host; removing devices |
 //! | `shares` | directories of the host, served to the guest |
 //! | `full_disk` | a guest that waits for room on the host |
 //! | `file_users` | who has a file open |
@@ -52,6 +52,7 @@ mod state;
 mod test_spec;
 mod transport;
 mod user;
+mod vhd;
 mod vm;
 
 pub use accel::{AcceleratorChoice, Chosen};

@@ -4,7 +4,7 @@
 //! multiple of [`ALIGNMENT`], or QEMU's user may not read it) is copied into a temporary file that has no name.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -14,6 +14,7 @@ use uvm_platform::PlatformError;
 
 use crate::boot_file;
 use crate::spawn::RunAs;
+use crate::vhd::{Footer, Kind};
 
 /// What a guest's driver for persistent memory takes in one piece.
 pub(crate) const ALIGNMENT: u64 = 2 << 20;
@@ -28,8 +29,8 @@ pub(crate) struct RootDisk {
 
 /// Opens a raw image, or a fixed VHD.
 pub(crate) fn open(path: &Path, run_as: Option<&RunAs>) -> Result<RootDisk, PlatformError> {
-    let (mut file, file_bytes) = boot_file::open(path).map_err(|why| bad(path, why))?;
-    let data_bytes = data_bytes(&mut file, file_bytes).map_err(|why| bad(path, why))?;
+    let (file, file_bytes) = boot_file::open(path).map_err(|why| bad(path, why))?;
+    let data_bytes = data_bytes(&file, file_bytes).map_err(|why| bad(path, why))?;
     let mapped = usable(file, data_bytes, run_as).map_err(|e| bad(path, e.to_string()))?;
     Ok(mapped)
 }
@@ -39,30 +40,17 @@ fn bad(path: &Path, why: String) -> PlatformError {
 }
 
 /// A VHD has a footer, which is no data.
-fn data_bytes(file: &mut File, file_bytes: u64) -> Result<u64, String> {
-    if file_bytes < FOOTER_BYTES {
-        return Ok(file_bytes);
-    }
-    let mut footer = [0; FOOTER_BYTES as usize];
-    let read = file.seek(SeekFrom::Start(file_bytes - FOOTER_BYTES)).and_then(|_| file.read_exact(&mut footer));
-    read.map_err(|e| e.to_string())?;
-    let Some(footer) = footer.strip_prefix(VHD_COOKIE) else { return Ok(file_bytes) };
-    // Offsets as in the published format, less the cookie: the size at 48, the type at 60, big endian.
-    let number = |at: std::ops::Range<usize>| {
-        footer.get(at).unwrap_or_default().iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
-    };
-    let (size, kind) = (number(40..48), number(52..56));
-    match kind {
-        2 if size > 0 && size <= file_bytes - FOOTER_BYTES => Ok(size),
-        2 => Err(format!("it is a VHD that says it holds {size} bytes, and has {}", file_bytes - FOOTER_BYTES)),
-        3 => Err("it is a dynamic VHD; a fixed VHD or a raw image is needed (qemu-img convert -O raw)".into()),
-        4 => Err("it is a differencing VHD; a fixed VHD or a raw image is needed".into()),
-        _ => Err(format!("it is a VHD of unknown type {kind}; a fixed VHD or a raw image is needed")),
+fn data_bytes(file: &File, file_bytes: u64) -> Result<u64, String> {
+    let Some(footer) = Footer::at_end(file, file_bytes)? else { return Ok(file_bytes) };
+    match footer.kind {
+        Kind::Fixed => footer.fixed_bytes(file_bytes),
+        Kind::Dynamic => {
+            Err("it is a dynamic VHD; a fixed VHD or a raw image is needed (qemu-img convert -O raw)".into())
+        }
+        Kind::Differencing => Err("it is a differencing VHD; a fixed VHD or a raw image is needed".into()),
+        Kind::Unknown(kind) => Err(format!("it is a VHD of unknown type {kind}; a fixed VHD or a raw image is needed")),
     }
 }
-
-const FOOTER_BYTES: u64 = 512;
-const VHD_COOKIE: &[u8] = b"conectix";
 
 fn usable(mut file: File, data_bytes: u64, run_as: Option<&RunAs>) -> io::Result<RootDisk> {
     let is_readable = run_as.is_none() || file.metadata()?.mode() & 0o004 != 0;
@@ -89,7 +77,7 @@ mod tests {
 
     fn footer(kind: u32, size: u64) -> Vec<u8> {
         let mut footer = vec![0; 512];
-        footer[..8].copy_from_slice(VHD_COOKIE);
+        footer[..8].copy_from_slice(b"conectix");
         footer[48..56].copy_from_slice(&size.to_be_bytes());
         footer[60..64].copy_from_slice(&kind.to_be_bytes());
         footer
