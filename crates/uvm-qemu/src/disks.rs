@@ -30,7 +30,7 @@ struct Table {
 }
 
 struct Entry {
-    number: u32,
+    names: Names,
     /// For people to read.
     path: PathBuf,
 }
@@ -47,19 +47,19 @@ impl Disks {
             return None;
         }
         table.count += 1;
-        let number = table.count;
-        table.disks.insert(slot, Entry { number, path: path.to_owned() });
-        Some(Names { number })
+        let names = Names { number: table.count };
+        table.disks.insert(slot, Entry { names, path: path.to_owned() });
+        Some(names)
     }
 
     fn find(&self, slot: ScsiSlot) -> Option<Names> {
-        self.lock().disks.get(&slot).map(|entry| Names { number: entry.number })
+        self.lock().disks.get(&slot).map(|entry| entry.names)
     }
 
     /// Frees the place, if it is still of this disk.
     fn leave(&self, slot: ScsiSlot, names: Names) {
         let mut table = self.lock();
-        if table.disks.get(&slot).is_some_and(|entry| entry.number == names.number) {
+        if table.disks.get(&slot).is_some_and(|entry| entry.names == names) {
             table.disks.remove(&slot);
         }
     }
@@ -67,16 +67,14 @@ impl Disks {
     /// The file that a node of QEMU's stands for.
     pub(crate) fn image_of(&self, node: &str) -> Option<PathBuf> {
         let table = self.lock();
-        let found = table.disks.values().find(|entry| {
-            let names = Names { number: entry.number };
-            names.node() == node || names.file() == node
-        });
+        let found =
+            table.disks.values().find(|entry| [entry.names.node(), entry.names.file()].iter().any(|n| n == node));
         found.map(|entry| entry.path.clone())
     }
 }
 
 /// What QEMU calls the parts of a disk.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Names {
     number: u32,
 }
