@@ -23,7 +23,7 @@ use uvm_wire::execute::{ConsoleSize, ExecuteProcess, ExecuteProcessReply, Proces
 use uvm_wire::{Failure, Hresult};
 
 use crate::agent::Agent;
-use crate::failure::with_causes;
+use crate::failure::{with_causes, with_errno};
 use crate::link::{self, Link, ReadHalf, Stream, WriteHalf};
 use crate::relay;
 use crate::sys::{self, Spawn, Stdio};
@@ -112,13 +112,6 @@ impl Command {
 
     fn failure(&self, error: &io::Error) -> Failure {
         with_errno(Failure::plain(format_args!("cannot start {}: {error}", self.program.to_string_lossy())), error)
-    }
-}
-
-fn with_errno(failure: Failure, error: &io::Error) -> Failure {
-    match error.raw_os_error() {
-        Some(errno) => failure.with_errno(errno),
-        None => failure,
     }
 }
 

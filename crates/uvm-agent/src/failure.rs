@@ -2,6 +2,9 @@
 
 use std::error::Error;
 use std::fmt::{self, Write as _};
+use std::io;
+
+use uvm_wire::Failure;
 
 /// An error with its causes, from the outermost on.
 pub(crate) fn with_causes(error: &dyn Error) -> String {
@@ -12,6 +15,14 @@ pub(crate) fn with_causes(error: &dyn Error) -> String {
         source = cause.source();
     }
     text
+}
+
+/// The failure, with the number that the kernel gave.
+pub(crate) fn with_errno(failure: Failure, error: &io::Error) -> Failure {
+    match error.raw_os_error() {
+        Some(errno) => failure.with_errno(errno),
+        None => failure,
+    }
 }
 
 /// The agent cannot go on. The text names the step and its causes.

@@ -11,7 +11,6 @@ use rustix::mount::{MountFlags, MountPropagationFlags};
 use super::StorageError;
 use super::block::BlockDevice;
 use super::mount_point;
-use crate::failure::with_causes;
 use crate::modules::Modules;
 
 /// How a device is to be mounted.
@@ -61,13 +60,8 @@ pub(super) fn mount(
 ) -> Result<(), StorageError> {
     let node = device.node();
     let filesystem = if mounting.filesystem.is_empty() { recognise(&node)? } else { named(mounting.filesystem)? };
-    modules.load(filesystem.name).map_err(|e| StorageError::Bad(with_causes(&e)))?;
-    let made = mount_point::make(path)?;
-    let mounted = mount_at(filesystem, &node, path, mounting);
-    if mounted.is_err() {
-        made.undo();
-    }
-    mounted
+    modules.load(filesystem.name).map_err(StorageError::because)?;
+    mount_point::mount_at(path, || mount_at(filesystem, &node, path, mounting))
 }
 
 fn mount_at(filesystem: &Filesystem, node: &Path, path: &str, mounting: &Mounting<'_>) -> Result<(), StorageError> {

@@ -17,6 +17,7 @@ use uvm_wire::call::Done;
 use uvm_wire::modify::{Modification, RequestType, Resource};
 use uvm_wire::{ContainerId, Failure, Hresult};
 
+use crate::failure::{with_causes, with_errno};
 use crate::link::Link;
 use crate::modules::Modules;
 use crate::not_yet;
@@ -85,17 +86,16 @@ impl StorageError {
         move |source| Self::Io { step, source }
     }
 
+    /// For `map_err`: what another part of the agent says, with its causes.
+    fn because(error: impl std::error::Error) -> Self {
+        Self::Bad(with_causes(&error))
+    }
+
     fn into_failure(self) -> Failure {
         match &self {
             Self::Bad(_) => Failure::plain(&self),
             Self::NotYet { .. } => Failure::wrapping(Hresult::NOT_IMPLEMENTED, &self),
-            Self::Io { source, .. } => {
-                let failure = Failure::plain(&self);
-                match source.raw_os_error() {
-                    Some(errno) => failure.with_errno(errno),
-                    None => failure,
-                }
-            }
+            Self::Io { source, .. } => with_errno(Failure::plain(&self), source),
         }
     }
 }

@@ -18,44 +18,33 @@ use crate::log;
 /// How many processes that keep a mount busy are named.
 const NAMED: usize = 5;
 
-/// A directory that was made, or was there.
-#[must_use = "undo it if nothing is mounted there"]
-pub(super) struct Made {
-    path: PathBuf,
-    is_new: bool,
-}
-
-impl Made {
-    /// Removes what was made.
-    pub(super) fn undo(self) {
-        if self.is_new {
-            // An empty directory is no harm.
-            let _ = fs::remove_dir(self.path);
-        }
-    }
-}
-
-/// Makes the directory, with those above it, for root alone. One that something is mounted at is refused: the removal of
-/// either would take the other's.
-pub(super) fn make(path: &str) -> Result<Made, StorageError> {
+/// Makes the directory, with those above it, for root alone, and has something mounted there; if that fails, what was made
+/// is removed. A directory that something is mounted at is refused: the removal of either would take the other's.
+pub(super) fn mount_at(path: &str, mount: impl FnOnce() -> Result<(), StorageError>) -> Result<(), StorageError> {
     let path = absolute(path)?;
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    if let Some(mounted) = mounts.lines().filter_map(Mounted::parse).find(|mounted| mounted.path == path) {
-        let source = mounted.source;
+    if let Some(Mounted { source, .. }) = Mounted::all().into_iter().find(|mounted| mounted.path == path) {
         return Err(StorageError::Bad(format!("{source} is mounted at {} already", path.display())));
     }
     let is_new = !path.exists();
+    make(path)?;
+    let mounted = mount();
+    if mounted.is_err() && is_new {
+        // An empty directory is no harm.
+        let _ = fs::remove_dir(path);
+    }
+    mounted
+}
+
+fn make(path: &Path) -> Result<(), StorageError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(StorageError::at(format!("make {}", path.display())))?;
-    Ok(Made { path: path.to_owned(), is_new })
+    made.map_err(StorageError::at(format!("make {}", path.display())))
 }
 
 /// Makes `path` a link to a device.
 pub(super) fn link(path: &str, device: &Path) -> Result<(), StorageError> {
     let path = absolute(path)?;
     if let Some(above) = path.parent() {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(above);
-        made.map_err(StorageError::at(format!("make {}", above.display())))?;
+        make(above)?;
     }
     let linked = std::os::unix::fs::symlink(device, path);
     linked.map_err(StorageError::at(format!("link {} to {}", path.display(), device.display())))
@@ -64,10 +53,8 @@ pub(super) fn link(path: &str, device: &Path) -> Result<(), StorageError> {
 /// [`clear`], but if something is mounted there that is not `expected`, that is an error.
 pub(super) fn clear_if(path: &str, expected: impl FnOnce(&Mounted) -> bool) -> Result<(), StorageError> {
     let at = absolute(path)?;
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     // The last one hides the others.
-    let mounted = mounts.lines().rev().filter_map(Mounted::parse).find(|mounted| mounted.path == at);
-    match mounted {
+    match Mounted::all().into_iter().rfind(|mounted| mounted.path == at) {
         Some(mounted) if !expected(&mounted) => Err(StorageError::Bad(format!(
             "{} ({}) is mounted at {}, not what is to be removed",
             mounted.source,
@@ -113,8 +100,7 @@ const LEFT_WITHIN: Duration = Duration::from_secs(2);
 /// Unmounts every disk and what keeps it from being unmounted, the last mounted first, so that their file systems are left
 /// as whole ones. Nobody uses them any more.
 pub(crate) fn unmount_disks() {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    for (path, is_share) in to_unmount(&mounts) {
+    for (path, is_share) in to_unmount(Mounted::all()) {
         let left = if is_share { leave_share(path.clone()) } else { leave(&path) };
         if let Err(e) = left {
             log::console(format_args!("cannot unmount {}: {e}", path.display()));
@@ -143,11 +129,10 @@ fn leave_share(path: PathBuf) -> Result<(), Errno> {
 
 /// What is to be unmounted, in this order, and whether it is a share: shares, disks, and all that is mounted beneath a disk.
 /// Not the root: that cannot be unmounted.
-fn to_unmount(mounts: &str) -> Vec<(PathBuf, bool)> {
+fn to_unmount(mounts: Vec<Mounted>) -> Vec<(PathBuf, bool)> {
     let mut disks: Vec<PathBuf> = Vec::new();
     let mut found = Vec::new();
-    for line in mounts.lines() {
-        let Some(Mounted { source, path, filesystem }) = Mounted::parse(line) else { continue };
+    for Mounted { source, path, filesystem } in mounts {
         if path.parent().is_none() {
             continue;
         }
@@ -173,6 +158,15 @@ pub(super) struct Mounted {
 }
 
 impl Mounted {
+    /// All that is mounted, in the order it came.
+    fn all() -> Vec<Self> {
+        Self::listed(&fs::read_to_string("/proc/self/mounts").unwrap_or_default())
+    }
+
+    fn listed(mounts: &str) -> Vec<Self> {
+        mounts.lines().filter_map(Self::parse).collect()
+    }
+
     fn parse(line: &str) -> Option<Self> {
         let mut words = line.split(' ');
         let (source, target, filesystem) = (words.next()?, words.next()?, words.next()?);
@@ -243,13 +237,15 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("a/b");
         let text = path.to_str().expect("text");
-        let made = make(text).expect("made");
-        assert!(path.is_dir());
-        made.undo();
+        let fails = || {
+            assert!(path.is_dir());
+            Err(StorageError::Bad("no mount".into()))
+        };
+        mount_at(text, fails).expect_err("it fails");
         assert!(!path.exists());
         // What was there stays.
-        let _kept = make(text).expect("made");
-        make(text).expect("there").undo();
+        mount_at(text, || Ok(())).expect("made");
+        mount_at(text, fails).expect_err("it fails");
         assert!(path.is_dir());
         clear(text).expect("not mounted");
         clear(text).expect("gone already");
@@ -273,7 +269,7 @@ mod tests {
         let mounts = "/dev/pmem0 / ext4 ro 0 0\nproc /proc proc rw 0 0\n/dev/sda /a\\040b ext4 rw 0 0\n\
                       tmpfs /a\\040b/tmp tmpfs rw 0 0\nshare /a\\040b/share 9p rw 0 0\n\
                       /dev/sdb /back\\134slash\\ ext4 rw 0 0\ntmpfs /back tmpfs rw 0 0\n9p /alone 9p rw 0 0\n\n";
-        let found = to_unmount(mounts);
+        let found = to_unmount(Mounted::listed(mounts));
         let found: Vec<_> = found.iter().map(|(path, share)| (path.to_str().expect("text"), *share)).collect();
         let expected =
             [("/alone", true), ("/back\\slash\\", false), ("/a b/share", true), ("/a b/tmp", false), ("/a b", false)];
@@ -282,14 +278,14 @@ mod tests {
 
     #[test]
     fn nothing_is_mounted_over_another_mount() {
-        let error = make("/proc").map(|_| ()).expect_err("it is mounted").to_string();
+        let error = mount_at("/proc", || panic!("it was mounted")).expect_err("it is mounted").to_string();
         assert!(error.ends_with("is mounted at /proc already"), "{error}");
     }
 
     #[test]
     fn paths_are_full_ones_and_not_the_root() {
         for path in ["", "/", "relative", "./x"] {
-            let error = make(path).map(|_| ()).expect_err(path).to_string();
+            let error = mount_at(path, || panic!("{path}")).expect_err(path).to_string();
             assert!(error.contains(&format!("{path:?}")), "{error}");
         }
     }

@@ -10,7 +10,6 @@ use uvm_wire::modify::MappedDirectory;
 
 use super::turns::Place;
 use super::{Storage, StorageError, mount_point};
-use crate::failure::with_causes;
 use crate::link::{self, DialError, Link, Stream};
 use crate::log;
 
@@ -26,7 +25,7 @@ pub(super) async fn add(storage: &Storage, link: &Link, share: MappedDirectory) 
     let request = storage.begin(places(&share)).await?;
     let dialled = tokio::time::timeout_at(request.steps_until(), link.dial(port)).await;
     let dialled = dialled.unwrap_or(Err(DialError::TimedOut { port }));
-    let stream = dialled.map_err(|e| StorageError::Bad(with_causes(&e)))?;
+    let stream = dialled.map_err(StorageError::because)?;
     let (descriptor, connection) = descriptor(stream).map_err(StorageError::at("connect a share"))?;
     let task =
         format!("mounting share {:?} at {:?}, which the host has to answer for,", share.share_name, share.mount_path);
@@ -38,8 +37,8 @@ pub(super) async fn add(storage: &Storage, link: &Link, share: MappedDirectory) 
         }
     };
     let work = move || {
-        modules.load("9p").map_err(|e| StorageError::Bad(with_causes(&e)))?;
-        mount(&share, &descriptor)
+        modules.load("9p").map_err(StorageError::because)?;
+        mount_point::mount_at(&share.mount_path, || mount(&share, &descriptor))
     };
     request.run(&task, work, move || connection.cut(), undo).await
 }
@@ -107,21 +106,12 @@ fn descriptor(stream: Stream) -> io::Result<(OwnedFd, Connection)> {
 /// Bytes that are relayed at a time, in each direction.
 const RELAYED: usize = 128 * 1024;
 
-fn mount(share: &MappedDirectory, descriptor: &OwnedFd) -> Result<(), StorageError> {
-    let made = mount_point::make(&share.mount_path)?;
-    let mounted = mount_at(share, descriptor);
-    if mounted.is_err() {
-        made.undo();
-    }
-    mounted
-}
-
 /// What the kernel's list of mounts calls a share.
 fn source(share: &MappedDirectory) -> &str {
     if share.share_name.is_empty() { "9p" } else { &share.share_name }
 }
 
-fn mount_at(share: &MappedDirectory, descriptor: &OwnedFd) -> Result<(), StorageError> {
+fn mount(share: &MappedDirectory, descriptor: &OwnedFd) -> Result<(), StorageError> {
     let fd = descriptor.as_raw_fd();
     let mut options = format!("trans=fd,rfdno={fd},wfdno={fd},version=9p2000.L,msize={MESSAGE},access=any");
     if !share.share_name.is_empty() {

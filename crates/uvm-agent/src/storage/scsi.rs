@@ -73,8 +73,7 @@ fn add_now(storage: &Storage, disk: &MappedVirtualDisk, until: Instant) -> Resul
 }
 
 fn find_and_mount(storage: &Storage, disk: &MappedVirtualDisk, until: Instant) -> Result<(), StorageError> {
-    let driver = storage.modules.load("scsi");
-    driver.map_err(|e| StorageError::Bad(crate::failure::with_causes(&e)))?;
+    storage.modules.load("scsi").map_err(StorageError::because)?;
     let within = FOUND_WITHIN.min(until.saturating_duration_since(Instant::now()));
     let whole = storage.scsi.find(disk.controller, disk.lun, within)?;
     if disk.mount_path.is_empty() {
