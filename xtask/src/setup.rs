@@ -32,9 +32,10 @@ pub(crate) fn prerequisites() -> anyhow::Result<()> {
     rust_targets()
 }
 
-/// What the tests on Linux need besides.
-pub(crate) fn for_tests() -> anyhow::Result<()> {
-    packages(&FOR_TESTS)
+/// What all that CI runs needs: package lists are fetched once.
+pub(crate) fn for_ci() -> anyhow::Result<()> {
+    packages(&[&PROGRAMS[..], &FOR_TESTS, &FOR_WINDOWS].concat())?;
+    rust_targets()
 }
 
 /// What the tests for Windows need.

@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -60,21 +60,19 @@ impl Cmd {
     }
 
     /// Runs it with this program's streams.
-    pub(crate) fn run(mut self) -> anyhow::Result<()> {
-        let shown = self.shown();
-        eprintln!("+ {shown}");
-        let status = self.command.status().with_context(|| format!("cannot run {shown}"))?;
-        if !status.success() {
-            bail!("{shown}: {status}");
-        }
-        Ok(())
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        self.run_by(|mut command| command.status().context("it cannot be run"))
     }
 
     /// As [`run`](Self::run), and everything that it started ends with it, or is ended with it after `limit`.
     pub(crate) fn run_within(self, limit: Duration) -> anyhow::Result<()> {
+        self.run_by(|command| run_bounded(command, limit, Duration::ZERO))
+    }
+
+    fn run_by(self, run: impl FnOnce(Command) -> anyhow::Result<ExitStatus>) -> anyhow::Result<()> {
         let shown = self.shown();
         eprintln!("+ {shown}");
-        let status = run_bounded(self.command, limit, Duration::ZERO).with_context(|| shown.clone())?;
+        let status = run(self.command).with_context(|| shown.clone())?;
         if !status.success() {
             bail!("{shown}: {status}");
         }
