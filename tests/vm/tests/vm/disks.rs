@@ -7,6 +7,7 @@ use uvm::{ErrorKind, ProcessSpec, ScsiDisk, ScsiMount, UtilityVm, UvmError};
 use uvm_testkit::{TestResult, TestVm};
 
 use crate::cli::Run;
+use crate::faults::chain;
 use crate::images::{Images, tool};
 use crate::process::text;
 
@@ -17,11 +18,6 @@ pub(crate) async fn sh(vm: &UtilityVm, script: &str) -> TestResult<String> {
         return Err(format!("{script}: {:?}: {}", output.exit, text(&output.stderr)).into());
     }
     Ok(text(&output.stdout).to_owned())
-}
-
-/// The error with all of its causes, as one text.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// A refusal, as one text.

@@ -7,7 +7,7 @@ use uvm::{ErrorKind, ExitStatus, LcowOptions, MemoryMib, ProcessSpec, UvmError};
 use uvm_testkit::{TestResult, TestVm};
 
 /// The error with all of its causes, as one text.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 

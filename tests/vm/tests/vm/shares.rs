@@ -6,7 +6,8 @@ use uvm::{Plan9ShareOptions, ProcessSpec};
 use uvm_testkit::{TestResult, TestVm};
 
 use crate::cli::Run;
-use crate::disks::{chain, sh};
+use crate::disks::sh;
+use crate::faults::chain;
 use crate::process::text;
 
 #[tokio::test]
