@@ -7,13 +7,14 @@ use crate::guard::Access;
 
 /// How it is called.
 pub const USAGE: &str =
-    "usage: uvm-fs --directory FD --socket FD [--token TEXT] [--read-only] [--passthrough] [--no-namespaces]
+    "usage: uvm-fs --directory FD --socket FD [--vm TEXT] [--token TEXT] [--read-only] [--passthrough] [--no-namespaces]
 
 Serves one directory to one guest. Not for the command line: uvm starts it.
 
   --directory FD    the directory, open
   --socket FD       a listening Unix socket, on which the device is spoken for (vhost-user)
-  --token TEXT      what the process is known by to those who clean up
+  --vm, --token TEXT
+                    what the process is known by to those who look for it and clean up
   --read-only       the guest cannot change anything
   --passthrough     owners are the host's; without it, all files are the directory's owner's
   --no-namespaces   no namespaces of its own, for tests: everything else holds without them";
@@ -78,8 +79,8 @@ impl Command {
             match argument.to_str() {
                 Some("--directory") => directory = Some(descriptor("--directory", arguments.next())?),
                 Some("--socket") => socket = Some(descriptor("--socket", arguments.next())?),
-                Some("--token") if arguments.next().is_some() => {}
-                Some("--token") => return Err(CommandError::Value { option: "--token", wanted: "a text" }),
+                Some("--vm") => text("--vm", arguments.next())?,
+                Some("--token") => text("--token", arguments.next())?,
                 Some("--read-only") => command.access = Access::ReadOnly,
                 Some("--passthrough") => command.passthrough = true,
                 Some("--no-namespaces") => command.namespaces = Namespaces::Shared,
@@ -91,6 +92,11 @@ impl Command {
         command.socket = socket.ok_or(missing("--socket"))?;
         Ok(command)
     }
+}
+
+/// Passes a text that only others read.
+fn text(option: &'static str, value: Option<OsString>) -> Result<(), CommandError> {
+    value.map(drop).ok_or(CommandError::Value { option, wanted: "a text" })
 }
 
 const DESCRIPTOR: &str = "the number of a descriptor, 3 or more";
@@ -110,7 +116,8 @@ mod tests {
 
     #[test]
     fn a_command_line_is_read() {
-        let command = parse("--directory 7 --socket 9 --token t-1 --read-only --no-namespaces").expect("it is one");
+        let command =
+            parse("--vm v --directory 7 --socket 9 --token t-1 --read-only --no-namespaces").expect("it is one");
         assert_eq!(
             command,
             Command {

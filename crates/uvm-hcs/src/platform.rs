@@ -11,6 +11,7 @@ use uvm_platform::{
 
 use crate::PLATFORM;
 use crate::create::{Created, Creation, logical_processors};
+use crate::document::modify::VIRTIO_FS;
 use crate::files::HcsFiles;
 use crate::home::Home;
 use crate::host::HcsHost;
@@ -209,7 +210,7 @@ fn capabilities(build: WindowsBuild) -> Capabilities {
     gates
         .into_iter()
         .filter(|(_, needed)| build < *needed)
-        .fold(Capabilities::all(PLATFORM), |all, (feature, needed)| {
+        .fold(Capabilities::all(PLATFORM).without(Feature::VirtioFsShares, VIRTIO_FS), |all, (feature, needed)| {
             all.without(feature, format!("it needs build {needed}, this is {build}"))
         })
 }

@@ -53,6 +53,8 @@ pub enum Feature {
     Vpmem,
     /// 9P shares.
     Plan9Shares,
+    /// Shares that are virtio-fs devices.
+    VirtioFsShares,
     /// Shares of Windows guests.
     VsmbShares,
     /// Named pipes of the host.
@@ -96,6 +98,7 @@ impl fmt::Display for Feature {
             Self::ScsiDisks => "adding SCSI disks",
             Self::Vpmem => "adding memory-backed layers",
             Self::Plan9Shares => "9P shares",
+            Self::VirtioFsShares => "virtio-fs shares",
             Self::VsmbShares => "VSMB shares",
             Self::Pipes => "named pipes",
             Self::NetworkAdapters => "adding network adapters",

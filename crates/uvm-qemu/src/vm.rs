@@ -33,6 +33,7 @@ use crate::shares::Shares;
 use crate::sockets::Sockets;
 use crate::spawn::ChildProcess;
 use crate::transport::AgentTransport;
+use crate::virtio_fs::VirtioFs;
 
 /// Where the VM is in its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +75,7 @@ pub(crate) struct Vm {
     pub(crate) sockets: Sockets,
     pub(crate) disks: Disks,
     pub(crate) shares: Shares,
+    pub(crate) virtio_fs: VirtioFs,
     pub(crate) full_disk: FullDisk,
     /// Held while the guest is stopped or let go on.
     pub(crate) power: tokio::sync::Mutex<()>,
@@ -110,6 +112,7 @@ impl Drop for QemuVm {
         self.vm.evidence().terminated = true;
         // Failing means that it has ended.
         let _ = self.vm.child.kill();
+        self.vm.virtio_fs.close();
         self.vm.residue.abandon();
     }
 }
@@ -225,6 +228,7 @@ impl Vm {
         let terminated = self.terminate().await;
         ended();
         terminated?;
+        self.end_helpers().await?;
         self.residue
             .remove()
             .await
@@ -327,6 +331,7 @@ impl Vm {
         tracing::info!(vm = %self.id, %status, "utility VM ended");
         self.life.send_replace(Life::Ended(status.clone()));
         self.shares.close();
+        self.virtio_fs.close();
         let _ = events.send(VmEvent::Exited(status)).await;
     }
 }

@@ -10,6 +10,7 @@ mod plan9;
 mod request;
 mod scsi;
 mod turns;
+mod virtio_fs;
 
 use std::sync::Arc;
 
@@ -55,6 +56,12 @@ impl Storage {
             (RequestType::Add, Resource::MappedVirtualDisk(disk)) => scsi::add(self, disk).await,
             (RequestType::Remove, Resource::MappedVirtualDisk(disk)) => scsi::remove(self, disk).await,
             (RequestType::Remove, Resource::ScsiDevice(disk)) => scsi::unplug(self, disk.controller, disk.lun).await,
+            (RequestType::Add, Resource::MappedDirectory(share)) if !share.tag.is_empty() => {
+                virtio_fs::add(self, share).await
+            }
+            (RequestType::Remove, Resource::MappedDirectory(share)) if !share.tag.is_empty() => {
+                virtio_fs::remove(self, share).await
+            }
             (RequestType::Add, Resource::MappedDirectory(share)) => plan9::add(self, link, share).await,
             (RequestType::Remove, Resource::MappedDirectory(share)) => plan9::remove(self, share).await,
             _ => return Err(not_yet::modify(container, &change)),

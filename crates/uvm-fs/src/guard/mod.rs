@@ -35,7 +35,8 @@ pub enum Access {
 /// Whose the files of a share are, as a guest sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owners {
-    /// All are this user's and group's, and made as theirs; others cannot be asked for (`EPERM`).
+    /// All seem to be this user's and group's, and others cannot be asked for (`EPERM`). Files are made as the process's
+    /// own user makes them.
     One {
         /// User id.
         uid: u32,
@@ -99,7 +100,8 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Guarded<F> {
     /// Who asks, as the file system behind is to see it.
     fn context(&self, context: Context) -> Context {
         match self.owners {
-            Owners::One { uid, gid } => Context { uid: uid.into(), gid: gid.into(), ..context },
+            // Root's: for whom the file system behind changes its user to nobody else.
+            Owners::One { .. } => Context { uid: 0.into(), gid: 0.into(), ..context },
             Owners::Passthrough => context,
         }
     }

@@ -8,7 +8,7 @@
 //! | `table` | what is asked for, matched with what is there; places |
 //! | `waiter` | who waits for a thing or its end, and what is given back after that |
 //! | `held` | a caller's count of a thing |
-//! | `scsi`, `vpmem`, `plan9`, `vsmb`, `pipe`, `layers`, `vpci`, `network`, `share` | the kinds |
+//! | `scsi`, `vpmem`, `plan9`, `virtio_fs`, `vsmb`, `pipe`, `layers`, `vpci`, `network`, `share` | the kinds |
 
 mod counts;
 mod effect;
@@ -24,6 +24,7 @@ mod plan9;
 mod scsi;
 mod share;
 mod table;
+mod virtio_fs;
 mod vpci;
 mod vpmem;
 mod vsmb;
@@ -35,7 +36,7 @@ pub use network::NetworkEndpoints;
 pub use pipe::{ContainerPipeMapping, PipeMount, is_pipe};
 pub use plan9::{Plan9Share, Plan9ShareOptions};
 pub use scsi::{ScsiDisk, ScsiMount};
-pub use share::Share;
+pub use share::{Share, ShareKind, ShareOptions, ShareWay};
 pub use vpci::VpciDevice;
 pub use vpmem::VpmemMount;
 pub use vsmb::VsmbShare;

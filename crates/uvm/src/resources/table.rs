@@ -14,7 +14,7 @@ use super::plan::{AttachFailed, DetachFailed, Plan, Step};
 use super::waiter::{Count, GivenBack, Waiter};
 use crate::options::LcowOptions;
 
-use super::{ResourceError, layers, network, pipe, plan9, scsi, share, vpci, vpmem, vsmb};
+use super::{ResourceError, layers, network, pipe, plan9, scsi, share, virtio_fs, vpci, vpmem, vsmb};
 
 /// What tells things apart: who asks for one with the same key asks for the same. Paths are as the host compares them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -22,6 +22,8 @@ pub(crate) enum Key {
     Scsi(String),
     Vpmem(String),
     Plan9(u64),
+    /// A share that is a device, by the number in its tag.
+    VirtioFs(u64),
     /// A shared directory, or one file of a share of single files, and whether it is read-only.
     Vsmb(String, bool),
     /// The share of single files of a directory, whose parts are those.
@@ -45,6 +47,7 @@ pub(crate) enum Wanted {
     Scsi(scsi::ScsiDisk),
     Vpmem(vpmem::Layer),
     Plan9(plan9::Plan9ShareOptions),
+    VirtioFs(virtio_fs::DirectoryShare),
     Vsmb(vsmb::Part),
     Mapped(share::Mapped),
     Pipe(PathBuf),
@@ -117,6 +120,7 @@ pub(crate) struct Table {
     pub(super) scsi: Places<EntryId>,
     pub(super) vpmem: Places<EntryId>,
     next_plan9: u64,
+    next_virtio_fs: u64,
     next_vsmb: u64,
     next_mapped: u64,
     next_layers: u64,
@@ -151,6 +155,7 @@ impl Table {
             scsi,
             vpmem,
             next_plan9: 0,
+            next_virtio_fs: 0,
             next_vsmb: 1,
             next_mapped: 0,
             next_layers: 0,
@@ -205,6 +210,11 @@ impl Table {
                 self.next_plan9 += 1;
                 Key::Plan9(self.next_plan9 - 1)
             }
+            Wanted::VirtioFs(_) => {
+                // Each is its own, and a tag is used once: the guest may not have let go of an earlier device.
+                self.next_virtio_fs += 1;
+                Key::VirtioFs(self.next_virtio_fs - 1)
+            }
             Wanted::Vsmb(part) => part.share_key(|path| self.path(path)),
             Wanted::Mapped(_) => {
                 self.next_mapped += 1;
@@ -240,6 +250,7 @@ impl Table {
                 Wanted::Network(part) => network::fit(part)?,
                 Wanted::Vpmem(_)
                 | Wanted::Plan9(_)
+                | Wanted::VirtioFs(_)
                 | Wanted::Mapped(_)
                 | Wanted::Pipe(_)
                 | Wanted::Layers(_)
@@ -256,6 +267,10 @@ impl Table {
             Wanted::Plan9(share) => {
                 let Key::Plan9(number) = key else { return Err(ResourceError::NotAttached) };
                 (plan9::plan(share, number), Place::None)
+            }
+            Wanted::VirtioFs(share) => {
+                let Key::VirtioFs(number) = key else { return Err(ResourceError::NotAttached) };
+                (virtio_fs::plan(share, number), Place::None)
             }
             Wanted::Vsmb(part) => {
                 // A name is used up whether it works or not: the guest may know of it.

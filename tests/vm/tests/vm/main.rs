@@ -24,4 +24,5 @@ mod sockets;
 mod sockets_cut;
 mod sockets_owner;
 mod streams;
+mod virtio_fs;
 mod volume;
