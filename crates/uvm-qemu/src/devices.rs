@@ -39,7 +39,7 @@ impl Vm {
             // An earlier attempt came this far.
             Err(CallError::Refused(e)) if e.desc.contains("not found") => {}
             Err(e) => {
-                tracing::warn!(vm = %self.id, error = %e, "the connection of a device that is gone stays in QEMU")
+                tracing::warn!(vm = %self.id, error = %e, "the connection of a device that is gone stays in QEMU");
             }
         }
         Ok(())
