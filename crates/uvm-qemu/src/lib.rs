@@ -61,6 +61,6 @@ mod vm;
 pub use accel::{AcceleratorChoice, Chosen};
 pub use host::{QemuHost, QemuOptions};
 #[cfg(feature = "kill-points")]
-pub use kill_point::KILL_POINTS;
+pub use kill_point::{KILL_POINTS, KILL_POINTS_OF_SHARES};
 pub use qmp::{QemuVersion, QmpError};
 pub use state::{LiveVm, Reclaimed, StateRoot, gc};
