@@ -61,7 +61,8 @@ async fn within<T>(what: &str, work: impl Future<Output = T>) -> TestResult<T> {
 /// A program in the guest that has asked the helper for something, and waits for its answer.
 async fn asking(vm: &UtilityVm, path: &str) -> TestResult<uvm::Process> {
     let asks = vm.create_process(&ProcessSpec::new(["cat", path])).await?;
-    let waits = format!("until grep -qs -e request_wait_answer -e fuse_ /proc/{}/wchan; do sleep 0.05; done", asks.id());
+    let waits =
+        format!("until grep -qs -e request_wait_answer -e fuse_ /proc/{}/wchan; do sleep 0.05; done", asks.id());
     within("a request that waits", sh(vm, &waits)).await??;
     Ok(asks)
 }
