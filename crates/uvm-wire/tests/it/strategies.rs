@@ -130,12 +130,12 @@ fn schema_version() -> impl Strategy<Value = SchemaVersion> {
 prop_compose! {
     pub(crate) fn negotiate_reply()(
         version in any::<u32>(),
-        flags in any::<[bool; 14]>(),
+        flags in any::<[bool; 15]>(),
         supported_schema_versions in vec(schema_version(), 0..3),
         runtime_os_type in text(),
         uvm_agent_version in text(),
     ) -> NegotiateProtocolReply {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n] = flags;
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o] = flags;
         let guest_defined = GuestDefinedCapabilities {
             namespace_add_request: a,
             signal_process: b,
@@ -146,6 +146,7 @@ prop_compose! {
             host_process_container: g,
             external_process_signal: h,
             exit_detail: i,
+            virtio_fs: o,
             uvm_agent_version,
         };
         let capabilities = Capabilities {
@@ -317,9 +318,14 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn directory()(mount_path in text(), share_name in text(), port in any::<i32>(), read_only in any::<bool>())
-        -> MappedDirectory {
-        MappedDirectory { mount_path, port, share_name, read_only }
+    fn directory()(
+        mount_path in text(),
+        share_name in text(),
+        port in any::<i32>(),
+        read_only in any::<bool>(),
+        tag in text(),
+    ) -> MappedDirectory {
+        MappedDirectory { mount_path, port, share_name, read_only, tag }
     }
 }
 
