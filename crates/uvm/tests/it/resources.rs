@@ -490,11 +490,18 @@ async fn a_directory_goes_by_a_device_where_host_and_guest_have_that() -> TestRe
         match (host, guest) {
             (true, true) => {
                 forced?.release().await?;
-                let expected =
-                    ["add device share-0 /d", "add share 0 /f", "remove device share-0 /d", "remove share 0 /f"];
-                assert_eq!(told.words()[..4], expected);
-                // Another one has another tag.
-                assert_eq!(told.words()[4..], ["add device share-1 /forced", "remove device share-1 /forced"]);
+                // Each has a tag of its own.
+                assert_eq!(
+                    told.words(),
+                    [
+                        "add device share-0 /d",
+                        "add share 0 /f",
+                        "remove device share-0 /d",
+                        "remove share 0 /f",
+                        "add device share-1 /forced",
+                        "remove device share-1 /forced"
+                    ]
+                );
             }
             // The fake host takes whatever it is asked for: it is the guest that is looked at.
             (_, false) => assert_eq!(forced.expect_err("not this guest").kind(), ErrorKind::Unsupported),
