@@ -368,6 +368,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Guarded<F> {
         lock_owner: Option<u64>,
         flags: u32,
     ) -> io::Result<usize> {
+        rules::range(offset, size)?;
         self.inner.read(ctx, inode, handle, w, size, offset, lock_owner, flags)
     }
 
@@ -385,6 +386,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Guarded<F> {
         flags: u32,
     ) -> io::Result<usize> {
         self.must_be_writable()?;
+        rules::range(offset, size)?;
         self.inner.write(ctx, inode, handle, r, size, offset, lock_owner, delayed_write, kill_priv, flags)
     }
 

@@ -111,6 +111,13 @@ pub(super) fn rename_flags(flags: u32) -> io::Result<()> {
     }
 }
 
+/// Where something is read or written: an offset of a file is a signed number, and the file system behind takes that for
+/// granted.
+pub(super) fn range(offset: u64, size: u32) -> io::Result<()> {
+    let end = offset.checked_add(size.into()).filter(|end| i64::try_from(*end).is_ok());
+    end.map(drop).ok_or_else(|| errno(libc::EINVAL))
+}
+
 /// Nanoseconds of a time: two numbers beyond them mean something to the host.
 pub(super) fn nanoseconds(nanoseconds: u32) -> io::Result<()> {
     if nanoseconds < 1_000_000_000 { Ok(()) } else { Err(errno(libc::EINVAL)) }
@@ -182,6 +189,15 @@ mod tests {
             assert_eq!(raw(open_flags(flags.cast_unsigned(), false)), Some(libc::EROFS), "{flags:o}");
         }
         assert_eq!(raw(open_flags(libc::O_ACCMODE.cast_unsigned(), true)), Some(libc::EINVAL));
+    }
+
+    #[test]
+    fn offsets_are_those_of_files() {
+        let most = i64::MAX.cast_unsigned();
+        range(most - 1, 1).expect("the end");
+        for (offset, size) in [(most, 1), (most + 1, 0), (u64::MAX, 0), (u64::MAX, u32::MAX)] {
+            assert_eq!(raw(range(offset, size)), Some(libc::EINVAL), "{offset} {size}");
+        }
     }
 
     #[test]
