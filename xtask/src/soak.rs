@@ -11,7 +11,7 @@ struct Campaign {
     run: fn() -> anyhow::Result<()>,
 }
 
-const CAMPAIGNS: [Campaign; 10] = [
+const CAMPAIGNS: [Campaign; 11] = [
     Campaign { name: "boots", about: "100 boots, 8 at a time, each checked for leaks", run: || vm("boots::", "8") },
     Campaign {
         name: "owner-kill",
@@ -32,6 +32,11 @@ const CAMPAIGNS: [Campaign; 10] = [
         name: "disks",
         about: "256 disks attached at once, written, verified and removed, 20 times",
         run: || vm("disks_many::", "1"),
+    },
+    Campaign {
+        name: "plugging",
+        about: "10,000 random operations of four tasks, the guest's view compared after each hundred",
+        run: || vm("plugging::", "1"),
     },
     Campaign {
         name: "volume",
