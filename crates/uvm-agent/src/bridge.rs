@@ -262,6 +262,7 @@ impl Connection<'_> {
             delete_container_state: true,
             external_process_signal: true,
             exit_detail: true,
+            mapped_sockets: true,
             uvm_agent_version: env!("CARGO_PKG_VERSION").into(),
             ..Default::default()
         });

@@ -55,7 +55,7 @@ pub enum Feature {
     Plan9Shares,
     /// Shares of Windows guests.
     VsmbShares,
-    /// Named pipes of the host.
+    /// Named pipes, or on Linux Unix sockets, of the host.
     Pipes,
     /// Network adapters added to a running VM.
     NetworkAdapters,
@@ -97,7 +97,7 @@ impl fmt::Display for Feature {
             Self::Vpmem => "adding memory-backed layers",
             Self::Plan9Shares => "9P shares",
             Self::VsmbShares => "VSMB shares",
-            Self::Pipes => "named pipes",
+            Self::Pipes => "pipes and sockets of the host",
             Self::NetworkAdapters => "adding network adapters",
             Self::PciDevices => "assigning PCI devices",
             Self::MemoryResize => "changing memory",

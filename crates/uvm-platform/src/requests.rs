@@ -62,7 +62,7 @@ pub enum Device {
     Network(NetworkAdapter),
     /// A PCI device of the host.
     Pci(PciAssignment),
-    /// A named pipe of the host.
+    /// A named pipe, or a Unix socket, of the host.
     Pipe(MappedPipe),
     /// A virtual socket service; adding one that is there changes it.
     HvSocketService(HvSocketService),
@@ -211,11 +211,14 @@ pub struct PciAssignment {
     pub virtual_function: u16,
 }
 
-/// A named pipe of the host, to be reached from the guest.
+/// A named pipe of the host, or on Linux a Unix socket, to be reached from the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MappedPipe {
-    /// The pipe.
+    /// The pipe, or the socket.
     pub path: PathBuf,
+    /// Where the guest's agent dials for each connection, on a host whose
+    /// [guests do not reach pipes by themselves](crate::PlatformVm::guest_reaches_pipes); `None` on others.
+    pub port: Option<Port>,
 }
 
 /// How much memory a VM has.

@@ -153,6 +153,11 @@ impl PlatformVm for QemuVm {
                     vm.remove_share(&export);
                     Ok(())
                 }
+                Change::Add(Device::Pipe(pipe)) => vm.add_pipe(pipe).await,
+                Change::Remove(Device::Pipe(pipe)) | Change::UndoAdd(Device::Pipe(pipe)) => {
+                    vm.remove_pipe(&pipe);
+                    Ok(())
+                }
                 other => Err(not_here(other.feature(), CANNOT_YET)),
             }
         })
@@ -160,6 +165,11 @@ impl PlatformVm for QemuVm {
 
     /// Its kernel does not look for units 0, and not for what was there before its driver.
     fn guest_notices_disks(&self) -> bool {
+        false
+    }
+
+    /// Its agent listens for them, and dials the host.
+    fn guest_reaches_pipes(&self) -> bool {
         false
     }
 

@@ -192,7 +192,7 @@ fn unescaped(word: &str) -> Vec<u8> {
     bytes
 }
 
-fn absolute(path: &str) -> Result<&Path, StorageError> {
+pub(super) fn absolute(path: &str) -> Result<&Path, StorageError> {
     let directory = Path::new(path);
     if directory.is_absolute() && directory.parent().is_some() {
         return Ok(directory);

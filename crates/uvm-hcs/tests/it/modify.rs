@@ -103,7 +103,7 @@ impl Case<'_> {
             "Share" | "AddVSMB" => Device::Vsmb(self.vsmb()),
             "AddEndpointsToNS" => Device::Network(self.adapter()),
             "AssignDevice" => Device::Pci(self.pci()),
-            "AddPipe" => Device::Pipe(MappedPipe { path: self.arg("hostPath").into() }),
+            "AddPipe" => Device::Pipe(MappedPipe { path: self.arg("hostPath").into(), port: None }),
             "UpdateHvSocketService" | "RemoveHvSocketService" => Device::HvSocketService(self.service()),
             other => panic!("{other} plugs in nothing"),
         }

@@ -241,6 +241,10 @@ impl PlatformVm for FakeVm {
         self.host.guest_connection().is_ok()
     }
 
+    fn guest_reaches_pipes(&self) -> bool {
+        self.host.reaches_pipes
+    }
+
     fn pass_on<'a>(&'a self, request: &'a str) -> BoxFuture<'a, Result<(), PlatformError>> {
         Box::pin(async move { self.host.call(&format!("pass on {request}")).await })
     }

@@ -16,7 +16,10 @@ use crate::object::{Word, words};
 
 pub use network::{IpConfig, NetworkAdapter, Route, VpciDevice};
 pub use policy::{ContainerConstraints, SecurityPolicy, SecurityPolicyFragment};
-pub use storage::{CombinedLayers, DeviceMapping, Layer, MappedDirectory, MappedVirtualDisk, ScsiDevice, VpmemDevice};
+pub use storage::{
+    CombinedLayers, DeviceMapping, Layer, MappedDirectory, MappedSocket, MappedVirtualDisk, SOCKET_REACHED, ScsiDevice,
+    VpmemDevice,
+};
 pub use windows::{
     HvSocketAddresses, NamespaceResource, WindowsMappedDirectory, WindowsMappedVirtualDisk, WindowsNetworkAdapter,
     WindowsNetworkNamespace, WindowsResource,
@@ -67,6 +70,8 @@ pub enum Resource {
     ScsiDevice(ScsiDevice),
     /// A 9P share.
     MappedDirectory(MappedDirectory),
+    /// A Unix socket of the host. Ours.
+    MappedSocket(MappedSocket),
     /// A memory-backed disk, and its mount.
     VpmemDevice(VpmemDevice),
     /// An overlay of layers.
@@ -126,6 +131,7 @@ impl Modification {
         let allowed: &[RequestType] = match &self.resource {
             Resource::MappedVirtualDisk(_)
             | Resource::MappedDirectory(_)
+            | Resource::MappedSocket(_)
             | Resource::VpmemDevice(_)
             | Resource::CombinedLayers(_)
             | Resource::Network(_) => &[Add, Remove],
@@ -206,6 +212,7 @@ linux_resources! {
     "MappedVirtualDisk" => MappedVirtualDisk(MappedVirtualDisk);
     "SCSIDevice" => ScsiDevice(ScsiDevice);
     "MappedDirectory" => MappedDirectory(MappedDirectory);
+    "MappedSocket" => MappedSocket(MappedSocket);
     "VPMemDevice" => VpmemDevice(VpmemDevice);
     "CombinedLayers" => CombinedLayers(CombinedLayers);
     "Network" => Network(NetworkAdapter);
@@ -278,7 +285,7 @@ mod tests {
     #[test]
     fn settings_of_the_wrong_shape_do_not_decode() {
         let names = ["MappedVirtualDisk", "SCSIDevice", "MappedDirectory", "VPMemDevice", "CombinedLayers", "Network"];
-        let more = ["VPCIDevice", "ContainerConstraints", "SecurityPolicy", "SecurityPolicyFragment"];
+        let more = ["MappedSocket", "VPCIDevice", "ContainerConstraints", "SecurityPolicy", "SecurityPolicyFragment"];
         for name in names.into_iter().chain(more) {
             for settings in [r#","Settings":7"#, r#","Settings":[]"#, r#","Settings":null"#, ""] {
                 let error = read(&format!(r#"{{"ResourceType":"{name}"{settings}}}"#)).unwrap_err();
@@ -313,6 +320,7 @@ mod tests {
             (Resource::MappedVirtualDisk(MappedVirtualDisk::default()), "Add Remove"),
             (Resource::ScsiDevice(ScsiDevice::default()), "Remove"),
             (Resource::MappedDirectory(MappedDirectory::default()), "Add Remove"),
+            (Resource::MappedSocket(MappedSocket::default()), "Add Remove"),
             (Resource::VpmemDevice(VpmemDevice::default()), "Add Remove"),
             (Resource::CombinedLayers(CombinedLayers::default()), "Add Remove"),
             (Resource::Network(NetworkAdapter::default()), "Add Remove"),

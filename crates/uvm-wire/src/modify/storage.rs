@@ -60,6 +60,24 @@ omitting_object! {
 }
 
 omitting_object! {
+    /// A Unix socket of the host, offered in a Linux guest. An extension of ours: for agents that say
+    /// [`mapped_sockets`](crate::negotiate::GuestDefinedCapabilities::mapped_sockets).
+    ///
+    /// The agent listens at `mount_path` and dials `port` for each connection. The host sends [`SOCKET_REACHED`] once it
+    /// has reached its socket, and resets the stream where it has not; from then on the stream carries the connection's
+    /// bytes in both directions. `Remove` ends the listening.
+    pub struct MappedSocket {
+        /// Where the guest's programs connect: an absolute path that is free.
+        pub mount_path: String = "MountPath",
+        /// The host's port; as one of a socket alone, it also tells sockets apart.
+        pub port: u32 = "Port",
+    }
+}
+
+/// The first byte on the stream of a connection to a [`MappedSocket`], from the host: the socket was reached.
+pub const SOCKET_REACHED: u8 = 1;
+
+omitting_object! {
     /// A memory-backed disk of a Linux guest, and its read-only mount.
     pub struct VpmemDevice {
         /// The device: `/dev/pmem<n>`.

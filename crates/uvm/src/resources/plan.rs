@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use uvm_platform::requests::{Change, Device, VmAccess};
 use uvm_platform::{Deadlines, PlatformError, PlatformVm};
-use uvm_wire::modify::{Modification, ModifySettings};
+use uvm_wire::modify::{Modification, ModifySettings, Resource};
 use uvm_wire::{ContainerId, RawJson};
 
 use super::{ResourceError, network};
@@ -85,6 +85,18 @@ pub(crate) enum Connection {
     None,
 }
 
+impl Connection {
+    /// What the guest's agent would have to be able to do for this resource, if it is not.
+    fn lacks(&self, resource: &Resource) -> Option<&'static str> {
+        let Self::Library(guest) = self else { return None };
+        let can = &guest.capabilities.guest_defined;
+        match resource {
+            Resource::MappedSocket(_) if !can.mapped_sockets => Some("sockets of the host"),
+            _ => None,
+        }
+    }
+}
+
 /// Whom to ask, and how long to wait.
 #[derive(Clone)]
 pub(crate) struct Ends {
@@ -99,6 +111,9 @@ impl Ends {
         let tells = plan.guest_before.is_some() || plan.guest_add.is_some();
         if tells && matches!(self.connection, Connection::None) {
             return Err(clean(ResourceError::NoGuestConnection));
+        }
+        if let Some(what) = plan.guest_add.as_ref().and_then(|add| self.connection.lacks(&add.resource)) {
+            return Err(clean(ResourceError::NotForThisAgent { what }));
         }
         if let Some((path, access)) = &plan.grant {
             self.host("let it open a file", self.vm.grant(path, *access)).await.map_err(clean)?;

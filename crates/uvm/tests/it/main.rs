@@ -22,6 +22,7 @@ mod model;
 mod network;
 mod network_faults;
 mod obedient;
+mod pipes;
 mod process;
 mod random;
 mod resources;

@@ -15,6 +15,7 @@ mod images;
 mod lifecycle;
 mod original;
 mod owner;
+mod pipes;
 mod process;
 mod readme;
 mod root_disk;
