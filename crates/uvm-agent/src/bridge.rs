@@ -263,6 +263,7 @@ impl Connection<'_> {
             external_process_signal: true,
             exit_detail: true,
             mapped_sockets: true,
+            disk_sizes: true,
             uvm_agent_version: env!("CARGO_PKG_VERSION").into(),
             ..Default::default()
         });

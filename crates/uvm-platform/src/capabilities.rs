@@ -49,6 +49,10 @@ pub enum Feature {
     VirtualSockets,
     /// SCSI disks added to a running VM.
     ScsiDisks,
+    /// Formats, serial numbers and block sizes of SCSI disks said apart from the image.
+    DiskSettings,
+    /// A running VM's SCSI disks made larger.
+    DiskResize,
     /// Memory-backed layers added to a running VM.
     Vpmem,
     /// 9P shares.
@@ -94,6 +98,8 @@ impl fmt::Display for Feature {
             Self::HostOwnedGuestConnection => "a guest connection owned by the host's service",
             Self::VirtualSockets => "virtual sockets",
             Self::ScsiDisks => "adding SCSI disks",
+            Self::DiskSettings => "formats, serial numbers and block sizes of disks",
+            Self::DiskResize => "resizing disks",
             Self::Vpmem => "adding memory-backed layers",
             Self::Plan9Shares => "9P shares",
             Self::VsmbShares => "VSMB shares",

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 
 use tokio::time::Instant;
 use uvm_platform::hvsocket::HvSocketServices;
-use uvm_platform::requests::{Change, Device, HostFile, VmAccess};
+use uvm_platform::requests::{Change, Device, HostFile, Setting, VmAccess};
 use uvm_platform::{
     Accelerator, BoxFuture, Feature, GuestListener, GuestStream, HostGuestConnection, HostedGuest,
     HvSocketServiceConfig, HvSocketServiceId, LastWords, PlatformError, PlatformNetwork, PlatformVm, Port,
@@ -148,6 +148,7 @@ impl PlatformVm for QemuVm {
                 Change::Remove(Device::Scsi(disk)) | Change::UndoAdd(Device::Scsi(disk)) => {
                     vm.remove_disk(disk.slot).await
                 }
+                Change::Update(Setting::ScsiSize(size)) => vm.resize_disk(size).await,
                 Change::Add(Device::Plan9(export)) => vm.add_share(export).await,
                 Change::Remove(Device::Plan9(export)) | Change::UndoAdd(Device::Plan9(export)) => {
                     vm.remove_share(&export);

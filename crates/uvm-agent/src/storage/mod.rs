@@ -4,6 +4,7 @@
 //! about one disk or one path are done in the order they came.
 
 mod block;
+mod disk_size;
 mod filesystem;
 mod mount_point;
 mod plan9;
@@ -58,6 +59,7 @@ impl Storage {
             (RequestType::Add, Resource::MappedVirtualDisk(disk)) => scsi::add(self, disk).await,
             (RequestType::Remove, Resource::MappedVirtualDisk(disk)) => scsi::remove(self, disk).await,
             (RequestType::Remove, Resource::ScsiDevice(disk)) => scsi::unplug(self, disk.controller, disk.lun).await,
+            (RequestType::Update, Resource::DiskSize(size)) => disk_size::update(self, size).await,
             (RequestType::Add, Resource::MappedDirectory(share)) => plan9::add(self, link, share).await,
             (RequestType::Remove, Resource::MappedDirectory(share)) => plan9::remove(self, share).await,
             (RequestType::Add, Resource::MappedSocket(socket)) => socket::add(self, link, socket).await,

@@ -134,7 +134,7 @@ impl ScsiBus {
     }
 
     /// Has the kernel look at the place, and waits for a disk there.
-    fn find(&self, controller: u8, lun: u8, within: Duration) -> Result<BlockDevice, StorageError> {
+    pub(super) fn find(&self, controller: u8, lun: u8, within: Duration) -> Result<BlockDevice, StorageError> {
         let began = Instant::now();
         let mut pause = FIRST_LOOK;
         let mut asked = false;

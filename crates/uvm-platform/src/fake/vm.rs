@@ -330,6 +330,7 @@ fn name_of(change: &Change) -> String {
         Change::Update(Setting::CpuLimits(_)) => "update cpu limits".into(),
         Change::Update(Setting::CpuGroup(_)) => "update cpu group".into(),
         Change::Update(Setting::VsmbFiles(_)) => "update vsmb files".into(),
+        Change::Update(Setting::ScsiSize(_)) => "update scsi size".into(),
     }
 }
 

@@ -13,7 +13,7 @@ use uvm_wire::execute::{
     ConsoleSize, ExecuteProcess, ExecuteProcessReply, ExecuteSettings, HvSocketStdio, ProcessParameters, VsockStdio,
 };
 use uvm_wire::modify::{
-    CombinedLayers, ContainerConstraints, DeviceMapping, IpConfig, Layer, MappedDirectory, MappedSocket,
+    CombinedLayers, ContainerConstraints, DeviceMapping, DiskSize, IpConfig, Layer, MappedDirectory, MappedSocket,
     MappedVirtualDisk, Modification, ModifySettings, NetworkAdapter, RequestType, Resource, Route, ScsiDevice,
     SecurityPolicy, SecurityPolicyFragment, VpciDevice, VpmemDevice,
 };
@@ -393,6 +393,9 @@ fn resource() -> impl Strategy<Value = Resource> {
         disk().prop_map(Resource::MappedVirtualDisk).boxed(),
         any::<(u8, u8)>().prop_map(|(controller, lun)| Resource::ScsiDevice(ScsiDevice { controller, lun })).boxed(),
         directory().prop_map(Resource::MappedDirectory).boxed(),
+        (any::<(u8, u8, u64)>(), text())
+            .prop_map(|((controller, lun, bytes), grow)| Resource::DiskSize(DiskSize { controller, lun, bytes, grow }))
+            .boxed(),
         (text(), any::<u32>())
             .prop_map(|(mount_path, port)| Resource::MappedSocket(MappedSocket { mount_path, port }))
             .boxed(),

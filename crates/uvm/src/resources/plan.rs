@@ -39,8 +39,8 @@ pub(crate) struct Plan {
 pub(crate) struct Step {
     /// How it is removed from then on.
     pub(crate) to: Plan,
-    /// The host's half, and how it is taken back.
-    pub(crate) host: Option<(Change, Change)>,
+    /// The host's half, and how it is taken back, if it is.
+    pub(crate) host: Option<(Change, Option<Change>)>,
     /// The guest's half.
     pub(crate) guest: Option<Modification>,
 }
@@ -91,6 +91,15 @@ impl Connection {
         let Self::Library(guest) = self else { return None };
         let can = &guest.capabilities.guest_defined;
         match resource {
+            // Whether newer ones do is not said; those of January 2021 would do something else than what is asked.
+            Resource::MappedVirtualDisk(disk) if can.update_container => {
+                let more = disk.partition != 0
+                    || disk.block_dev
+                    || disk.ensure_filesystem
+                    || !(disk.options.is_empty() && disk.filesystem.is_empty());
+                more.then_some("partitions, other file systems, mount options and links to disks")
+            }
+            Resource::DiskSize(_) if !can.disk_sizes => Some("new sizes of disks"),
             Resource::MappedSocket(_) if !can.mapped_sockets => Some("sockets of the host"),
             _ => None,
         }
@@ -197,11 +206,14 @@ impl Ends {
         if step.guest.is_some() && matches!(self.connection, Connection::None) {
             return Err(ResourceError::NoGuestConnection);
         }
+        if let Some(what) = step.guest.as_ref().and_then(|change| self.connection.lacks(&change.resource)) {
+            return Err(ResourceError::NotForThisAgent { what });
+        }
         let along = self.along(step.guest.as_ref());
         match (&step.host, &along) {
             (Some((change, back)), _) => {
                 if let Err(error) = self.change(change, along.as_ref()).await {
-                    if is_unclear(&error) {
+                    if let Some(back) = back.as_ref().filter(|_| is_unclear(&error)) {
                         // What was not answered may have been done, or never will be: then this fails, too.
                         let _ = self.change(back, None).await;
                     }
@@ -213,7 +225,7 @@ impl Ends {
         }
         let Some(modification) = step.guest.as_ref().filter(|_| along.is_none()) else { return Ok(()) };
         let Err(error) = self.guest(modification).await else { return Ok(()) };
-        if let Some((_, back)) = &step.host
+        if let Some((_, Some(back))) = &step.host
             && let Err(e) = self.change(back, None).await
         {
             tracing::warn!(error = crate::error::chain(&e), "a change that the guest would not have stays on the host");

@@ -7,6 +7,7 @@ use uvm_platform::spec::RootFs;
 use uvm_platform::{PlatformError, PlatformVm};
 use uvm_wire::negotiate::GuestOs;
 
+use super::disk_options::ScsiDisk;
 use super::effect::{Effect, EntryId, Kept};
 use super::machine::Machine;
 use super::places::Places;
@@ -14,7 +15,7 @@ use super::plan::{AttachFailed, DetachFailed, Plan, Step};
 use super::waiter::{Count, GivenBack, Waiter};
 use crate::options::LcowOptions;
 
-use super::{ResourceError, layers, network, pipe, plan9, scsi, share, vpci, vpmem, vsmb};
+use super::{ResourceError, layers, network, pipe, plan9, resize, scsi, share, vpci, vpmem, vsmb};
 
 /// What tells things apart: who asks for one with the same key asks for the same. Paths are as the host compares them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,7 +43,8 @@ pub(crate) enum Key {
 /// What is asked for.
 #[derive(Clone, Debug)]
 pub(crate) enum Wanted {
-    Scsi(scsi::ScsiDisk),
+    Scsi(ScsiDisk),
+    Resize(resize::Resize),
     Vpmem(vpmem::Layer),
     Plan9(plan9::Plan9ShareOptions),
     Vsmb(vsmb::Part),
@@ -168,7 +170,7 @@ impl Table {
         }
         if let Some(path) = scratch_disk {
             let key = Key::Scsi(table.path(&path));
-            let plan = scsi::attached_at(&scsi::ScsiDisk::new(path), 0, &table.limits);
+            let plan = scsi::attached_at(&ScsiDisk::new(path), 0, &table.limits);
             let id = table.machine.pin(key, plan, "its guest writes to it");
             table.scsi.take(0, id);
         }
@@ -198,9 +200,10 @@ impl Table {
     fn look(&mut self, wanted: &Wanted) -> Result<Found, ResourceError> {
         let key = match wanted {
             Wanted::Scsi(disk) => {
-                scsi::check(&self.limits)?;
+                scsi::check(disk, &self.limits)?;
                 Key::Scsi(self.path(&disk.host_path))
             }
+            Wanted::Resize(resize) => resize.disk.clone(),
             Wanted::Vpmem(layer) => {
                 vpmem::check(&self.limits)?;
                 Key::Vpmem(self.path(&layer.host_path))
@@ -242,6 +245,7 @@ impl Table {
             }
             let fit = match wanted {
                 Wanted::Scsi(disk) => scsi::fit(disk, plan, &self.limits)?,
+                Wanted::Resize(resize) => Fit::After(Box::new(resize::step(resize, plan, &self.limits)?)),
                 Wanted::Vsmb(part) => vsmb::fit(part, plan, |path| self.path(path))?,
                 Wanted::Network(part) => network::fit(part)?,
                 Wanted::Pipe(pipe) => pipe::fit(pipe, plan)?,
@@ -256,6 +260,7 @@ impl Table {
         }
         let (plan, place) = match wanted {
             Wanted::Scsi(disk) => scsi::plan(disk, &self.scsi, &self.limits)?,
+            Wanted::Resize(_) => return Err(ResourceError::NotAttached),
             Wanted::Vpmem(layer) => vpmem::plan(layer, &self.vpmem, &self.limits)?,
             Wanted::Plan9(share) => {
                 let Key::Plan9(number) = key else { return Err(ResourceError::NotAttached) };

@@ -25,6 +25,7 @@ mod obedient;
 mod pipes;
 mod process;
 mod random;
+mod resize;
 mod resources;
 mod scene;
 mod sockets;

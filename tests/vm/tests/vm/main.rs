@@ -6,6 +6,7 @@ mod campaign;
 mod cli;
 mod conformance;
 mod console;
+mod disk_options;
 mod disks;
 mod disks_many;
 mod exchange;
