@@ -112,6 +112,10 @@ pub(crate) struct RunArgs {
     /// at GUEST if that is given; `:ro` keeps the guest from writing. May be repeated: the first is /dev/sda.
     #[arg(long = "disk", value_name = "PATH[:GUEST][:ro]", value_parser = disk)]
     pub(crate) disks: Vec<Disk>,
+    /// Offer a Unix socket of the host in the guest, at GUEST [default: at the same path]; each connection is one to the
+    /// socket. May be repeated.
+    #[arg(long = "socket", value_name = "SOCKET[:GUEST]", value_parser = socket)]
+    pub(crate) sockets: Vec<OfferedSocket>,
     /// The command and its arguments [default: sh].
     #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
@@ -220,6 +224,13 @@ pub(crate) struct SharedPath {
     pub(crate) read_only: bool,
 }
 
+/// A Unix socket of the host, and where it is in the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OfferedSocket {
+    pub(crate) path: PathBuf,
+    pub(crate) guest_path: Option<String>,
+}
+
 /// An accelerator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Accel {
@@ -297,14 +308,25 @@ fn disk(text: &str) -> Result<Disk, String> {
         Some(rest) => (rest, true),
         None => (text, false),
     };
-    let (path, guest_path) = match rest.rsplit_once(":/") {
+    let (path, guest_path) = paths(rest)?;
+    Ok(Disk { path, guest_path, read_only })
+}
+
+/// `SOCKET[:GUEST]`.
+fn socket(text: &str) -> Result<OfferedSocket, String> {
+    paths(text).map(|(path, guest_path)| OfferedSocket { path, guest_path })
+}
+
+/// A path of the host, and one of the guest, which begins with a slash.
+fn paths(text: &str) -> Result<(PathBuf, Option<String>), String> {
+    let (path, guest_path) = match text.rsplit_once(":/") {
         Some((path, guest_path)) => (path, Some(format!("/{guest_path}"))),
-        None => (rest, None),
+        None => (text, None),
     };
     if path.is_empty() {
         return Err("a path of the host is needed before the colon".into());
     }
-    Ok(Disk { path: path.into(), guest_path, read_only })
+    Ok((path.into(), guest_path))
 }
 
 fn virtual_socket(text: &str) -> Result<VirtualSocket, String> {
@@ -418,6 +440,16 @@ mod tests {
         assert_eq!(share("/srv/data:ro"), good("/srv/data", "/srv/data", true));
         assert_eq!(share("/a:/b:/c:ro"), good("/a:/b", "/c", true));
         assert!(share(":ro").is_err());
+    }
+
+    #[test]
+    fn sockets_of_the_host_are_at_the_same_path_if_nothing_else_is_said() {
+        let good = |path: &str, guest_path: Option<&str>| {
+            Ok(OfferedSocket { path: path.into(), guest_path: guest_path.map(str::to_owned) })
+        };
+        assert_eq!(socket("/run/a:b.sock"), good("/run/a:b.sock", None));
+        assert_eq!(socket("a.sock:/run/b.sock"), good("a.sock", Some("/run/b.sock")));
+        assert!(socket(":/run/b.sock").is_err() && socket("").is_err());
     }
 
     #[test]

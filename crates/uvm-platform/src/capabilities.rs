@@ -49,13 +49,17 @@ pub enum Feature {
     VirtualSockets,
     /// SCSI disks added to a running VM.
     ScsiDisks,
+    /// Formats, serial numbers and block sizes of SCSI disks said apart from the image.
+    DiskSettings,
+    /// A running VM's SCSI disks made larger.
+    DiskResize,
     /// Memory-backed layers added to a running VM.
     Vpmem,
     /// 9P shares.
     Plan9Shares,
     /// Shares of Windows guests.
     VsmbShares,
-    /// Named pipes of the host.
+    /// Named pipes, or on Linux Unix sockets, of the host.
     Pipes,
     /// Network adapters added to a running VM.
     NetworkAdapters,
@@ -94,10 +98,12 @@ impl fmt::Display for Feature {
             Self::HostOwnedGuestConnection => "a guest connection owned by the host's service",
             Self::VirtualSockets => "virtual sockets",
             Self::ScsiDisks => "adding SCSI disks",
+            Self::DiskSettings => "formats, serial numbers and block sizes of disks",
+            Self::DiskResize => "resizing disks",
             Self::Vpmem => "adding memory-backed layers",
             Self::Plan9Shares => "9P shares",
             Self::VsmbShares => "VSMB shares",
-            Self::Pipes => "named pipes",
+            Self::Pipes => "pipes and sockets of the host",
             Self::NetworkAdapters => "adding network adapters",
             Self::PciDevices => "assigning PCI devices",
             Self::MemoryResize => "changing memory",

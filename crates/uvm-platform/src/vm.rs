@@ -192,6 +192,12 @@ pub trait PlatformVm: Send + Sync + 'static {
         true
     }
 
+    /// Whether guests reach a named pipe of the host by themselves; one whose guest does not has its agent offer a socket, and
+    /// carries each connection on a port.
+    fn guest_reaches_pipes(&self) -> bool {
+        true
+    }
+
     /// Has the host's service pass `request`, JSON, on to the guest.
     ///
     /// # Errors

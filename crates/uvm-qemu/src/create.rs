@@ -27,6 +27,7 @@ use crate::full_disk::FullDisk;
 use crate::host::Shared;
 use crate::kernel_line::{HostFacts, kernel_line};
 use crate::kill_point::kill_point;
+use crate::pipes::Pipes;
 use crate::process_info::ProcessInfo;
 use crate::qmp::{CallError, QemuVersion, Qmp};
 use crate::residue::Residue;
@@ -83,6 +84,7 @@ pub(crate) async fn create(host: Arc<Shared>, spec: VmSpec, thread: Arc<VmThread
         sockets: Sockets::new(launched.vsock),
         disks: Disks::default(),
         shares: Shares::default(),
+        pipes: Pipes::default(),
         full_disk: FullDisk::default(),
         power: tokio::sync::Mutex::default(),
         life: watch::Sender::new(Life::Created),

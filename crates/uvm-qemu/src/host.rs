@@ -169,9 +169,8 @@ const PROGRAM: &str = "qemu-system-x86_64";
 const INSTALL: &str = "on Debian and Ubuntu: apt-get install --no-install-recommends qemu-system-x86";
 
 /// Changes of running VMs that are still to come.
-const NOT_YET: [Feature; 6] = [
+const NOT_YET: [Feature; 5] = [
     Feature::Vpmem,
-    Feature::Pipes,
     Feature::NetworkAdapters,
     Feature::PciDevices,
     Feature::MemoryResize,

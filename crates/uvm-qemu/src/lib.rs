@@ -12,7 +12,7 @@
 //! | `console`, `ring`, `sink` | the serial console, its last lines, its copy for somebody who may be slow |
 //! | `transport`, `sockets` | guest streams over the multiplexed serial port or by virtual sockets; the latter plugged |
 //! | `disks`, `disk_image`, `vhd`, `devices` | disks that are plugged in and out, what they are on the host; removing devices |
-//! | `shares` | directories of the host, served to the guest |
+//! | `shares`, `pipes` | directories and sockets of the host, served to the guest |
 //! | `full_disk` | a guest that waits for room on the host |
 //! | `file_users` | who has a file open |
 //! | `short_path` | paths that fit a socket's address |
@@ -36,6 +36,7 @@ mod full_disk;
 mod host;
 mod kernel_line;
 mod kill_point;
+mod pipes;
 mod platform_vm;
 mod process_info;
 mod qmp;

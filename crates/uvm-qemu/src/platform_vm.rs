@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 
 use tokio::time::Instant;
 use uvm_platform::hvsocket::HvSocketServices;
-use uvm_platform::requests::{Change, Device, HostFile, VmAccess};
+use uvm_platform::requests::{Change, Device, HostFile, Setting, VmAccess};
 use uvm_platform::{
     Accelerator, BoxFuture, Feature, GuestListener, GuestStream, HostGuestConnection, HostedGuest,
     HvSocketServiceConfig, HvSocketServiceId, LastWords, PlatformError, PlatformNetwork, PlatformVm, Port,
@@ -148,9 +148,15 @@ impl PlatformVm for QemuVm {
                 Change::Remove(Device::Scsi(disk)) | Change::UndoAdd(Device::Scsi(disk)) => {
                     vm.remove_disk(disk.slot).await
                 }
+                Change::Update(Setting::ScsiSize(size)) => vm.resize_disk(size).await,
                 Change::Add(Device::Plan9(export)) => vm.add_share(export).await,
                 Change::Remove(Device::Plan9(export)) | Change::UndoAdd(Device::Plan9(export)) => {
                     vm.remove_share(&export);
+                    Ok(())
+                }
+                Change::Add(Device::Pipe(pipe)) => vm.add_pipe(pipe).await,
+                Change::Remove(Device::Pipe(pipe)) | Change::UndoAdd(Device::Pipe(pipe)) => {
+                    vm.remove_pipe(&pipe);
                     Ok(())
                 }
                 other => Err(not_here(other.feature(), CANNOT_YET)),
@@ -160,6 +166,11 @@ impl PlatformVm for QemuVm {
 
     /// Its kernel does not look for units 0, and not for what was there before its driver.
     fn guest_notices_disks(&self) -> bool {
+        false
+    }
+
+    /// Its agent listens for them, and dials the host.
+    fn guest_reaches_pipes(&self) -> bool {
         false
     }
 

@@ -25,6 +25,7 @@ use crate::command::MUX_DEVICE;
 use crate::disks::Disks;
 use crate::exit::{self, Evidence};
 use crate::full_disk::FullDisk;
+use crate::pipes::Pipes;
 use crate::process_info::ProcessInfo;
 use crate::qmp::{CallError, Qmp, QmpEvent};
 use crate::residue::Residue;
@@ -74,6 +75,7 @@ pub(crate) struct Vm {
     pub(crate) sockets: Sockets,
     pub(crate) disks: Disks,
     pub(crate) shares: Shares,
+    pub(crate) pipes: Pipes,
     pub(crate) full_disk: FullDisk,
     /// Held while the guest is stopped or let go on.
     pub(crate) power: tokio::sync::Mutex<()>,
@@ -327,6 +329,7 @@ impl Vm {
         tracing::info!(vm = %self.id, %status, "utility VM ended");
         self.life.send_replace(Life::Ended(status.clone()));
         self.shares.close();
+        self.pipes.close();
         let _ = events.send(VmEvent::Exited(status)).await;
     }
 }

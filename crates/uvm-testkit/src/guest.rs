@@ -188,6 +188,8 @@ impl Guest {
             delete_container_state: true,
             external_process_signal: true,
             exit_detail: true,
+            mapped_sockets: true,
+            disk_sizes: true,
             uvm_agent_version: env!("CARGO_PKG_VERSION").into(),
             ..Default::default()
         });

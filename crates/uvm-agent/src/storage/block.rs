@@ -30,6 +30,21 @@ impl BlockDevice {
         Path::new("/dev").join(&self.name)
     }
 
+    /// Has the kernel ask the disk what it is.
+    pub(super) fn rescan(&self) -> Result<(), StorageError> {
+        let path = self.directory.join("device/rescan");
+        std::fs::write(&path, "1").map_err(StorageError::at(format!("write {}", path.display())))
+    }
+
+    /// How large it is, as the kernel has seen it: it counts in 512 bytes, whatever the disk does.
+    pub(super) fn bytes(&self) -> Result<u64, StorageError> {
+        let path = self.directory.join("size");
+        let failed = || StorageError::at(format!("read {}", path.display()));
+        let text = std::fs::read_to_string(&path).map_err(failed())?;
+        let sectors: u64 = text.trim().parse().map_err(|e| failed()(std::io::Error::other(e)))?;
+        Ok(sectors.saturating_mul(512))
+    }
+
     /// Its partition `number`, from 1; the kernel is waited for until `until` at the latest.
     pub(super) fn partition(&self, number: u64, until: Instant) -> Result<Self, StorageError> {
         // Between a digit and a number stands a letter: /dev/nvme0n1p1.

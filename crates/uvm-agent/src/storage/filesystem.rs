@@ -19,7 +19,7 @@ pub(super) struct Mounting<'a> {
     pub(super) read_only: bool,
     /// Empty: the one that is found on the device.
     pub(super) filesystem: &'a str,
-    /// Propagation flags; as in the originals, others have no effect.
+    /// Of [`MOUNT_OPTIONS`](uvm_wire::modify::MOUNT_OPTIONS); as in the originals, others have no effect.
     pub(super) options: &'a [String],
 }
 
@@ -66,8 +66,16 @@ pub(super) fn mount(
 
 fn mount_at(filesystem: &Filesystem, node: &Path, path: &str, mounting: &Mounting<'_>) -> Result<(), StorageError> {
     let read_only = mounting.read_only || filesystem.is_read_only;
-    let (flags, options) =
-        if read_only { (MountFlags::RDONLY, filesystem.read_only_options) } else { (MountFlags::empty(), "") };
+    let (mut flags, options) = if read_only {
+        (MountFlags::RDONLY, filesystem.read_only_options)
+    } else if mounting.options.iter().any(|option| option == "discard") {
+        // Those that can be written to know it.
+        (MountFlags::empty(), "discard")
+    } else {
+        (MountFlags::empty(), "")
+    };
+    flags |=
+        mounting.options.iter().filter_map(|option| flag(option)).fold(MountFlags::empty(), |all, flag| all | flag);
     let options = CString::new(options).unwrap_or_default();
     rustix::mount::mount(node, path, filesystem.name, flags, Some(options.as_c_str())).map_err(|e| {
         let step = format!("mount {} of {} at {path:?}", filesystem.name, node.display());
@@ -81,6 +89,20 @@ fn mount_at(filesystem: &Filesystem, node: &Path, path: &str, mounting: &Mountin
         }
     }
     Ok(())
+}
+
+fn flag(option: &str) -> Option<MountFlags> {
+    Some(match option {
+        "nosuid" => MountFlags::NOSUID,
+        "nodev" => MountFlags::NODEV,
+        "noexec" => MountFlags::NOEXEC,
+        "noatime" => MountFlags::NOATIME,
+        "nodiratime" => MountFlags::NODIRATIME,
+        "relatime" => MountFlags::RELATIME,
+        "strictatime" => MountFlags::STRICTATIME,
+        "sync" => MountFlags::SYNCHRONOUS,
+        _ => return None,
+    })
 }
 
 fn propagation(option: &str) -> Option<MountPropagationFlags> {
@@ -127,6 +149,8 @@ fn recognise(node: &Path) -> Result<&'static Filesystem, StorageError> {
 
 #[cfg(test)]
 mod tests {
+    use uvm_wire::modify::MOUNT_OPTIONS;
+
     use super::*;
 
     #[test]
@@ -155,9 +179,15 @@ mod tests {
     }
 
     #[test]
-    fn only_propagation_has_an_effect() {
+    fn each_option_that_may_be_said_has_one_effect() {
         assert_eq!(propagation("rslave"), Some(MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC));
         assert_eq!(propagation("shared"), Some(MountPropagationFlags::SHARED));
-        assert_eq!(propagation("noatime").or(propagation("ro")).or(propagation("")), None);
+        assert_eq!(flag("noexec"), Some(MountFlags::NOEXEC));
+        for option in MOUNT_OPTIONS.into_iter().filter(|option| *option != "discard") {
+            assert_ne!(flag(option).is_some(), propagation(option).is_some(), "{option}");
+        }
+        for other in ["ro", "", "rnoatime", "errors=continue"] {
+            assert_eq!((flag(other), propagation(other)), (None, None), "{other}");
+        }
     }
 }

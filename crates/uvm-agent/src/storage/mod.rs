@@ -1,14 +1,16 @@
-//! Disks of the VM and directories of the host: found, mounted, let go of.
+//! Disks of the VM, directories and sockets of the host: found, mounted, let go of.
 //!
 //! What is asked for is done on threads of its own: each step waits for the kernel, and many disks come at a time. Requests
 //! about one disk or one path are done in the order they came.
 
 mod block;
+mod disk_size;
 mod filesystem;
 mod mount_point;
 mod plan9;
 mod request;
 mod scsi;
+mod socket;
 mod turns;
 
 use std::sync::Arc;
@@ -25,6 +27,7 @@ use crate::not_yet;
 pub(crate) use self::mount_point::unmount_disks;
 use self::request::Request;
 use self::scsi::ScsiBus;
+use self::socket::Sockets;
 use self::turns::{Place, Turns};
 
 /// What the disks of a VM are found by. Clones share it.
@@ -32,13 +35,14 @@ use self::turns::{Place, Turns};
 pub(crate) struct Storage {
     modules: Arc<Modules>,
     scsi: ScsiBus,
+    sockets: Sockets,
     turns: Turns,
 }
 
 impl Storage {
     /// With the modules that file systems and disks may need.
     pub(crate) fn new(modules: Arc<Modules>) -> Self {
-        Self { modules, scsi: ScsiBus::of_this_system(), turns: Turns::default() }
+        Self { modules, scsi: ScsiBus::of_this_system(), sockets: Sockets::default(), turns: Turns::default() }
     }
 
     /// Does what is asked. What is not for the VM itself, or not for its disks, is refused by name.
@@ -55,8 +59,11 @@ impl Storage {
             (RequestType::Add, Resource::MappedVirtualDisk(disk)) => scsi::add(self, disk).await,
             (RequestType::Remove, Resource::MappedVirtualDisk(disk)) => scsi::remove(self, disk).await,
             (RequestType::Remove, Resource::ScsiDevice(disk)) => scsi::unplug(self, disk.controller, disk.lun).await,
+            (RequestType::Update, Resource::DiskSize(size)) => disk_size::update(self, size).await,
             (RequestType::Add, Resource::MappedDirectory(share)) => plan9::add(self, link, share).await,
             (RequestType::Remove, Resource::MappedDirectory(share)) => plan9::remove(self, share).await,
+            (RequestType::Add, Resource::MappedSocket(socket)) => socket::add(self, link, socket).await,
+            (RequestType::Remove, Resource::MappedSocket(socket)) => socket::remove(self, socket).await,
             _ => return Err(not_yet::modify(container, &change)),
         };
         done.map(|()| Done {}).map_err(StorageError::into_failure)

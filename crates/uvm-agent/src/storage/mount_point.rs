@@ -53,8 +53,7 @@ pub(super) fn link(path: &str, device: &Path) -> Result<(), StorageError> {
 /// [`clear`], but if something is mounted there that is not `expected`, that is an error.
 pub(super) fn clear_if(path: &str, expected: impl FnOnce(&Mounted) -> bool) -> Result<(), StorageError> {
     let at = absolute(path)?;
-    // The last one hides the others.
-    match Mounted::all().into_iter().rfind(|mounted| mounted.path == at) {
+    match Mounted::at(at) {
         Some(mounted) if !expected(&mounted) => Err(StorageError::Bad(format!(
             "{} ({}) is mounted at {}, not what is to be removed",
             mounted.source,
@@ -158,6 +157,11 @@ pub(super) struct Mounted {
 }
 
 impl Mounted {
+    /// What is mounted there; the last one hides the others.
+    pub(super) fn at(path: &Path) -> Option<Self> {
+        Self::all().into_iter().rfind(|mounted| mounted.path == path)
+    }
+
     /// All that is mounted, in the order it came.
     fn all() -> Vec<Self> {
         Self::listed(&fs::read_to_string("/proc/self/mounts").unwrap_or_default())
@@ -192,7 +196,7 @@ fn unescaped(word: &str) -> Vec<u8> {
     bytes
 }
 
-fn absolute(path: &str) -> Result<&Path, StorageError> {
+pub(super) fn absolute(path: &str) -> Result<&Path, StorageError> {
     let directory = Path::new(path);
     if directory.is_absolute() && directory.parent().is_some() {
         return Ok(directory);

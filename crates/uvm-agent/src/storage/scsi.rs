@@ -134,7 +134,7 @@ impl ScsiBus {
     }
 
     /// Has the kernel look at the place, and waits for a disk there.
-    fn find(&self, controller: u8, lun: u8, within: Duration) -> Result<BlockDevice, StorageError> {
+    pub(super) fn find(&self, controller: u8, lun: u8, within: Duration) -> Result<BlockDevice, StorageError> {
         let began = Instant::now();
         let mut pause = FIRST_LOOK;
         let mut asked = false;
@@ -209,6 +209,7 @@ fn names(directory: &Path) -> io::Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::socket::Sockets;
     use super::super::turns::Turns;
     use super::*;
 
@@ -263,7 +264,8 @@ mod tests {
     #[tokio::test]
     async fn a_removal_waits_for_the_addition_before_it() {
         let (dir, bus) = bus();
-        let storage = Storage { modules: Arc::default(), scsi: bus, turns: Turns::default() };
+        let storage =
+            Storage { modules: Arc::default(), scsi: bus, sockets: Sockets::default(), turns: Turns::default() };
         let place = dir.path().join("bus/scsi/devices/3:0:1:5");
         fs::create_dir_all(&place).expect("made");
         let disk = MappedVirtualDisk { controller: 1, lun: 5, ..MappedVirtualDisk::default() };
@@ -288,7 +290,8 @@ mod tests {
     #[tokio::test]
     async fn a_disk_that_cannot_be_mounted_is_let_go_of_unless_it_was_added_before() {
         let (dir, bus) = bus();
-        let storage = Storage { modules: Arc::default(), scsi: bus, turns: Turns::default() };
+        let storage =
+            Storage { modules: Arc::default(), scsi: bus, sockets: Sockets::default(), turns: Turns::default() };
         let place = dir.path().join("bus/scsi/devices/3:0:1:5");
         // There is no such node, so that it cannot be read.
         fs::create_dir_all(place.join("block/no-such-disk")).expect("made");

@@ -4,6 +4,7 @@ mod connection;
 mod disks;
 mod end;
 mod outside;
+mod pipes;
 mod settle;
 mod shares;
 mod signals;
@@ -163,6 +164,10 @@ async fn in_vm(vm: &UtilityVm, args: &RunArgs, passing: &Passing) -> End {
     let spec = spec(args, tty);
     let _shares = match shares::mount(vm, &args.shares).await {
         Ok(shares) => shares,
+        Err(e) => return End::failed(&e),
+    };
+    let _pipes = match pipes::offer(vm, &args.sockets).await {
+        Ok(pipes) => pipes,
         Err(e) => return End::failed(&e),
     };
     let disks = match Disks::attach(vm, &args.disks).await {

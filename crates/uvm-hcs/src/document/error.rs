@@ -19,6 +19,14 @@ pub enum DocumentError {
         /// The host's.
         build: WindowsBuild,
     },
+    /// The service has no such thing.
+    #[error("{feature}: {why}")]
+    Missing {
+        /// What was asked for.
+        feature: Feature,
+        /// Why it cannot be had.
+        why: &'static str,
+    },
     /// A value that the service does not take.
     #[error("{what} {value:?}: {why}")]
     BadValue {
@@ -58,6 +66,9 @@ impl From<DocumentError> for PlatformError {
                 platform: PLATFORM,
                 why: format!("it needs build {needed}, this is {build}"),
             },
+            DocumentError::Missing { feature, why } => {
+                Self::Unsupported { feature, platform: PLATFORM, why: why.into() }
+            }
             DocumentError::BadValue { what, value, why } => Self::BadInput { what, value, why: why.into() },
             DocumentError::Addition { text, source } => {
                 Self::BadInput { what: "additional JSON", value: text, why: source.to_string() }

@@ -8,7 +8,7 @@ use serde_json::{Value, to_value};
 use uvm_platform::Feature;
 use uvm_platform::requests::{
     Change, CpuGroup, CpuLimits, Device, HvSocketService, NetworkAdapter, PciAssignment, Plan9Export, ScsiAttachment,
-    ScsiKind, Setting, VpmemDevice, VsmbExport, VsmbOptions,
+    ScsiKind, ScsiSettings, Setting, VpmemDevice, VsmbExport, VsmbOptions,
 };
 use uvm_wire::RawJson;
 
@@ -127,6 +127,7 @@ fn update(setting: &Setting) -> Result<Host, DocumentError> {
             }
             untyped(path::CPU_GROUP).with(&schema::CpuGroup { id: id.to_owned() })
         }
+        Setting::ScsiSize(_) => return Err(DocumentError::Missing { feature: Feature::DiskResize, why: NO_RESIZE }),
         Setting::VsmbFiles(share) => Host::of("Update", path::VSMB_SHARES.into()).with(&vsmb_settings(share)?),
     })
 }
@@ -136,6 +137,9 @@ fn scsi_settings(disk: &ScsiAttachment) -> Result<schema::Attachment, DocumentEr
         ScsiKind::VirtualDisk => "VirtualDisk",
         ScsiKind::PassThrough => "PassThru",
     };
+    if disk.settings != ScsiSettings::default() {
+        return Err(DocumentError::Missing { feature: Feature::DiskSettings, why: FROM_THE_IMAGE });
+    }
     let path = win_path("disk", &disk.path)?;
     Ok(schema::Attachment { kind, path: path.as_str().to_owned(), read_only: disk.read_only })
 }
@@ -249,6 +253,10 @@ fn limit_settings(limits: CpuLimits) -> schema::CpuLimits {
     schema::CpuLimits { limit, weight, reservation, maximum_frequency_mhz }
 }
 
+/// Why nothing else can be said of a disk.
+pub(crate) const FROM_THE_IMAGE: &str = "the Host Compute Service takes them from the image";
+/// Why a disk stays as large as it is.
+pub(crate) const NO_RESIZE: &str = "the Host Compute Service cannot do it";
 /// What a VM joins to be in no group.
 const NO_CPU_GROUP: &str = "00000000-0000-0000-0000-000000000000";
 
@@ -278,6 +286,7 @@ mod tests {
             path: r"C:\d.vhdx".into(),
             kind: ScsiKind::VirtualDisk,
             read_only: true,
+            settings: ScsiSettings::default(),
         });
         let path = "VirtualMachine/Devices/Scsi/0/Attachments/63";
         assert_eq!(

@@ -40,8 +40,12 @@ impl Host for InMemory {
                 GuestOs::Windows => host.create_wcow(wanted.name).await?,
             };
             let guest = tokio::spawn(guest::live(host.guest_end(&vm), wanted.os));
-            let things =
-                Things { directory: host.directory(), file: host.file(), nowhere: host.path("there-is-no-such-file") };
+            let things = Things {
+                directory: host.directory(),
+                file: host.file(),
+                nowhere: host.path("there-is-no-such-file"),
+                pipe: r"\\.\pipe\conformance".into(),
+            };
             let gone = move || -> BoxFuture<'static, TestResult> {
                 Box::pin(async move {
                     // One of a VM that never ran waits for its power.

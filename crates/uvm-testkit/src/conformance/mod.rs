@@ -96,6 +96,8 @@ pub struct Things {
     pub file: PathBuf,
     /// Nothing is there.
     pub nowhere: PathBuf,
+    /// A named pipe, or a Unix socket.
+    pub pipe: PathBuf,
 }
 
 /// What hosts and their guests do in ways of their own.

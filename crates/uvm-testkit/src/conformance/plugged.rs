@@ -98,16 +98,16 @@ pub(super) async fn directories_are_each_a_share_of_their_own(vm: &Subject) -> T
 }
 
 pub(super) async fn pipes_are_shared_and_counted(vm: &Subject) -> TestResult {
-    const PIPE: &str = r"\\.\pipe\conformance";
-    let Some(one) = vm.if_it_can(Feature::Pipes, vm.add_pipe(PIPE).await)? else {
-        return not_attached("a pipe that could not be had", vm.remove_pipe(PIPE).await);
+    let pipe = &vm.things().pipe;
+    let Some(one) = vm.if_it_can(Feature::Pipes, vm.add_pipe(pipe).await)? else {
+        return not_attached("a pipe that could not be had", vm.remove_pipe(pipe).await);
     };
-    let two = vm.add_pipe(PIPE).await?;
+    let two = vm.add_pipe(pipe).await?;
     one.release().await?;
     not_attached("a second release", one.release().await)?;
-    vm.remove_pipe(PIPE).await?;
+    vm.remove_pipe(pipe).await?;
     not_attached("what was removed by its path", two.release().await)?;
-    not_attached("a pipe that is gone", vm.remove_pipe(PIPE).await)
+    not_attached("a pipe that is gone", vm.remove_pipe(pipe).await)
 }
 
 pub(super) async fn devices_are_shared_and_counted(vm: &Subject) -> TestResult {

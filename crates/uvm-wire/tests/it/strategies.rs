@@ -13,9 +13,9 @@ use uvm_wire::execute::{
     ConsoleSize, ExecuteProcess, ExecuteProcessReply, ExecuteSettings, HvSocketStdio, ProcessParameters, VsockStdio,
 };
 use uvm_wire::modify::{
-    CombinedLayers, ContainerConstraints, DeviceMapping, IpConfig, Layer, MappedDirectory, MappedVirtualDisk,
-    Modification, ModifySettings, NetworkAdapter, RequestType, Resource, Route, ScsiDevice, SecurityPolicy,
-    SecurityPolicyFragment, VpciDevice, VpmemDevice,
+    CombinedLayers, ContainerConstraints, DeviceMapping, DiskSize, IpConfig, Layer, MappedDirectory, MappedSocket,
+    MappedVirtualDisk, Modification, ModifySettings, NetworkAdapter, RequestType, Resource, Route, ScsiDevice,
+    SecurityPolicy, SecurityPolicyFragment, VpciDevice, VpmemDevice,
 };
 use uvm_wire::negotiate::{Capabilities, GuestDefinedCapabilities, NegotiateProtocol, NegotiateProtocolReply};
 use uvm_wire::notification::{ExitType, Operation};
@@ -393,6 +393,12 @@ fn resource() -> impl Strategy<Value = Resource> {
         disk().prop_map(Resource::MappedVirtualDisk).boxed(),
         any::<(u8, u8)>().prop_map(|(controller, lun)| Resource::ScsiDevice(ScsiDevice { controller, lun })).boxed(),
         directory().prop_map(Resource::MappedDirectory).boxed(),
+        (any::<(u8, u8, u64)>(), text())
+            .prop_map(|((controller, lun, bytes), grow)| Resource::DiskSize(DiskSize { controller, lun, bytes, grow }))
+            .boxed(),
+        (text(), any::<u32>())
+            .prop_map(|(mount_path, port)| Resource::MappedSocket(MappedSocket { mount_path, port }))
+            .boxed(),
         vpmem().prop_map(Resource::VpmemDevice).boxed(),
         layers().prop_map(Resource::CombinedLayers).boxed(),
         adapter().prop_map(Resource::Network).boxed(),

@@ -70,6 +70,12 @@ pub enum ResourceError {
         /// The guest's system.
         os: &'static str,
     },
+    /// The agent in the guest has no such thing, as one of the original has not. Nothing was changed.
+    #[error("not supported by the agent in the guest: {what}")]
+    NotForThisAgent {
+        /// What was asked for.
+        what: &'static str,
+    },
     /// Something given cannot be used. Nothing was changed.
     #[error("{what} {value:?}: {allowed}")]
     BadInput {

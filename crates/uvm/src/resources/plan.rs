@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use uvm_platform::requests::{Change, Device, VmAccess};
 use uvm_platform::{Deadlines, PlatformError, PlatformVm};
-use uvm_wire::modify::{Modification, ModifySettings};
+use uvm_wire::modify::{Modification, ModifySettings, Resource};
 use uvm_wire::{ContainerId, RawJson};
 
 use super::{ResourceError, network};
@@ -39,8 +39,8 @@ pub(crate) struct Plan {
 pub(crate) struct Step {
     /// How it is removed from then on.
     pub(crate) to: Plan,
-    /// The host's half, and how it is taken back.
-    pub(crate) host: Option<(Change, Change)>,
+    /// The host's half, and how it is taken back, if it is.
+    pub(crate) host: Option<(Change, Option<Change>)>,
     /// The guest's half.
     pub(crate) guest: Option<Modification>,
 }
@@ -85,6 +85,27 @@ pub(crate) enum Connection {
     None,
 }
 
+impl Connection {
+    /// What the guest's agent would have to be able to do for this resource, if it is not.
+    fn lacks(&self, resource: &Resource) -> Option<&'static str> {
+        let Self::Library(guest) = self else { return None };
+        let can = &guest.capabilities.guest_defined;
+        match resource {
+            // Whether newer ones do is not said; those of January 2021 would do something else than what is asked.
+            Resource::MappedVirtualDisk(disk) if can.update_container => {
+                let more = disk.partition != 0
+                    || disk.block_dev
+                    || disk.ensure_filesystem
+                    || !(disk.options.is_empty() && disk.filesystem.is_empty());
+                more.then_some("partitions, other file systems, mount options and links to disks")
+            }
+            Resource::DiskSize(_) if !can.disk_sizes => Some("new sizes of disks"),
+            Resource::MappedSocket(_) if !can.mapped_sockets => Some("sockets of the host"),
+            _ => None,
+        }
+    }
+}
+
 /// Whom to ask, and how long to wait.
 #[derive(Clone)]
 pub(crate) struct Ends {
@@ -99,6 +120,9 @@ impl Ends {
         let tells = plan.guest_before.is_some() || plan.guest_add.is_some();
         if tells && matches!(self.connection, Connection::None) {
             return Err(clean(ResourceError::NoGuestConnection));
+        }
+        if let Some(what) = plan.guest_add.as_ref().and_then(|add| self.connection.lacks(&add.resource)) {
+            return Err(clean(ResourceError::NotForThisAgent { what }));
         }
         if let Some((path, access)) = &plan.grant {
             self.host("let it open a file", self.vm.grant(path, *access)).await.map_err(clean)?;
@@ -182,11 +206,14 @@ impl Ends {
         if step.guest.is_some() && matches!(self.connection, Connection::None) {
             return Err(ResourceError::NoGuestConnection);
         }
+        if let Some(what) = step.guest.as_ref().and_then(|change| self.connection.lacks(&change.resource)) {
+            return Err(ResourceError::NotForThisAgent { what });
+        }
         let along = self.along(step.guest.as_ref());
         match (&step.host, &along) {
             (Some((change, back)), _) => {
                 if let Err(error) = self.change(change, along.as_ref()).await {
-                    if is_unclear(&error) {
+                    if let Some(back) = back.as_ref().filter(|_| is_unclear(&error)) {
                         // What was not answered may have been done, or never will be: then this fails, too.
                         let _ = self.change(back, None).await;
                     }
@@ -198,7 +225,7 @@ impl Ends {
         }
         let Some(modification) = step.guest.as_ref().filter(|_| along.is_none()) else { return Ok(()) };
         let Err(error) = self.guest(modification).await else { return Ok(()) };
-        if let Some((_, back)) = &step.host
+        if let Some((_, Some(back))) = &step.host
             && let Err(e) = self.change(back, None).await
         {
             tracing::warn!(error = crate::error::chain(&e), "a change that the guest would not have stays on the host");

@@ -7,6 +7,7 @@ use uvm_platform::spec::RootFs;
 use uvm_platform::{PlatformError, PlatformVm};
 use uvm_wire::negotiate::GuestOs;
 
+use super::disk_options::ScsiDisk;
 use super::effect::{Effect, EntryId, Kept};
 use super::machine::Machine;
 use super::places::Places;
@@ -14,7 +15,7 @@ use super::plan::{AttachFailed, DetachFailed, Plan, Step};
 use super::waiter::{Count, GivenBack, Waiter};
 use crate::options::LcowOptions;
 
-use super::{ResourceError, layers, network, pipe, plan9, scsi, share, vpci, vpmem, vsmb};
+use super::{ResourceError, layers, network, pipe, plan9, resize, scsi, share, vpci, vpmem, vsmb};
 
 /// What tells things apart: who asks for one with the same key asks for the same. Paths are as the host compares them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,12 +43,13 @@ pub(crate) enum Key {
 /// What is asked for.
 #[derive(Clone, Debug)]
 pub(crate) enum Wanted {
-    Scsi(scsi::ScsiDisk),
+    Scsi(ScsiDisk),
+    Resize(resize::Resize),
     Vpmem(vpmem::Layer),
     Plan9(plan9::Plan9ShareOptions),
     Vsmb(vsmb::Part),
     Mapped(share::Mapped),
-    Pipe(PathBuf),
+    Pipe(pipe::Offered),
     Layers(layers::Overlay),
     Pci(vpci::Assignment),
     Network(network::Part),
@@ -67,6 +69,8 @@ pub(crate) struct Limits {
     pub(crate) scsi_controllers: u32,
     /// The guest has to look for a disk that is only attached.
     pub(crate) looks_for_disks: bool,
+    /// The guest reaches pipes of the host by itself.
+    pub(crate) reaches_pipes: bool,
     pub(crate) vpmem_devices: u32,
     pub(crate) vpmem_size_bytes: u64,
     /// The disk it booted from, which has the first memory-backed device.
@@ -82,6 +86,7 @@ impl Limits {
             os: GuestOs::Windows,
             scsi_controllers: 1,
             looks_for_disks: false,
+            reaches_pipes: true,
             vpmem_devices: 0,
             vpmem_size_bytes: 0,
             root_disk: None,
@@ -101,6 +106,7 @@ impl Limits {
             os: GuestOs::Linux,
             scsi_controllers: options.scsi_controllers,
             looks_for_disks: false,
+            reaches_pipes: true,
             vpmem_devices: options.vpmem_devices,
             vpmem_size_bytes: options.vpmem_size_bytes,
         }
@@ -119,6 +125,7 @@ pub(crate) struct Table {
     next_plan9: u64,
     next_vsmb: u64,
     next_mapped: u64,
+    next_pipe: u32,
     next_layers: u64,
 }
 
@@ -140,7 +147,7 @@ pub(super) enum Place {
 impl Table {
     pub(crate) fn new(vm: Arc<dyn PlatformVm>, limits: Limits) -> Self {
         let looks_for_disks = limits.os == GuestOs::Linux && !vm.guest_notices_disks();
-        let limits = Limits { looks_for_disks, ..limits };
+        let limits = Limits { looks_for_disks, reaches_pipes: vm.guest_reaches_pipes(), ..limits };
         let scsi = Places::new(limits.scsi_controllers * scsi::LUNS);
         let vpmem = Places::new(limits.vpmem_devices);
         let (root_disk, scratch_disk) = (limits.root_disk.clone(), limits.scratch_disk.clone());
@@ -153,6 +160,7 @@ impl Table {
             next_plan9: 0,
             next_vsmb: 1,
             next_mapped: 0,
+            next_pipe: 0,
             next_layers: 0,
         };
         if let Some(path) = root_disk {
@@ -162,7 +170,7 @@ impl Table {
         }
         if let Some(path) = scratch_disk {
             let key = Key::Scsi(table.path(&path));
-            let plan = scsi::attached_at(&scsi::ScsiDisk::new(path), 0, &table.limits);
+            let plan = scsi::attached_at(&ScsiDisk::new(path), 0, &table.limits);
             let id = table.machine.pin(key, plan, "its guest writes to it");
             table.scsi.take(0, id);
         }
@@ -192,9 +200,10 @@ impl Table {
     fn look(&mut self, wanted: &Wanted) -> Result<Found, ResourceError> {
         let key = match wanted {
             Wanted::Scsi(disk) => {
-                scsi::check(&self.limits)?;
+                scsi::check(disk, &self.limits)?;
                 Key::Scsi(self.path(&disk.host_path))
             }
+            Wanted::Resize(resize) => resize.disk.clone(),
             Wanted::Vpmem(layer) => {
                 vpmem::check(&self.limits)?;
                 Key::Vpmem(self.path(&layer.host_path))
@@ -210,7 +219,7 @@ impl Table {
                 self.next_mapped += 1;
                 Key::Mapped(self.next_mapped)
             }
-            Wanted::Pipe(path) => Key::Pipe(self.path(path)),
+            Wanted::Pipe(pipe) => Key::Pipe(self.path(&pipe.host_path)),
             Wanted::Layers(overlay) => {
                 self.next_layers += 1;
                 Key::Layers(overlay.root.clone(), self.next_layers)
@@ -236,14 +245,13 @@ impl Table {
             }
             let fit = match wanted {
                 Wanted::Scsi(disk) => scsi::fit(disk, plan, &self.limits)?,
+                Wanted::Resize(resize) => Fit::After(Box::new(resize::step(resize, plan, &self.limits)?)),
                 Wanted::Vsmb(part) => vsmb::fit(part, plan, |path| self.path(path))?,
                 Wanted::Network(part) => network::fit(part)?,
-                Wanted::Vpmem(_)
-                | Wanted::Plan9(_)
-                | Wanted::Mapped(_)
-                | Wanted::Pipe(_)
-                | Wanted::Layers(_)
-                | Wanted::Pci(_) => Fit::AsIs,
+                Wanted::Pipe(pipe) => pipe::fit(pipe, plan)?,
+                Wanted::Vpmem(_) | Wanted::Plan9(_) | Wanted::Mapped(_) | Wanted::Layers(_) | Wanted::Pci(_) => {
+                    Fit::AsIs
+                }
             };
             return Ok(match fit {
                 Fit::AsIs => Found::Same(id, part),
@@ -252,6 +260,7 @@ impl Table {
         }
         let (plan, place) = match wanted {
             Wanted::Scsi(disk) => scsi::plan(disk, &self.scsi, &self.limits)?,
+            Wanted::Resize(_) => return Err(ResourceError::NotAttached),
             Wanted::Vpmem(layer) => vpmem::plan(layer, &self.vpmem, &self.limits)?,
             Wanted::Plan9(share) => {
                 let Key::Plan9(number) = key else { return Err(ResourceError::NotAttached) };
@@ -263,7 +272,12 @@ impl Table {
                 (vsmb::plan(part, self.next_vsmb - 1), Place::None)
             }
             Wanted::Mapped(mapped) => (share::plan(mapped), Place::None),
-            Wanted::Pipe(path) => (pipe::plan(path), Place::None),
+            Wanted::Pipe(pipe) => {
+                let plan = pipe::plan(pipe, self.next_pipe, |path| self.path(path), &self.limits)?;
+                // What comes late over a port of an earlier pipe is not for this one.
+                self.next_pipe = self.next_pipe.wrapping_add(1);
+                (plan, Place::None)
+            }
             Wanted::Layers(overlay) => (layers::plan(overlay), Place::None),
             Wanted::Pci(assignment) => (vpci::plan(assignment, &self.limits), Place::None),
             Wanted::Network(part) => ((*part.plan).clone(), Place::None),

@@ -119,6 +119,10 @@ fn word(modification: &Modification) -> String {
         }
         Resource::VpmemDevice(device) => format!("{verb} pmem {} {}", device.device_number, device.mount_path),
         Resource::MappedDirectory(share) => format!("{verb} share {} {}", share.share_name, share.mount_path),
+        Resource::DiskSize(size) => {
+            format!("{verb} size {}:{} {} {}", size.controller, size.lun, size.bytes, size.grow)
+        }
+        Resource::MappedSocket(socket) => format!("{verb} socket {} {:#x}", socket.mount_path, socket.port),
         Resource::CombinedLayers(layers) => format!("{verb} layers {}", layers.container_root_path),
         Resource::VpciDevice(_) => format!("{verb} device"),
         other => format!("{verb} {other:?}"),

@@ -9,7 +9,7 @@ use uvm::{ErrorKind, Plan9ShareOptions, ResourceError, ScsiDisk, UvmError, VmAcc
 use crate::obedient::{Obedient, asked, boot};
 use crate::support::{Played, TestResult, chain, poll_once, settle};
 
-fn source(error: &UvmError) -> &ResourceError {
+pub(crate) fn source(error: &UvmError) -> &ResourceError {
     match error {
         UvmError::Resource { source, .. } => source,
         other => panic!("{other}"),

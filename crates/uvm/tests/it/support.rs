@@ -35,7 +35,11 @@ impl Played {
 
     /// As `create`, with these options changed.
     pub(crate) async fn create_with(change: impl FnOnce(&mut LcowOptions)) -> TestResult<Self> {
-        let host = FakePlatform::new();
+        Self::create_on(FakePlatform::new(), change).await
+    }
+
+    /// As `create_with`, on this host.
+    pub(crate) async fn create_on(host: FakePlatform, change: impl FnOnce(&mut LcowOptions)) -> TestResult<Self> {
         let vm = create_on(&host, &options(change)).await?;
         let end = host.guest().ok_or("there is no guest")?;
         let limit = Limit(tokio::spawn(end_at_last(end.clone())).abort_handle());

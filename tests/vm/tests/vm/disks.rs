@@ -29,7 +29,7 @@ pub(crate) async fn refused(vm: &UtilityVm, disk: &ScsiDisk) -> String {
 }
 
 /// The guest's device of a disk.
-async fn device(vm: &UtilityVm, disk: &ScsiMount) -> TestResult<String> {
+pub(crate) async fn device(vm: &UtilityVm, disk: &ScsiMount) -> TestResult<String> {
     let (controller, lun) = disk.controller().zip(disk.lun()).ok_or("not attached")?;
     let name = sh(vm, &format!("ls /sys/bus/scsi/devices/*:0:{controller}:{lun}/block")).await?;
     Ok(format!("/dev/{}", name.trim()))
