@@ -11,8 +11,9 @@ pub(crate) const UVM: &str = "target/release/uvm";
 /// The target of the agent: it runs in guests that have nothing else.
 const AGENT_TARGET: &str = "x86_64-unknown-linux-musl";
 
-/// A program that is needed, and the Debian package that has it.
-const PROGRAMS: [(&str, &str); 2] = [("qemu-system-x86_64", "qemu-system-x86"), ("cc", "gcc libc6-dev")];
+/// A program that is needed, or the header of a library, and the Debian package that has it.
+const PROGRAMS: [(&str, &str); 3] =
+    [("qemu-system-x86_64", "qemu-system-x86"), ("cc", "gcc libc6-dev"), ("cap-ng.h", "libcap-ng-dev")];
 /// What makes the disks of tests.
 const FOR_TESTS: [(&str, &str); 5] = [
     ("qemu-img", "qemu-utils"),
@@ -23,8 +24,8 @@ const FOR_TESTS: [(&str, &str); 5] = [
 ];
 /// What links programs for Windows, and what runs them.
 const FOR_WINDOWS: [(&str, &str); 2] = [("x86_64-w64-mingw32-gcc", "gcc-mingw-w64-x86-64-win32"), ("wine64", "wine64")];
-/// Where Debian has programs that it keeps off the path: wine off everybody's, others off that of users.
-const OFF_PATH: [&str; 3] = ["/usr/lib/wine", "/usr/sbin", "/sbin"];
+/// Where Debian has programs that it keeps off the path: wine off everybody's, others off that of users. And headers.
+const OFF_PATH: [&str; 4] = ["/usr/lib/wine", "/usr/sbin", "/sbin", "/usr/include"];
 
 /// What has to be there before anything is built.
 pub(crate) fn prerequisites() -> anyhow::Result<()> {

@@ -108,6 +108,9 @@ pub(crate) struct RunArgs {
     /// [default: at the same path]. `:ro` keeps the guest from writing. May be repeated.
     #[arg(long = "share", value_name = "PATH[:GUEST][:ro]", value_parser = share)]
     pub(crate) shares: Vec<SharedPath>,
+    /// How directories are shared; single files always go by 9P.
+    #[arg(long, value_enum, value_name = "WAY", default_value_t = ShareBy::Auto)]
+    pub(crate) share_by: ShareBy,
     /// Attach a disk of the host, an image (raw, or as its name says: .qcow2, .vhd, .vhdx) or a block device, and mount it
     /// at GUEST if that is given; `:ro` keeps the guest from writing. May be repeated: the first is /dev/sda.
     #[arg(long = "disk", value_name = "PATH[:GUEST][:ro]", value_parser = disk)]
@@ -229,6 +232,19 @@ pub(crate) struct SharedPath {
 pub(crate) struct OfferedSocket {
     pub(crate) path: PathBuf,
     pub(crate) guest_path: Option<String>,
+}
+
+/// A way of sharing directories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ShareBy {
+    /// virtio-fs where host and guest have it, else 9P.
+    Auto,
+    /// virtio-fs, or not at all: a process of its own for each share; faster.
+    #[value(name = "virtio-fs")]
+    VirtioFs,
+    /// 9P: a server in this process, over the guest's transport.
+    #[value(name = "9p")]
+    Plan9,
 }
 
 /// An accelerator.

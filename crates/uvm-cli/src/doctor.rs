@@ -100,6 +100,7 @@ fn examine(args: &DoctorArgs, findings: &mut Findings) {
     findings.add("accelerator", if slow { Outcome::Warning } else { Outcome::Ok }, &accelerator.why, remedy);
     findings.ok("state directory", host.state_root().path().display().to_string());
     cgroups(&host, findings);
+    shares(&host, findings);
     leftovers(host.state_root(), findings);
     let boot = match Boot::find(&args.boot) {
         Ok(boot) => boot,
@@ -140,6 +141,18 @@ fn cgroups(host: &QemuHost, findings: &mut Findings) {
                 Some("VMs run; limits that need it are refused".into()),
             ),
         }
+    }
+}
+
+fn shares(host: &QemuHost, findings: &mut Findings) {
+    match host.capabilities().require(Feature::VirtioFsShares) {
+        Ok(()) => findings.ok("shares by virtio-fs", "the program uvm-fs is there"),
+        Err(e) => findings.add(
+            "shares by virtio-fs",
+            Outcome::Warning,
+            e.to_string(),
+            Some("directories are shared by 9P, which is slower; build it: cargo build --release -p uvm-fs".into()),
+        ),
     }
 }
 

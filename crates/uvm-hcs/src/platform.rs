@@ -11,7 +11,7 @@ use uvm_platform::{
 
 use crate::PLATFORM;
 use crate::create::{Created, Creation, logical_processors};
-use crate::document::modify::{FROM_THE_IMAGE, NO_RESIZE};
+use crate::document::modify::{FROM_THE_IMAGE, NO_RESIZE, VIRTIO_FS};
 use crate::files::HcsFiles;
 use crate::home::Home;
 use crate::host::HcsHost;
@@ -209,7 +209,8 @@ fn capabilities(build: WindowsBuild) -> Capabilities {
     ];
     let all = Capabilities::all(PLATFORM)
         .without(Feature::DiskSettings, FROM_THE_IMAGE)
-        .without(Feature::DiskResize, NO_RESIZE);
+        .without(Feature::DiskResize, NO_RESIZE)
+        .without(Feature::VirtioFsShares, VIRTIO_FS);
     gates
         .into_iter()
         .filter(|(_, needed)| build < *needed)

@@ -57,6 +57,8 @@ pub enum Feature {
     Vpmem,
     /// 9P shares.
     Plan9Shares,
+    /// Shares that are virtio-fs devices.
+    VirtioFsShares,
     /// Shares of Windows guests.
     VsmbShares,
     /// Named pipes, or on Linux Unix sockets, of the host.
@@ -102,6 +104,7 @@ impl fmt::Display for Feature {
             Self::DiskResize => "resizing disks",
             Self::Vpmem => "adding memory-backed layers",
             Self::Plan9Shares => "9P shares",
+            Self::VirtioFsShares => "virtio-fs shares",
             Self::VsmbShares => "VSMB shares",
             Self::Pipes => "pipes and sockets of the host",
             Self::NetworkAdapters => "adding network adapters",

@@ -32,6 +32,7 @@ impl Change {
                 Device::Scsi(_) => Feature::ScsiDisks,
                 Device::Vpmem(_) => Feature::Vpmem,
                 Device::Plan9(_) => Feature::Plan9Shares,
+                Device::VirtioFs(_) => Feature::VirtioFsShares,
                 Device::Vsmb(_) => Feature::VsmbShares,
                 Device::Network(_) => Feature::NetworkAdapters,
                 Device::Pci(_) => Feature::PciDevices,
@@ -58,6 +59,8 @@ pub enum Device {
     Vpmem(VpmemDevice),
     /// A share of a Linux guest.
     Plan9(Plan9Export),
+    /// A share of a Linux guest, as a device.
+    VirtioFs(VirtioFsExport),
     /// A share of a Windows guest.
     Vsmb(VsmbExport),
     /// A network adapter.
@@ -194,6 +197,31 @@ pub struct Plan9Export {
     pub read_only: bool,
     /// The only names beneath the directory that the guest sees; `None` for all.
     pub allowed_files: Option<Vec<String>>,
+}
+
+/// A directory served as a virtio-fs device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VirtioFsExport {
+    /// What the guest finds it by: at most 36 bytes, another one for each of a VM.
+    pub tag: String,
+    /// The directory.
+    pub path: PathBuf,
+    /// The guest cannot write.
+    pub read_only: bool,
+    /// Whose the files are.
+    pub owners: ShareOwners,
+}
+
+/// Whose the files of a share are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ShareOwners {
+    /// To the guest, all are the directory's owner's, and they are made as that user's.
+    #[default]
+    Directory,
+    /// The numbers of users and groups are the same in the guest and on the host; the guest's root is root of the files.
+    /// Only for an owner of VMs who is root.
+    Passthrough,
 }
 
 /// A directory, or some files of one, shared with a Windows guest.

@@ -39,6 +39,7 @@ use crate::spawn::{ChildProcess, ChildSpec, RunAs};
 use crate::state::{ClaimError, HostObject, StateDir};
 use crate::transport::{self, AgentTransport, MuxTransport, VsockTransport};
 use crate::user;
+use crate::virtio_fs::VirtioFs;
 use crate::vm::{Life, QemuVm, Vm};
 
 /// The oldest QEMU whose behaviour this crate knows.
@@ -85,6 +86,7 @@ pub(crate) async fn create(host: Arc<Shared>, spec: VmSpec, thread: Arc<VmThread
         disks: Disks::default(),
         shares: Shares::default(),
         pipes: Pipes::default(),
+        virtio_fs: VirtioFs::new(host.share_helper.clone(), launched.token, launched.cgroups),
         full_disk: FullDisk::default(),
         power: tokio::sync::Mutex::default(),
         life: watch::Sender::new(Life::Created),
@@ -152,6 +154,10 @@ struct Launched {
     agent_end: AgentEnd,
     vsock: Option<Vsock>,
     output: pipe::Receiver,
+    /// What its processes are known by.
+    token: String,
+    /// The groups its processes are in.
+    cgroups: Vec<OwnedFd>,
 }
 
 /// Our end of what carries the agent's streams.
@@ -215,10 +221,12 @@ async fn launch(
         root: plan.root.as_ref().map(|root| (root.fd.as_raw_fd(), root.bytes)),
     };
     let arguments = command.arguments();
+    let for_helpers = cgroups.iter().map(OwnedFd::try_clone).collect::<Result<_, _>>().map_err(failed)?;
     tracing::debug!(vm = %spec.id, program = %host.program.display(), ?arguments, "starting QEMU");
     let files = plan.initrd.map(|file| file.fd).into_iter().chain(plan.root.map(|root| root.fd));
     let child = ChildSpec {
         program: host.program.clone(),
+        called: None,
         arguments: arguments.into_iter().map(Into::into).collect(),
         inherit: [plan.kernel.fd, qmp_end, console_end]
             .into_iter()
@@ -231,13 +239,13 @@ async fn launch(
         cgroups,
     };
     let intent = || format!("start {}", host.program.display());
-    let token = HostObject::Process { token: runtime_id };
-    residue.register(&token).map_err(|e| PlatformError::host(intent(), e))?;
+    let object = HostObject::Process { token: runtime_id.clone() };
+    residue.register(&object).map_err(|e| PlatformError::host(intent(), e))?;
     kill_point("before:process");
     let gone = residue.process_starts();
     let child = ChildProcess::spawn(child, move || drop(gone)).await.map_err(|e| PlatformError::host(intent(), e))?;
     kill_point("after:process");
-    Ok(Launched { child, qmp, console, agent_end, vsock, output })
+    Ok(Launched { child, qmp, console, agent_end, vsock, output, token: runtime_id, cgroups: for_helpers })
 }
 
 /// A socket pair: our end for the runtime, QEMU's as it likes it.
@@ -258,8 +266,8 @@ fn random_guid() -> io::Result<String> {
     Ok(parts.join("-"))
 }
 
-/// Keeps what QEMU prints.
-async fn collect(mut output: pipe::Receiver, ring: Ring) {
+/// Keeps what QEMU, or a helper, prints.
+pub(crate) async fn collect(mut output: pipe::Receiver, ring: Ring) {
     let mut buffer = [0; 1024];
     while let Ok(count @ 1..) = output.read(&mut buffer).await {
         ring.push(buffer.get(..count).unwrap_or_default());

@@ -1,4 +1,6 @@
-//! Devices of a running VM: how one is removed.
+//! Devices of a running VM: how one that another process serves is plugged in, and how any is removed.
+
+use std::os::fd::{AsFd, OwnedFd};
 
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
@@ -8,6 +10,41 @@ use crate::qmp::CallError;
 use crate::vm::Vm;
 
 impl Vm {
+    /// Plugs in a device that is served at the other end of a connection, under one name for both. QEMU is told of the
+    /// device last, so a refusal leaves nothing. Our copy of the end is closed by then: else QEMU's death would not be seen
+    /// at the other.
+    pub(crate) async fn plug_served(&self, name: &str, end: OwnedFd, device: Value) -> Result<(), PlatformError> {
+        self.call_with("getfd", json!({ "fdname": name }), Some(end.as_fd())).await?;
+        drop(end);
+        let address = json!({ "type": "fd", "data": { "str": name } });
+        let backend = json!({ "type": "socket", "data": { "addr": address, "server": false } });
+        if let Err(e) = self.call("chardev-add", json!({ "id": name, "backend": backend })).await {
+            // Else the descriptor stays open in QEMU.
+            let _ = self.call("closefd", json!({ "fdname": name })).await;
+            return Err(e);
+        }
+        if let Err(e) = self.call("device_add", device).await {
+            let _ = self.call("chardev-remove", json!({ "id": name })).await;
+            return Err(e);
+        }
+        Ok(())
+    }
+
+    /// Takes such a device out. The device goes first: a guest whose device is dead would not let go of it any more.
+    pub(crate) async fn unplug_served(&self, name: &str) -> Result<(), PlatformError> {
+        self.remove_device(name).await?;
+        // It is dead then, and its connection of no use; one that QEMU does not give up costs a descriptor there.
+        match self.qmp.call("chardev-remove", json!({ "id": name })).await {
+            Ok(_) => {}
+            // An earlier attempt came this far.
+            Err(CallError::Refused(e)) if e.desc.contains("not found") => {}
+            Err(e) => {
+                tracing::warn!(vm = %self.id, error = %e, "the connection of a device that is gone stays in QEMU");
+            }
+        }
+        Ok(())
+    }
+
     /// Has the guest let go of a device, and QEMU remove it.
     pub(crate) async fn remove_device(&self, id: &str) -> Result<(), PlatformError> {
         let mut events = self.qmp.events();

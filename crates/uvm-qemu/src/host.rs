@@ -13,6 +13,7 @@ use uvm_platform::{
 use crate::accel::{self, AcceleratorChoice, Chosen};
 use crate::cgroup::Hierarchies;
 use crate::create;
+use crate::share_helper;
 use crate::state::{self, StateRoot};
 use crate::vm::{CANNOT_YET, not_here};
 
@@ -26,6 +27,9 @@ pub struct QemuOptions {
     pub accelerator: AcceleratorChoice,
     /// The directory for state directories. Default: [`StateRoot::default_path`].
     pub state_root: Option<PathBuf>,
+    /// The program that serves virtio-fs shares, `uvm-fs`. Default: `$UVM_FS`, else beside the running program. Where it
+    /// is missing, shares go by 9P, and [`Capabilities`] say why.
+    pub share_helper: Option<PathBuf>,
 }
 
 /// A Linux host that runs each VM as one QEMU process.
@@ -36,6 +40,8 @@ pub struct QemuHost {
 
 pub(crate) struct Shared {
     pub(crate) program: PathBuf,
+    /// What serves virtio-fs shares, or why nothing does.
+    pub(crate) share_helper: Result<PathBuf, String>,
     pub(crate) accelerator: Chosen,
     pub(crate) state_root: StateRoot,
     pub(crate) hierarchies: Hierarchies,
@@ -59,11 +65,23 @@ impl QemuHost {
             why: e.to_string(),
         })?;
         let hierarchies = Hierarchies::of_this_process();
-        let capabilities = capabilities(&hierarchies);
+        let share_helper = share_helper::find(options.share_helper.as_deref());
+        let mut capabilities = capabilities(&hierarchies);
+        if let Err(why) = &share_helper {
+            capabilities = capabilities.without(Feature::VirtioFsShares, why);
+        }
         let processors = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
         tracing::debug!(program = %program.display(), accelerator = accelerator.why, "QEMU host");
-        let shared =
-            Shared { program, accelerator, state_root, hierarchies, capabilities, processors, tidied: Once::new() };
+        let shared = Shared {
+            program,
+            share_helper,
+            accelerator,
+            state_root,
+            hierarchies,
+            capabilities,
+            processors,
+            tidied: Once::new(),
+        };
         Ok(Self { shared: Arc::new(shared) })
     }
 

@@ -12,7 +12,8 @@
 //! | `console`, `ring`, `sink` | the serial console, its last lines, its copy for somebody who may be slow |
 //! | `transport`, `sockets` | guest streams over the multiplexed serial port or by virtual sockets; the latter plugged |
 //! | `disks`, `disk_image`, `vhd`, `devices` | disks that are plugged in and out, what they are on the host; removing devices |
-//! | `shares`, `pipes` | directories and sockets of the host, served to the guest |
+//! | `shares`, `virtio_fs`, `share_helper` | directories of the host, served to the guest: by 9P in this process, as devices by processes of their own |
+//! | `pipes` | sockets of the host, offered in the guest |
 //! | `full_disk` | a guest that waits for room on the host |
 //! | `file_users` | who has a file open |
 //! | `short_path` | paths that fit a socket's address |
@@ -43,6 +44,7 @@ mod qmp;
 mod residue;
 mod ring;
 mod root_disk;
+mod share_helper;
 mod shares;
 mod short_path;
 mod sink;
@@ -54,6 +56,7 @@ mod test_spec;
 mod transport;
 mod user;
 mod vhd;
+mod virtio_fs;
 mod vm;
 
 pub use accel::{AcceleratorChoice, Chosen};

@@ -159,6 +159,10 @@ impl PlatformVm for QemuVm {
                     vm.remove_pipe(&pipe);
                     Ok(())
                 }
+                Change::Add(Device::VirtioFs(export)) => vm.add_virtio_fs(&export).await,
+                Change::Remove(Device::VirtioFs(export)) | Change::UndoAdd(Device::VirtioFs(export)) => {
+                    vm.remove_virtio_fs(&export).await
+                }
                 other => Err(not_here(other.feature(), CANNOT_YET)),
             }
         })

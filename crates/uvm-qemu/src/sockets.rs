@@ -1,6 +1,5 @@
 //! The device for virtual sockets: there at boot, or plugged into the running VM; and who may use which port of it.
 
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -135,8 +134,8 @@ impl Vm {
         let dir = self.residue.dir().map_err(|e| PlatformError::host("plug in virtual sockets", e))?;
         let (device, end) = transport::device(&dir)?;
         let name = format!("{VSOCK_DEVICE}-{}", self.sockets.count.fetch_add(1, Ordering::Relaxed));
-        // Our copy of QEMU's end is closed by then: else its death would not be seen at ours.
-        if let Err(e) = self.plug(&name, end).await {
+        let plugged = json!({ "driver": "vhost-user-vsock-pci", "id": name, "chardev": name, "bus": HOT_PLUG_BUS });
+        if let Err(e) = self.plug_served(&name, end, plugged).await {
             device.close();
             return Err(e);
         }
@@ -144,31 +143,8 @@ impl Vm {
         Ok(device)
     }
 
-    async fn plug(&self, name: &str, end: OwnedFd) -> Result<(), PlatformError> {
-        self.call_with("getfd", json!({ "fdname": name }), Some(end.as_fd())).await?;
-        drop(end);
-        let address = json!({ "type": "fd", "data": { "str": name } });
-        let backend = json!({ "type": "socket", "data": { "addr": address, "server": false } });
-        if let Err(e) = self.call("chardev-add", json!({ "id": name, "backend": backend })).await {
-            // Else the descriptor stays open in QEMU.
-            let _ = self.call("closefd", json!({ "fdname": name })).await;
-            return Err(e);
-        }
-        let device = json!({ "driver": "vhost-user-vsock-pci", "id": name, "chardev": name, "bus": HOT_PLUG_BUS });
-        if let Err(e) = self.call("device_add", device).await {
-            let _ = self.call("chardev-remove", json!({ "id": name })).await;
-            return Err(e);
-        }
-        Ok(())
-    }
-
-    /// The device goes first: a guest whose device is dead would not let go of it any more.
     async fn unplug(&self, name: &str) -> Result<(), PlatformError> {
-        self.remove_device(name).await?;
-        // It is dead then, and its connection of no use; one that QEMU does not give up costs a descriptor there.
-        if let Err(e) = self.call("chardev-remove", json!({ "id": name })).await {
-            tracing::warn!(vm = %self.id, error = %e, "the connection of a device that is gone stays in QEMU");
-        }
+        self.unplug_served(name).await?;
         if let Some(plugged) = self.sockets.slot().take() {
             plugged.device.close();
         }

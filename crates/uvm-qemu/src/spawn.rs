@@ -37,6 +37,8 @@ pub(crate) struct RunAs {
 #[derive(Debug)]
 pub(crate) struct ChildSpec {
     pub(crate) program: PathBuf,
+    /// What it is called in lists of processes, if not by its path.
+    pub(crate) called: Option<OsString>,
     pub(crate) arguments: Vec<OsString>,
     /// Inherited under the numbers they have here; every other descriptor is closed at exec.
     pub(crate) inherit: Vec<OwnedFd>,
@@ -164,6 +166,9 @@ fn start(spec: ChildSpec) -> io::Result<Child> {
     let stderr = spec.output.try_clone()?;
     let mut command = Command::new(&spec.program);
     command.args(&spec.arguments).env_clear().stdin(Stdio::null()).stdout(spec.output).stderr(stderr).current_dir("/");
+    if let Some(called) = &spec.called {
+        command.arg0(called);
+    }
     let in_child = InChild {
         inherit: spec.inherit.iter().map(AsRawFd::as_raw_fd).collect(),
         cgroups: spec.cgroups.iter().map(AsRawFd::as_raw_fd).collect(),
@@ -238,6 +243,7 @@ mod tests {
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("a pipe");
         let spec = ChildSpec {
             program: "/bin/sh".into(),
+            called: None,
             arguments: vec!["-c".into(), script.into()],
             inherit: vec![],
             output: write,

@@ -34,6 +34,7 @@ use crate::shares::Shares;
 use crate::sockets::Sockets;
 use crate::spawn::ChildProcess;
 use crate::transport::AgentTransport;
+use crate::virtio_fs::VirtioFs;
 
 /// Where the VM is in its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +77,7 @@ pub(crate) struct Vm {
     pub(crate) disks: Disks,
     pub(crate) shares: Shares,
     pub(crate) pipes: Pipes,
+    pub(crate) virtio_fs: VirtioFs,
     pub(crate) full_disk: FullDisk,
     /// Held while the guest is stopped or let go on.
     pub(crate) power: tokio::sync::Mutex<()>,
@@ -112,6 +114,7 @@ impl Drop for QemuVm {
         self.vm.evidence().terminated = true;
         // Failing means that it has ended.
         let _ = self.vm.child.kill();
+        self.vm.virtio_fs.close();
         self.vm.residue.abandon();
     }
 }
@@ -227,6 +230,7 @@ impl Vm {
         let terminated = self.terminate().await;
         ended();
         terminated?;
+        self.end_helpers().await?;
         self.residue
             .remove()
             .await
@@ -330,6 +334,7 @@ impl Vm {
         self.life.send_replace(Life::Ended(status.clone()));
         self.shares.close();
         self.pipes.close();
+        self.virtio_fs.close();
         let _ = events.send(VmEvent::Exited(status)).await;
     }
 }

@@ -33,7 +33,8 @@ impl LeakCheck {
     /// What is left besides what this process holds itself: for owners that were killed.
     pub fn host_leftovers(&self) -> Vec<String> {
         let mut left = Vec::new();
-        left.extend(processes(&self.id).into_iter().map(|process| format!("process {process}")));
+        let all = processes(&self.id).into_iter().chain(helpers(&self.id));
+        left.extend(all.map(|process| format!("process {process}")));
         let root = self.state_root.display().to_string();
         let named = |line: &&str| mentions(line, &self.id) || line.contains(&root);
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
@@ -90,8 +91,18 @@ fn mentions(text: &str, id: &str) -> bool {
     })
 }
 
-/// Processes with `id` in an argument.
+/// The QEMU of the VM `id`: its process, and what it was started with.
 pub fn processes(id: &str) -> Vec<String> {
+    running("qemu-system", id)
+}
+
+/// The processes that serve shares to the VM `id`.
+pub fn helpers(id: &str) -> Vec<String> {
+    running("uvm-fs", id)
+}
+
+/// Processes of this program with `id` in an argument.
+fn running(program: &str, id: &str) -> Vec<String> {
     let own = std::process::id().to_string();
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -101,7 +112,7 @@ pub fn processes(id: &str) -> Vec<String> {
         }
         let arguments = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let text = String::from_utf8_lossy(&arguments).replace('\0', " ");
-        if text.contains("qemu-system") && mentions(&text, id) {
+        if text.contains(program) && mentions(&text, id) {
             found.push(format!("{pid}: {}", text.chars().take(120).collect::<String>()));
         }
     }

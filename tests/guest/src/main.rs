@@ -10,10 +10,13 @@
 //!   far each is stands in the file RECORD. Success if all came to its end.
 //! * `leave PORT SEED STREAMS UP DOWN RECORD`: the same, but after its share of UP bytes each stream is closed in both
 //!   directions, whatever is still to come.
+//! * `files DIR`: does with files in DIR what a file system has to do, and cleans up.
 //! * `stdio SEED STREAM STREAMS UP DOWN`: the same as `exchange` for one stream, which is standard input and output.
 
 #[cfg(target_os = "linux")]
 mod exchange;
+#[cfg(target_os = "linux")]
+mod files;
 #[cfg(target_os = "linux")]
 mod simple;
 
@@ -35,6 +38,7 @@ fn main() -> std::io::Result<()> {
         Some("close") => simple::close(small(1), number(2) as usize),
         Some("exchange") => exchange::sockets(&plan(), small(1), record, End::HalfClose),
         Some("leave") => exchange::sockets(&plan(), small(1), record, End::Close),
+        Some("files") => files::exercise(std::path::Path::new(arguments.get(1).map_or(".", String::as_str))),
         Some("stdio") => {
             let plan = Plan { seed: number(1), streams: small(3), up: number(4), down: number(5) };
             exchange::stdio(&plan, small(2))

@@ -12,6 +12,7 @@ mod request;
 mod scsi;
 mod socket;
 mod turns;
+mod virtio_fs;
 
 use std::sync::Arc;
 
@@ -60,6 +61,12 @@ impl Storage {
             (RequestType::Remove, Resource::MappedVirtualDisk(disk)) => scsi::remove(self, disk).await,
             (RequestType::Remove, Resource::ScsiDevice(disk)) => scsi::unplug(self, disk.controller, disk.lun).await,
             (RequestType::Update, Resource::DiskSize(size)) => disk_size::update(self, size).await,
+            (RequestType::Add, Resource::MappedDirectory(share)) if !share.tag.is_empty() => {
+                virtio_fs::add(self, share).await
+            }
+            (RequestType::Remove, Resource::MappedDirectory(share)) if !share.tag.is_empty() => {
+                virtio_fs::remove(self, share).await
+            }
             (RequestType::Add, Resource::MappedDirectory(share)) => plan9::add(self, link, share).await,
             (RequestType::Remove, Resource::MappedDirectory(share)) => plan9::remove(self, share).await,
             (RequestType::Add, Resource::MappedSocket(socket)) => socket::add(self, link, socket).await,

@@ -135,7 +135,7 @@ fn to_unmount(mounts: Vec<Mounted>) -> Vec<(PathBuf, bool)> {
         if path.parent().is_none() {
             continue;
         }
-        let is_share = filesystem == "9p";
+        let is_share = matches!(filesystem.as_str(), "9p" | "virtiofs");
         let is_disk = source.starts_with("/dev/");
         if is_share || is_disk || disks.iter().any(|disk| path.starts_with(disk)) {
             found.push((path.clone(), is_share));

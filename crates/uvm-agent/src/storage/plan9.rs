@@ -58,7 +58,7 @@ pub(super) async fn remove(storage: &Storage, share: MappedDirectory) -> Result<
 }
 
 /// What a request about a share is about.
-fn places(share: &MappedDirectory) -> Vec<Place> {
+pub(super) fn places(share: &MappedDirectory) -> Vec<Place> {
     vec![Place::Path(share.mount_path.clone().into())]
 }
 

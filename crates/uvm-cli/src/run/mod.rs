@@ -162,7 +162,7 @@ async fn in_vm(vm: &UtilityVm, args: &RunArgs, passing: &Passing) -> End {
     let interactive = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     let tty = args.tty || (interactive && !args.no_tty);
     let spec = spec(args, tty);
-    let _shares = match shares::mount(vm, &args.shares).await {
+    let _shares = match shares::mount(vm, &args.shares, args.share_by).await {
         Ok(shares) => shares,
         Err(e) => return End::failed(&e),
     };

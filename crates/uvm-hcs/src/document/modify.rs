@@ -77,6 +77,11 @@ impl Host {
     }
 }
 
+/// Why this service has no shares of that kind.
+pub(crate) const VIRTIO_FS: &str = "the service shares directories with Linux guests by 9P";
+
+const NO_VIRTIO_FS: DocumentError = DocumentError::Missing { feature: Feature::VirtioFsShares, why: VIRTIO_FS };
+
 fn add(device: &Device, build: WindowsBuild) -> Result<Host, DocumentError> {
     Ok(match device {
         Device::Scsi(disk) => Host::of("Add", path::scsi(disk.slot)).with(&scsi_settings(disk)?),
@@ -84,6 +89,7 @@ fn add(device: &Device, build: WindowsBuild) -> Result<Host, DocumentError> {
             Host::of("Add", path::vpmem(*slot)).with(&vpmem_device(&win_path("layer", image)?))
         }
         Device::Plan9(share) => Host::of("Add", path::PLAN9_SHARES.into()).with(&plan9_settings(share, build)?),
+        Device::VirtioFs(_) => return Err(NO_VIRTIO_FS),
         Device::Vsmb(share) => Host::of("Add", path::VSMB_SHARES.into()).with(&vsmb_settings(share)?),
         Device::Network(adapter) => network("Add", adapter),
         Device::Pci(device) => Host::of("Add", path::pci_device(&device.channel)).with(&pci_settings(device)),
@@ -101,6 +107,7 @@ fn remove(device: &Device) -> Result<Host, DocumentError> {
         Device::Scsi(disk) => unnamed(path::scsi(disk.slot)),
         Device::Vpmem(device) => unnamed(path::vpmem(device.slot)),
         Device::Plan9(share) => unnamed(path::PLAN9_SHARES.into()).with(&plan9_name(share)),
+        Device::VirtioFs(_) => return Err(NO_VIRTIO_FS),
         Device::Vsmb(share) => unnamed(path::VSMB_SHARES.into())
             .with(&schema::VsmbShare { name: share.name.clone(), ..schema::VsmbShare::default() }),
         Device::Network(adapter) => network("Remove", adapter),

@@ -44,7 +44,7 @@ pub use self::entries::{NewNode, Removed};
 pub use self::file::File;
 pub use self::node::{FileId, FileKind, Node};
 pub use self::open::{Durability, FileAccess, OpenMode, Opened, WhenThere};
-pub use self::xattr::XattrMode;
+pub use self::xattr::{XattrMode, is_user_attribute};
 
 use self::devices::Devices;
 use self::node::{Handle, Place};

@@ -20,12 +20,15 @@ pub enum XattrMode {
     Replace,
 }
 
-/// Only names beginning with `user.` and something after it: the others (`security.`, `trusted.`, `system.`) give rights.
+/// Whether clients may have an extended attribute of this name: only those beginning with `user.` and something after it,
+/// since the others (`security.`, `trusted.`, `system.`) give rights.
+pub fn is_user_attribute(name: &[u8]) -> bool {
+    let rest = name.strip_prefix(b"user.").unwrap_or_default();
+    !rest.is_empty() && name.len() <= 255 && !name.contains(&0)
+}
+
 fn check(name: &[u8]) -> Result<&[u8], Errno> {
-    match name.strip_prefix(b"user.") {
-        Some(rest) if !rest.is_empty() && name.len() <= 255 && !name.contains(&0) => Ok(name),
-        _ => Err(Errno::OPNOTSUPP),
-    }
+    if is_user_attribute(name) { Ok(name) } else { Err(Errno::OPNOTSUPP) }
 }
 
 /// The calls that take descriptors do not take those of this kind. The path is one step of the kernel from the descriptor

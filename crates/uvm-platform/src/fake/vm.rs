@@ -316,6 +316,7 @@ fn name_of(change: &Change) -> String {
         Device::Scsi(_) => "scsi",
         Device::Vpmem(_) => "vpmem",
         Device::Plan9(_) => "plan9",
+        Device::VirtioFs(_) => "virtio-fs",
         Device::Vsmb(_) => "vsmb",
         Device::Network(_) => "network",
         Device::Pci(_) => "pci",

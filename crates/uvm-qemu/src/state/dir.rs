@@ -14,12 +14,12 @@ use rustix::io::Errno;
 use uvm_platform::UvmId;
 
 use super::journal::{self, HostObject};
-use crate::transport;
+use crate::{transport, virtio_fs};
 
 /// The file whose lock tells whether an owner lives.
 pub(super) const LOCK: &str = "lock";
 /// All that may be in a state directory, in the order in which it is removed.
-const KNOWN: [&str; 3] = [transport::SOCKET, journal::NAME, LOCK];
+const KNOWN: [&str; 4] = [transport::SOCKET, virtio_fs::SOCKET, journal::NAME, LOCK];
 /// What the names of state directories that are being made or removed begin with; no VM's id does.
 const PART: &str = ".uvm-part-";
 

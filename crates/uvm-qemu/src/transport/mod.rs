@@ -9,7 +9,7 @@ use uvm_platform::stream::StreamIo;
 use uvm_platform::{GuestStream, GuestTransport, Link, Port};
 
 pub(crate) use mux::MuxTransport;
-pub(crate) use vsock::{SOCKET, VsockTransport, device, dial, listen};
+pub(crate) use vsock::{SOCKET, VsockTransport, connection, device, dial, listen};
 
 /// The port of the bridge.
 const CONTROL_PORT: Port = Port(0x4000_0000);

@@ -24,16 +24,16 @@ pub(crate) const SOCKET: &str = "vsock";
 /// The device, and QEMU's end of the connection to it.
 pub(crate) fn device(state_dir: &Path) -> Result<(Vsock, OwnedFd), PlatformError> {
     let intent = "make a device for virtual sockets";
-    let (listener, end) = connection(state_dir).map_err(|e| PlatformError::host(intent, e))?;
+    let (listener, end) = connection(state_dir, SOCKET).map_err(|e| PlatformError::host(intent, e))?;
     let config = Config::new(GUEST_CID).map_err(|e| PlatformError::host(intent, e))?;
     let vsock = Vsock::serve(config, listener).map_err(|e| PlatformError::host(intent, e))?;
     Ok((vsock, end))
 }
 
 /// A listener with one connection waiting, which nobody else can have made: the directory is this user's alone.
-fn connection(dir: &Path) -> io::Result<(UnixListener, OwnedFd)> {
+pub(crate) fn connection(dir: &Path, name: &str) -> io::Result<(UnixListener, OwnedFd)> {
     let dir = ShortDir::open(dir)?;
-    let path = dir.join(SOCKET);
+    let path = dir.join(name);
     let listener = UnixListener::bind(&path)?;
     let connected = UnixStream::connect(&path);
     std::fs::remove_file(&path)?;

@@ -85,7 +85,7 @@ omitting_object! {
 }
 
 omitting_object! {
-    /// A 9P share in a Linux guest.
+    /// A 9P share in a Linux guest; or, with a tag, one that is a device.
     pub struct MappedDirectory {
         /// Where to mount it.
         pub mount_path: String = "MountPath",
@@ -95,6 +95,9 @@ omitting_object! {
         pub share_name: String = "ShareName",
         /// Mount it read-only.
         pub read_only: bool = "ReadOnly",
+        /// Ours: mount the virtio-fs device of this tag instead, and dial nobody. For guests that announce
+        /// [`virtio_fs`](crate::negotiate::GuestDefinedCapabilities::virtio_fs).
+        pub tag: String = "Tag",
     }
 }
 

@@ -8,7 +8,7 @@
 //! | `table` | what is asked for, matched with what is there; places |
 //! | `waiter` | who waits for a thing or its end, and what is given back after that |
 //! | `held` | a caller's count of a thing |
-//! | `scsi`, `disk_options`, `resize`, `vpmem`, `plan9`, `vsmb`, `pipe`, `layers`, `vpci`, `network`, `share` | the kinds |
+//! | `scsi`, `disk_options`, `resize`, `vpmem`, `plan9`, `virtio_fs`, `vsmb`, `pipe`, `layers`, `vpci`, `network`, `share` | the kinds |
 
 mod counts;
 mod disk_options;
@@ -26,6 +26,7 @@ mod resize;
 mod scsi;
 mod share;
 mod table;
+mod virtio_fs;
 mod vpci;
 mod vpmem;
 mod vsmb;
@@ -39,7 +40,7 @@ pub use pipe::{ContainerPipeMapping, PipeMount, is_pipe};
 pub use plan9::{Plan9Share, Plan9ShareOptions};
 pub use resize::Grow;
 pub use scsi::ScsiMount;
-pub use share::Share;
+pub use share::{Share, ShareKind, ShareOptions, ShareWay};
 pub use vpci::VpciDevice;
 pub use vpmem::VpmemMount;
 pub use vsmb::VsmbShare;

@@ -62,6 +62,15 @@ pub(super) fn check(limits: &Limits) -> Result<(), ResourceError> {
     Err(ResourceError::NotForThisGuest { what: "9P shares", os: "Windows" })
 }
 
+/// Passes a path to mount a share at.
+pub(super) fn require_path(guest_path: &str) -> Result<(), ResourceError> {
+    if guest_path.is_empty() {
+        let allowed = "one is needed to mount the share at";
+        return Err(ResourceError::BadInput { what: "path in the guest", value: String::new(), allowed });
+    }
+    Ok(())
+}
+
 pub(super) fn plan(share: &Plan9ShareOptions, number: u64) -> Plan {
     let name = number.to_string();
     let guest = |read_only| {
@@ -70,6 +79,7 @@ pub(super) fn plan(share: &Plan9ShareOptions, number: u64) -> Plan {
             port: PLAN9_PORT.cast_signed(),
             share_name: name.clone(),
             read_only,
+            ..MappedDirectory::default()
         })
     };
     Plan {
@@ -116,14 +126,7 @@ impl UtilityVm {
     /// [`UvmError::Refused`], [`UvmError::Exited`].
     pub async fn add_plan9(&self, share: &Plan9ShareOptions) -> Result<Plan9Share, UvmError> {
         let what = format!("9P share {}", share.host_path.display());
-        if share.guest_path.is_empty() {
-            let source = ResourceError::BadInput {
-                what: "path in the guest",
-                value: String::new(),
-                allowed: "one is needed to mount the share at",
-            };
-            return Err(self.inner.resource_error("add", &what, source));
-        }
+        require_path(&share.guest_path).map_err(|source| self.inner.resource_error("add", &what, source))?;
         let held = self.attach(what, Wanted::Plan9(share.clone())).await?;
         Ok(Plan9Share { held, guest_path: share.guest_path.clone() })
     }

@@ -15,7 +15,7 @@ use super::plan::{AttachFailed, DetachFailed, Plan, Step};
 use super::waiter::{Count, GivenBack, Waiter};
 use crate::options::LcowOptions;
 
-use super::{ResourceError, layers, network, pipe, plan9, resize, scsi, share, vpci, vpmem, vsmb};
+use super::{ResourceError, layers, network, pipe, plan9, resize, scsi, share, virtio_fs, vpci, vpmem, vsmb};
 
 /// What tells things apart: who asks for one with the same key asks for the same. Paths are as the host compares them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -23,6 +23,8 @@ pub(crate) enum Key {
     Scsi(String),
     Vpmem(String),
     Plan9(u64),
+    /// A share that is a device, by the number in its tag.
+    VirtioFs(u64),
     /// A shared directory, or one file of a share of single files, and whether it is read-only.
     Vsmb(String, bool),
     /// The share of single files of a directory, whose parts are those.
@@ -47,6 +49,7 @@ pub(crate) enum Wanted {
     Resize(resize::Resize),
     Vpmem(vpmem::Layer),
     Plan9(plan9::Plan9ShareOptions),
+    VirtioFs(virtio_fs::DirectoryShare),
     Vsmb(vsmb::Part),
     Mapped(share::Mapped),
     Pipe(pipe::Offered),
@@ -123,6 +126,7 @@ pub(crate) struct Table {
     pub(super) scsi: Places<EntryId>,
     pub(super) vpmem: Places<EntryId>,
     next_plan9: u64,
+    next_virtio_fs: u64,
     next_vsmb: u64,
     next_mapped: u64,
     next_pipe: u32,
@@ -158,6 +162,7 @@ impl Table {
             scsi,
             vpmem,
             next_plan9: 0,
+            next_virtio_fs: 0,
             next_vsmb: 1,
             next_mapped: 0,
             next_pipe: 0,
@@ -214,6 +219,11 @@ impl Table {
                 self.next_plan9 += 1;
                 Key::Plan9(self.next_plan9 - 1)
             }
+            Wanted::VirtioFs(_) => {
+                // Each is its own, and a tag is used once: the guest may not have let go of an earlier device.
+                self.next_virtio_fs += 1;
+                Key::VirtioFs(self.next_virtio_fs - 1)
+            }
             Wanted::Vsmb(part) => part.share_key(|path| self.path(path)),
             Wanted::Mapped(_) => {
                 self.next_mapped += 1;
@@ -249,9 +259,12 @@ impl Table {
                 Wanted::Vsmb(part) => vsmb::fit(part, plan, |path| self.path(path))?,
                 Wanted::Network(part) => network::fit(part)?,
                 Wanted::Pipe(pipe) => pipe::fit(pipe, plan)?,
-                Wanted::Vpmem(_) | Wanted::Plan9(_) | Wanted::Mapped(_) | Wanted::Layers(_) | Wanted::Pci(_) => {
-                    Fit::AsIs
-                }
+                Wanted::Vpmem(_)
+                | Wanted::Plan9(_)
+                | Wanted::VirtioFs(_)
+                | Wanted::Mapped(_)
+                | Wanted::Layers(_)
+                | Wanted::Pci(_) => Fit::AsIs,
             };
             return Ok(match fit {
                 Fit::AsIs => Found::Same(id, part),
@@ -265,6 +278,10 @@ impl Table {
             Wanted::Plan9(share) => {
                 let Key::Plan9(number) = key else { return Err(ResourceError::NotAttached) };
                 (plan9::plan(share, number), Place::None)
+            }
+            Wanted::VirtioFs(share) => {
+                let Key::VirtioFs(number) = key else { return Err(ResourceError::NotAttached) };
+                (virtio_fs::plan(share, number), Place::None)
             }
             Wanted::Vsmb(part) => {
                 // A name is used up whether it works or not: the guest may know of it.

@@ -30,6 +30,8 @@ pub(crate) struct Parts {
     pub(crate) host_connection: Arc<OnceLock<HostConnection>>,
     pub(crate) cpu_group: Option<String>,
     pub(crate) boot_files: Option<Hold>,
+    /// The host has shares that are virtio-fs devices.
+    pub(crate) virtio_fs: bool,
 }
 
 pub(super) async fn create_lcow(host: &dyn Platform, options: &LcowOptions) -> Result<UtilityVm, UvmError> {
@@ -60,6 +62,7 @@ pub(super) async fn create_lcow(host: &dyn Platform, options: &LcowOptions) -> R
         limits: Limits::of(options, &spec.boot.root),
         cpu_group: spec.cpu_group,
         boot_files,
+        virtio_fs: host.capabilities().has(Feature::VirtioFsShares),
     };
     made.finish(created).await
 }
@@ -85,6 +88,7 @@ pub(super) async fn create_wcow(host: &dyn Platform, options: &WcowOptions) -> R
         limits: Limits::of_windows(&spec.boot.scratch),
         cpu_group: spec.cpu_group,
         boot_files: None,
+        virtio_fs: false,
     };
     made.finish(created).await
 }
@@ -139,6 +143,7 @@ struct Made {
     limits: Limits,
     cpu_group: Option<String>,
     boot_files: Option<Hold>,
+    virtio_fs: bool,
 }
 
 impl Made {
@@ -182,6 +187,7 @@ impl Made {
             host_connection,
             cpu_group: self.cpu_group,
             boot_files: self.boot_files,
+            virtio_fs: self.virtio_fs,
         };
         Ok(UtilityVm::new(parts, handles))
     }

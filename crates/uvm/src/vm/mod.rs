@@ -82,6 +82,8 @@ pub(crate) struct Inner {
     mounts_counted: AtomicU64,
     next_stdio_port: AtomicU32,
     _boot_files: Option<Hold>,
+    /// The host has shares that are virtio-fs devices.
+    pub(crate) virtio_fs: bool,
 }
 
 impl UtilityVm {
@@ -142,6 +144,7 @@ impl UtilityVm {
             mounts_counted: AtomicU64::new(0),
             next_stdio_port,
             _boot_files: parts.boot_files,
+            virtio_fs: parts.virtio_fs,
         };
         Self { inner: Arc::new(inner) }
     }

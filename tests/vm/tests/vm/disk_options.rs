@@ -171,23 +171,23 @@ async fn a_disk_grows_while_it_is_used_and_its_file_system_with_it() -> TestResu
             async || -> TestResult<u64> { Ok(sh(&vm, "df -m /mnt | awk 'NR==2{print $2}'").await?.trim().parse()?) };
         let before = free().await?;
         // The disk alone.
-        disk.resize(2 * mib << 20, Grow::Disk).await?;
-        assert_eq!(attribute(&vm, &disk, "size").await?, (2 * mib << 11).to_string());
+        disk.resize((2 * mib) << 20, Grow::Disk).await?;
+        assert_eq!(attribute(&vm, &disk, "size").await?, ((2 * mib) << 11).to_string());
         assert_eq!(free().await?, before);
-        disk.resize(3 * mib << 20, Grow::FileSystem).await?;
+        disk.resize((3 * mib) << 20, Grow::FileSystem).await?;
         assert!(free().await? > before * 2, "{kind}: {before} MiB, then {}", free().await?);
         // Again, and with data that fits now alone.
-        disk.resize(3 * mib << 20, Grow::FileSystem).await?;
+        disk.resize((3 * mib) << 20, Grow::FileSystem).await?;
         sh(&vm, &format!("dd if=/dev/zero of=/mnt/large bs=1M count={} 2>/dev/null", before + 2)).await?;
         assert_eq!(sh(&vm, "cat /mnt/hello").await?, format!("from {kind}\n"));
         let error = chain(&disk.resize(1 << 20, Grow::Disk).await.expect_err("it does not shrink"));
-        assert!(error.contains("1048576") && error.contains(&(3 * mib << 20).to_string()), "{error}");
+        assert!(error.contains("1048576") && error.contains(&((3 * mib) << 20).to_string()), "{error}");
         disk.release().await?;
-        assert_eq!(File::open(&image)?.metadata()?.len(), 3 * mib << 20);
+        assert_eq!(File::open(&image)?.metadata()?.len(), (3 * mib) << 20);
         let words: &[&str] = if kind == "ext4" { &["-fn"] } else { &["-n"] };
         let program = if kind == "ext4" { "e2fsck" } else { "xfs_repair" };
         tool(program, words.iter().map(OsStr::new).chain([image.as_os_str()]))?;
-        let error = disk.resize(4 * mib << 20, Grow::Disk).await.expect_err("it was released");
+        let error = disk.resize((4 * mib) << 20, Grow::Disk).await.expect_err("it was released");
         assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
     }
     vm.close().await

@@ -27,4 +27,5 @@ mod sockets;
 mod sockets_cut;
 mod sockets_owner;
 mod streams;
+mod virtio_fs;
 mod volume;

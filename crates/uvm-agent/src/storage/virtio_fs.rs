@@ -1,0 +1,86 @@
+//! Shares that are virtio-fs devices: mounted by their tags, when the kernel has found them.
+
+use std::thread;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::mount::MountFlags;
+use tokio::time::Instant;
+use uvm_wire::modify::MappedDirectory;
+
+use super::plan9::places;
+use super::{Storage, StorageError, mount_point};
+use crate::log;
+
+/// How long between looks for a device that the kernel has not found yet. It tells nobody in all versions that have to do.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// Waits for the device and mounts it.
+pub(super) async fn add(storage: &Storage, share: MappedDirectory) -> Result<(), StorageError> {
+    let request = storage.begin(places(&share)).await?;
+    let (modules, until) = (storage.modules.clone(), request.steps_until());
+    let task = format!("mounting share {:?} at {:?}", share.tag, share.mount_path);
+    let late = share.mount_path.clone();
+    let undo = move || {
+        if let Err(e) = mount_point::clear(&late) {
+            log::console(format_args!("a share that was mounted too late stays: {e}"));
+        }
+    };
+    let work = move || {
+        modules.load("virtiofs").map_err(StorageError::because)?;
+        mount_point::mount_at(&share.mount_path, || mount(&share, until))
+    };
+    request.run(&task, work, || (), undo).await
+}
+
+/// Unmounts a share. That it is not mounted is success.
+pub(super) async fn remove(storage: &Storage, share: MappedDirectory) -> Result<(), StorageError> {
+    let request = storage.begin(places(&share)).await?;
+    let task =
+        format!("unmounting share {:?} from {:?}, which the host has to answer for,", share.tag, share.mount_path);
+    let work = move || {
+        mount_point::clear_if(&share.mount_path, |mounted| {
+            mounted.filesystem == "virtiofs" && mounted.source == share.tag
+        })
+    };
+    request.run(&task, work, || (), || ()).await
+}
+
+fn mount(share: &MappedDirectory, until: Instant) -> Result<(), StorageError> {
+    let flags = if share.read_only { MountFlags::RDONLY } else { MountFlags::empty() };
+    loop {
+        match rustix::mount::mount(share.tag.as_str(), share.mount_path.as_str(), "virtiofs", flags, None) {
+            Ok(()) => return Ok(()),
+            // There is no device of this tag yet.
+            Err(Errno::INVAL) if Instant::now() < until => thread::sleep(LOOK_AGAIN),
+            Err(Errno::INVAL) => {
+                return Err(StorageError::Bad(format!("no device with the tag {:?} has come to be", share.tag)));
+            }
+            Err(e) => {
+                return Err(StorageError::at(format!("mount share {:?} at {:?}", share.tag, share.mount_path))(
+                    e.into(),
+                ));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_no_share_is_not_unmounted_as_one() {
+        let storage = Storage::new(Arc::default());
+        let share = |path: &str| MappedDirectory {
+            mount_path: path.into(),
+            tag: "share-0".into(),
+            ..MappedDirectory::default()
+        };
+        let error = remove(&storage, share("/proc")).await.expect_err("it is no share").to_string();
+        assert!(error.ends_with("(proc) is mounted at /proc, not what is to be removed"), "{error}");
+        remove(&storage, share("/run/nothing-is-here")).await.expect("it is not mounted");
+    }
+}

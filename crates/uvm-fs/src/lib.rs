@@ -1,0 +1,14 @@
+#![cfg(target_os = "linux")]
+#![doc = include_str!("../README.md")]
+
+mod backend;
+mod command;
+mod confine;
+pub mod guard;
+#[cfg(feature = "raw")]
+pub mod raw;
+mod serve;
+mod sys;
+
+pub use command::{Command, CommandError, Namespaces, USAGE};
+pub use serve::{ServeError, serve};

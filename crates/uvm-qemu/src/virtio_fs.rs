@@ -1,0 +1,319 @@
+//! virtio-fs shares: directories of the host as devices, each served by a process of its own.
+//!
+//! ```text
+//! open the directory -> start the helper -> chardev, device          the guest mounts
+//! the guest has unmounted -> device, chardev -> the helper ends       nothing of the directory is open any more
+//! the helper ends by itself -> device_del at once
+//! ```
+//!
+//! The last line is what keeps a guest usable: one that has asked a helper that is gone waits for ever, and with it the
+//! kernel's thread that plugs devices, unless QEMU has been told before to take the device out.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::{OnceCell, watch};
+use uvm_platform::requests::VirtioFsExport;
+use uvm_platform::{Feature, PlatformError};
+
+use crate::command::HOT_PLUG_BUS;
+use crate::kill_point::kill_point;
+use crate::share_helper::{Directory, Helper, Place};
+use crate::shares::with_causes;
+use crate::spawn::ChildExit;
+use crate::transport;
+use crate::vm::{Life, Vm, not_here};
+
+/// The name of a helper's socket while QEMU's end of it is made.
+pub(crate) const SOCKET: &str = "share";
+/// How long the end of a helper may lie apart from the error it causes.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// The shares of one VM, and what their helpers are started with.
+pub(crate) struct VirtioFs {
+    /// The program, or why there is none.
+    program: Result<PathBuf, String>,
+    /// What gc knows the VM's processes by; it is written down before QEMU is started.
+    token: String,
+    cgroups: Vec<OwnedFd>,
+    table: Mutex<Table>,
+    memory_is_shared: OnceCell<bool>,
+    /// One makes a socket at a time: all have one name in the state directory.
+    turn: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct Table {
+    /// Every share gets a name of its own: what QEMU says late of an earlier one is not of this one.
+    count: u32,
+    /// By their tags.
+    shares: BTreeMap<String, Share>,
+    /// The VM has ended.
+    closed: bool,
+}
+
+/// A share that QEMU has, or may have.
+#[derive(Clone)]
+struct Share {
+    /// What QEMU calls the device and its connection.
+    name: String,
+    path: PathBuf,
+    helper: Arc<Helper>,
+    /// Its removal is under way.
+    removing: bool,
+    /// How the helper ended before its time, for people to read.
+    lost: Option<String>,
+}
+
+impl VirtioFs {
+    pub(crate) fn new(program: Result<PathBuf, String>, token: String, cgroups: Vec<OwnedFd>) -> Self {
+        Self {
+            program,
+            token,
+            cgroups,
+            table: Mutex::default(),
+            memory_is_shared: OnceCell::new(),
+            turn: tokio::sync::Mutex::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next_name(&self) -> String {
+        let mut table = self.lock();
+        table.count += 1;
+        format!("fs-{}", table.count)
+    }
+
+    /// Takes the tag, unless the VM has ended.
+    fn enter(&self, tag: &str, share: &Share) -> Result<(), &'static str> {
+        let mut table = self.lock();
+        if table.closed {
+            return Err("the VM has ended");
+        }
+        if table.shares.contains_key(tag) {
+            return Err("a share has this tag");
+        }
+        table.shares.insert(tag.to_owned(), share.clone());
+        Ok(())
+    }
+
+    /// Changes the share of this tag, if it is still this one.
+    fn with<T>(&self, tag: &str, share: &Share, change: impl FnOnce(&mut Share) -> T) -> Option<T> {
+        let mut table = self.lock();
+        table.shares.get_mut(tag).filter(|there| there.name == share.name).map(change)
+    }
+
+    fn leave(&self, tag: &str, share: &Share) {
+        let mut table = self.lock();
+        if table.shares.get(tag).is_some_and(|there| there.name == share.name) {
+            table.shares.remove(tag);
+        }
+    }
+
+    /// Ends all helpers: the VM has ended.
+    pub(crate) fn close(&self) {
+        let mut table = self.lock();
+        table.closed = true;
+        for share in table.shares.values() {
+            // Failing means that it has ended.
+            let _ = share.helper.process.kill();
+        }
+    }
+
+    /// Waits until all helpers are gone.
+    async fn ended(&self, limit: Duration) -> bool {
+        let helpers: Vec<_> = self.lock().shares.values().map(|share| share.helper.process.exit()).collect();
+        let all = async {
+            for mut helper in helpers {
+                let _ = helper.wait_for(Option::is_some).await;
+            }
+        };
+        tokio::time::timeout(limit, all).await.is_ok()
+    }
+}
+
+impl Vm {
+    /// Serves a directory as a device. If that fails, nothing is left of it.
+    pub(crate) async fn add_virtio_fs(self: Arc<Self>, export: &VirtioFsExport) -> Result<(), PlatformError> {
+        let program = self.virtio_fs.program.clone().map_err(|why| not_here(Feature::VirtioFsShares, &why))?;
+        self.require_shared_memory().await?;
+        let opened = export.clone();
+        let opened = tokio::task::spawn_blocking(move || Directory::open(&opened)).await;
+        let directory = opened.unwrap_or_else(|e| Err(PlatformError::host("open a share", e)))?;
+        let failed = |e| PlatformError::host(format!("share {}", export.path.display()), e);
+        let (listener, end) = {
+            let _turn = self.virtio_fs.turn.lock().await;
+            self.residue.dir().and_then(|dir| transport::connection(&dir, SOCKET)).map_err(failed)?
+        };
+        let cgroups = self.virtio_fs.cgroups.iter().map(OwnedFd::try_clone).collect::<Result<_, _>>();
+        let place = Place {
+            program: &program,
+            vm: self.id.as_str(),
+            token: &self.virtio_fs.token,
+            cgroups: cgroups.map_err(failed)?,
+        };
+        kill_point("before:helper");
+        let helper = Helper::start(place, export, directory, listener.into()).await?;
+        kill_point("after:helper");
+        let share = Share {
+            name: self.virtio_fs.next_name(),
+            path: export.path.clone(),
+            helper: Arc::new(helper),
+            removing: false,
+            lost: None,
+        };
+        if let Err(why) = self.virtio_fs.enter(&export.tag, &share) {
+            return Err(PlatformError::host(format!("share {}", export.path.display()), why));
+        }
+        tokio::spawn(Arc::clone(&self).follow_helper(export.tag.clone(), share.clone()));
+        let device = json!({
+            "driver": "vhost-user-fs-pci",
+            "id": share.name,
+            "chardev": share.name,
+            "tag": export.tag,
+            "bus": HOT_PLUG_BUS,
+        });
+        let Err(error) = self.plug_served(&share.name, end, device).await else { return Ok(()) };
+        self.virtio_fs.with(&export.tag, &share, |share| share.removing = true);
+        let error = self.why_not_plugged(&share, error).await;
+        self.take_back(&export.tag, &share).await;
+        Err(error)
+    }
+
+    /// A helper maps the guest's memory: QEMU would take the device without, and the helper end.
+    async fn require_shared_memory(&self) -> Result<(), PlatformError> {
+        let ask = async || {
+            let property = json!({ "path": "/objects/mem", "property": "share" });
+            Ok::<_, PlatformError>(self.call("qom-get", property).await? == Value::Bool(true))
+        };
+        if *self.virtio_fs.memory_is_shared.get_or_try_init(ask).await? {
+            return Ok(());
+        }
+        Err(not_here(Feature::VirtioFsShares, "the guest's memory is not shared with the host"))
+    }
+
+    /// What a refusal comes from: a helper that ended, or no room for another device.
+    async fn why_not_plugged(&self, share: &Share, error: PlatformError) -> PlatformError {
+        let is_full = matches!(&error, PlatformError::Host { .. }) && with_causes(&error).contains(ALL_IN_USE);
+        if is_full {
+            return not_here(Feature::VirtioFsShares, "all slots for devices of a running VM are in use");
+        }
+        if matches!(error, PlatformError::Ended { .. }) {
+            return error;
+        }
+        match share.helper.process.wait(SETTLE).await {
+            Some(exit) => {
+                PlatformError::host(format!("share {}", share.path.display()), share.helper.describe_end(exit))
+            }
+            None => error,
+        }
+    }
+
+    /// Removes what an addition that failed has left. A helper that has stalled holds up QEMU: it goes before QEMU is
+    /// asked again.
+    async fn take_back(&self, tag: &str, share: &Share) {
+        let _ = share.helper.process.kill();
+        share.helper.process.wait(self.deadlines.terminate).await;
+        if self.life() == Life::Running
+            && let Err(e) = self.unplug_served(&share.name).await
+        {
+            tracing::warn!(vm = %self.id, share = %share.path.display(), error = %e, "a device stays in QEMU");
+        }
+        self.virtio_fs.leave(tag, share);
+    }
+
+    /// Takes a share out, which the guest has unmounted, and waits for the end of its helper. One that is not there has
+    /// been taken out.
+    pub(crate) async fn remove_virtio_fs(&self, export: &VirtioFsExport) -> Result<(), PlatformError> {
+        let there = self.virtio_fs.lock().shares.get(&export.tag).cloned();
+        let Some(share) = there else { return Ok(()) };
+        match self.life() {
+            Life::Running => {}
+            Life::Ended(_) => return Ok(()),
+            life => return Err(PlatformError::WrongState { intent: "remove a share", state: life.name() }),
+        }
+        self.virtio_fs.with(&export.tag, &share, |share| share.removing = true);
+        let removed = self.remove_device_and_helper(&share).await;
+        if removed.is_err() {
+            self.virtio_fs.with(&export.tag, &share, |share| share.removing = false);
+            return removed;
+        }
+        // It may have been lost meanwhile.
+        let lost = self.virtio_fs.with(&export.tag, &share, |share| share.lost.take()).flatten();
+        self.virtio_fs.leave(&export.tag, &share);
+        match lost {
+            // Told once; it is gone for all that.
+            Some(how) => Err(PlatformError::host(format!("serve share {} to its end", share.path.display()), how)),
+            None => Ok(()),
+        }
+    }
+
+    async fn remove_device_and_helper(&self, share: &Share) -> Result<(), PlatformError> {
+        let process = &share.helper.process;
+        match self.unplug_served(&share.name).await {
+            Err(error @ PlatformError::Timeout { .. }) => {
+                // QEMU has been told, so the helper may go: if it has stalled, QEMU waits for it, or the guest does.
+                tracing::warn!(vm = %self.id, share = %share.path.display(), %error, "its helper is ended");
+                let _ = process.kill();
+                self.unplug_served(&share.name).await?;
+            }
+            unplugged => unplugged?,
+        }
+        let limit = self.deadlines.terminate;
+        if process.wait(limit).await.is_none() {
+            process.kill().map_err(|e| PlatformError::host("end the helper of a share", e))?;
+            if process.wait(limit).await.is_none() {
+                return Err(self.timeout(&format!("the end of the helper of share {}", share.path.display()), limit));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the device of a helper that ended before its time away from the guest, before somebody there asks it.
+    async fn follow_helper(self: Arc<Self>, tag: String, share: Share) {
+        let mut exit: watch::Receiver<Option<ChildExit>> = share.helper.process.exit();
+        let Some(exit) = exit.wait_for(Option::is_some).await.ok().and_then(|exit| *exit) else { return };
+        let how = share.helper.describe_end(exit);
+        let is_lost = self.virtio_fs.with(&tag, &share, |share| {
+            let is_lost = !share.removing;
+            if is_lost {
+                share.lost = Some(how.clone());
+            }
+            is_lost
+        });
+        if is_lost != Some(true) || matches!(self.life(), Life::Ended(_)) {
+            return;
+        }
+        let unplugged = self.unplug_served(&share.name).await;
+        // Its end may be QEMU's doing, which has ended.
+        if self.await_end(Duration::ZERO).await.is_some() {
+            return;
+        }
+        let path = share.path.display();
+        tracing::warn!(vm = %self.id, share = %path, how, "a share is lost: the guest's programs get errors there");
+        if let Err(error) = unplugged {
+            tracing::warn!(vm = %self.id, share = %path, %error, "the guest has not let go of its device");
+        }
+    }
+
+    /// Waits for the helpers of a VM that has ended.
+    pub(crate) async fn end_helpers(&self) -> Result<(), PlatformError> {
+        self.virtio_fs.close();
+        let limit = self.deadlines.terminate;
+        if self.virtio_fs.ended(limit).await {
+            Ok(())
+        } else {
+            Err(self.timeout("the end of the helpers of shares", limit))
+        }
+    }
+}
+
+/// How QEMU says that there is no slot.
+const ALL_IN_USE: &str = "all in use or reserved";
