@@ -155,8 +155,8 @@ pub(crate) fn guest_build() -> Cmd {
 
 /// Builds the command.
 pub(crate) fn build_command() -> anyhow::Result<()> {
-    say("building the command uvm");
-    Cmd::cargo().args(["build", "--quiet", "--release", "-p", "uvm-cli"]).run()
+    say("building the command uvm, and uvm-fs, which serves its shares");
+    Cmd::cargo().args(["build", "--quiet", "--release", "-p", "uvm-cli", "-p", "uvm-fs"]).run()
 }
 
 /// Downloads, unpacks and makes what guests boot from.

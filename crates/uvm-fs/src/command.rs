@@ -7,7 +7,7 @@ use crate::guard::Access;
 
 /// How it is called.
 pub const USAGE: &str =
-    "usage: uvm-fs --directory FD --socket FD [--vm TEXT] [--token TEXT] [--read-only] [--passthrough] [--no-namespaces]
+    "usage: uvm-fs --directory FD --socket FD [--vm TEXT] [--token TEXT] [--read-only] [--passthrough] [--gone] [--no-namespaces]
 
 Serves one directory to one guest. Not for the command line: uvm starts it.
 
@@ -17,6 +17,7 @@ Serves one directory to one guest. Not for the command line: uvm starts it.
                     what the process is known by to those who look for it and clean up
   --read-only       the guest cannot change anything
   --passthrough     owners are the host's; without it, all files are the directory's owner's
+  --gone            the share is: what is asked, also of the process before this one, is answered with errors
   --no-namespaces   no namespaces of its own, for tests: everything else holds without them";
 
 /// Whether the helper gets namespaces of its own.
@@ -39,6 +40,8 @@ pub struct Command {
     pub access: Access,
     /// Owners are the host's own.
     pub passthrough: bool,
+    /// The share is gone: requests are answered, and no more.
+    pub gone: bool,
     /// Where it is confined to.
     pub namespaces: Namespaces,
 }
@@ -73,6 +76,7 @@ impl Command {
             socket: -1,
             access: Access::ReadWrite,
             passthrough: false,
+            gone: false,
             namespaces: Namespaces::Own,
         };
         while let Some(argument) = arguments.next() {
@@ -83,6 +87,7 @@ impl Command {
                 Some("--token") => text("--token", arguments.next())?,
                 Some("--read-only") => command.access = Access::ReadOnly,
                 Some("--passthrough") => command.passthrough = true,
+                Some("--gone") => command.gone = true,
                 Some("--no-namespaces") => command.namespaces = Namespaces::Shared,
                 _ => return Err(CommandError::Unknown(argument)),
             }
@@ -125,9 +130,11 @@ mod tests {
                 socket: 9,
                 access: Access::ReadOnly,
                 passthrough: false,
+                gone: false,
                 namespaces: Namespaces::Shared
             }
         );
+        assert!(parse("--directory 7 --socket 9 --gone").expect("it is one").gone);
         assert!(parse("--directory 7 --socket 9 --passthrough").expect("it is one").passthrough);
     }
 

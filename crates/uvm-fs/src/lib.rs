@@ -4,6 +4,7 @@
 mod backend;
 mod command;
 mod confine;
+mod gone;
 pub mod guard;
 #[cfg(feature = "raw")]
 pub mod raw;

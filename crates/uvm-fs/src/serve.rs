@@ -11,13 +11,15 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Resource, Rlimit, Signal};
 use vhost::vhost_user::Listener;
 use vhost_user_backend::VhostUserDaemon;
+use virtiofsd::filesystem::{FileSystem, SerializableFileSystem};
 use virtiofsd::passthrough::{CachePolicy, Config, PassthroughFs};
 use virtiofsd::vhost_user::VhostUserFsBackendBuilder;
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Queues};
 use crate::command::{Command, Namespaces};
 use crate::confine::{self, ConfineError};
+use crate::gone::Gone;
 use crate::guard::{Guarded, Owners};
 use crate::sys;
 
@@ -72,12 +74,16 @@ pub fn serve(command: &Command) -> Result<(), ServeError> {
     let own_files = rustix::fs::open("/proc/self/fd", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| at("open its own files in /proc")(e.into()))?;
     let directory = confine(command, directory)?;
+    if command.gone {
+        tell(confine::filter_calls());
+        return run(Gone, socket, Queues::TakenOver);
+    }
     let file_system = PassthroughFs::new(config(own_files, limit)).map_err(at("open the share"))?;
     let file_system = Guarded::new(file_system, command.access, owners);
     tell(confine::filter_calls());
     // Its tree is found by the working directory.
     drop(directory);
-    run(file_system, socket)
+    run(file_system, socket, Queues::Own)
 }
 
 const PROC_SUPER_MAGIC: rustix::fs::FsWord = 0x9fa0;
@@ -155,12 +161,15 @@ fn config(own_files: OwnedFd, limit: u64) -> Config {
     }
 }
 
-fn run(file_system: Guarded<PassthroughFs>, socket: OwnedFd) -> Result<(), ServeError> {
+fn run<F>(file_system: F, socket: OwnedFd, queues: Queues) -> Result<(), ServeError>
+where
+    F: FileSystem + SerializableFileSystem + Send + Sync + 'static,
+{
     let device = |e: &dyn std::fmt::Display| ServeError::Device(e.to_string());
     let backend = VhostUserFsBackendBuilder::default().build(file_system).map_err(|e| device(&e))?;
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
-    let mut daemon =
-        VhostUserDaemon::new("uvm-fs".into(), Arc::new(Backend(backend)), memory).map_err(|e| device(&e))?;
+    let mut daemon = VhostUserDaemon::new("uvm-fs".into(), Arc::new(Backend::new(backend, queues)), memory)
+        .map_err(|e| device(&e))?;
     let mut listener = Listener::from(UnixListener::from(socket));
     daemon.start(&mut listener).map_err(|e| device(&e))?;
     match daemon.wait() {

@@ -25,3 +25,7 @@ pub const KILL_POINTS: &[&str] = &[
     "before:process",
     "after:process",
 ];
+
+/// Those of a share that is added to a running VM.
+#[cfg(feature = "kill-points")]
+pub const KILL_POINTS_OF_SHARES: &[&str] = &["before:helper", "after:helper"];

@@ -12,7 +12,7 @@
 //! | `console`, `ring`, `sink` | the serial console, its last lines, its copy for somebody who may be slow |
 //! | `transport`, `sockets` | guest streams over the multiplexed serial port or by virtual sockets; the latter plugged |
 //! | `disks`, `disk_image`, `vhd`, `devices` | disks that are plugged in and out, what they are on the host; removing devices |
-//! | `shares`, `virtio_fs`, `share_helper` | directories of the host, served to the guest: by 9P in this process, as devices by processes of their own |
+//! | `shares`, `virtio_fs`, `share_helper`, `helper_relay` | directories of the host, served to the guest: by 9P in this process, as devices by processes of their own |
 //! | `pipes` | sockets of the host, offered in the guest |
 //! | `full_disk` | a guest that waits for room on the host |
 //! | `file_users` | who has a file open |
@@ -34,6 +34,7 @@ mod disks;
 mod exit;
 mod file_users;
 mod full_disk;
+mod helper_relay;
 mod host;
 mod kernel_line;
 mod kill_point;
@@ -62,6 +63,6 @@ mod vm;
 pub use accel::{AcceleratorChoice, Chosen};
 pub use host::{QemuHost, QemuOptions};
 #[cfg(feature = "kill-points")]
-pub use kill_point::KILL_POINTS;
+pub use kill_point::{KILL_POINTS, KILL_POINTS_OF_SHARES};
 pub use qmp::{QemuVersion, QmpError};
 pub use state::{LiveVm, Reclaimed, StateRoot, gc};

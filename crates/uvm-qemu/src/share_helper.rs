@@ -84,6 +84,15 @@ impl Directory {
     }
 }
 
+/// What a helper is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Serves the share.
+    Serves,
+    /// Answers the guest in the place of one that has ended.
+    TakesOver,
+}
+
 /// What a helper has of its VM.
 pub(crate) struct Place<'a> {
     pub(crate) program: &'a Path,
@@ -104,8 +113,9 @@ impl Helper {
     pub(crate) async fn start(
         place: Place<'_>,
         export: &VirtioFsExport,
-        directory: Directory,
+        directory: &Directory,
         socket: OwnedFd,
+        role: Role,
     ) -> Result<Self, PlatformError> {
         let intent = || format!("start {} for share {}", place.program.display(), export.path.display());
         let failed = |e: std::io::Error| PlatformError::host(intent(), e);
@@ -115,13 +125,18 @@ impl Helper {
         let (output, output_end) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
         let output = pipe::Receiver::from_owned_fd(output).map_err(failed)?;
+        let fd = directory.fd.try_clone().map_err(failed)?;
+        let mut arguments = arguments(&place, export, &fd, &socket);
+        if role == Role::TakesOver {
+            arguments.push("--gone".into());
+        }
         let spec = ChildSpec {
             program: format!("/proc/self/fd/{}", program.as_raw_fd()).into(),
             called: Some(PROGRAM.into()),
-            arguments: arguments(&place, export, &directory.fd, &socket),
-            inherit: vec![directory.fd, socket],
+            arguments,
+            inherit: vec![fd, socket],
             output: output_end,
-            run_as: directory.run_as,
+            run_as: directory.run_as.clone(),
             cgroups: place.cgroups,
         };
         let process = ChildProcess::spawn(spec, || ()).await.map_err(failed)?;

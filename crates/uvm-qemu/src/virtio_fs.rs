@@ -3,16 +3,17 @@
 //! ```text
 //! open the directory -> start the helper -> chardev, device          the guest mounts
 //! the guest has unmounted -> device, chardev -> the helper ends       nothing of the directory is open any more
-//! the helper ends by itself -> device_del at once
+//! the helper ends by itself -> device_del at once; another one answers the guest with errors until the device is gone
 //! ```
 //!
-//! The last line is what keeps a guest usable: one that has asked a helper that is gone waits for ever, and with it the
-//! kernel's thread that plugs devices, unless QEMU has been told before to take the device out.
+//! The last line is what keeps a guest usable: one that has asked a helper that is gone would wait for ever, and with it the
+//! kernel's thread that plugs devices.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -21,8 +22,9 @@ use uvm_platform::requests::VirtioFsExport;
 use uvm_platform::{Feature, PlatformError};
 
 use crate::command::HOT_PLUG_BUS;
+use crate::helper_relay;
 use crate::kill_point::kill_point;
-use crate::share_helper::{Directory, Helper, Place};
+use crate::share_helper::{Directory, Helper, Place, Role};
 use crate::shares::with_causes;
 use crate::spawn::ChildExit;
 use crate::transport;
@@ -63,10 +65,23 @@ struct Share {
     name: String,
     path: PathBuf,
     helper: Arc<Helper>,
+    /// What another helper needs.
+    directory: Arc<Directory>,
+    export: VirtioFsExport,
+    /// Connections to those who take over; dropped with the share.
+    successors: mpsc::Sender<UnixStream>,
+    /// Who has taken over.
+    successor: Option<Arc<Helper>>,
     /// Its removal is under way.
     removing: bool,
     /// How the helper ended before its time, for people to read.
     lost: Option<String>,
+}
+
+impl Share {
+    fn helpers(&self) -> impl Iterator<Item = &Arc<Helper>> {
+        std::iter::once(&self.helper).chain(&self.successor)
+    }
 }
 
 impl VirtioFs {
@@ -122,14 +137,19 @@ impl VirtioFs {
         let mut table = self.lock();
         table.closed = true;
         for share in table.shares.values() {
-            // Failing means that it has ended.
-            let _ = share.helper.process.kill();
+            for helper in share.helpers() {
+                // Failing means that it has ended.
+                let _ = helper.process.kill();
+            }
         }
     }
 
     /// Waits until all helpers are gone.
     async fn ended(&self, limit: Duration) -> bool {
-        let helpers: Vec<_> = self.lock().shares.values().map(|share| share.helper.process.exit()).collect();
+        let helpers: Vec<_> = {
+            let table = self.lock();
+            table.shares.values().flat_map(Share::helpers).map(|helper| helper.process.exit()).collect()
+        };
         let all = async {
             for mut helper in helpers {
                 let _ = helper.wait_for(Option::is_some).await;
@@ -142,30 +162,21 @@ impl VirtioFs {
 impl Vm {
     /// Serves a directory as a device. If that fails, nothing is left of it.
     pub(crate) async fn add_virtio_fs(self: Arc<Self>, export: &VirtioFsExport) -> Result<(), PlatformError> {
-        let program = self.virtio_fs.program.clone().map_err(|why| not_here(Feature::VirtioFsShares, &why))?;
         self.require_shared_memory().await?;
         let opened = export.clone();
         let opened = tokio::task::spawn_blocking(move || Directory::open(&opened)).await;
         let directory = opened.unwrap_or_else(|e| Err(PlatformError::host("open a share", e)))?;
-        let failed = |e| PlatformError::host(format!("share {}", export.path.display()), e);
-        let (listener, end) = {
-            let _turn = self.virtio_fs.turn.lock().await;
-            self.residue.dir().and_then(|dir| transport::connection(&dir, SOCKET)).map_err(failed)?
-        };
-        let cgroups = self.virtio_fs.cgroups.iter().map(OwnedFd::try_clone).collect::<Result<_, _>>();
-        let place = Place {
-            program: &program,
-            vm: self.id.as_str(),
-            token: &self.virtio_fs.token,
-            cgroups: cgroups.map_err(failed)?,
-        };
-        kill_point("before:helper");
-        let helper = Helper::start(place, export, directory, listener.into()).await?;
-        kill_point("after:helper");
+        let (helper, connection) = self.start_helper(export, &directory, Role::Serves).await?;
+        let (end, successors) = helper_relay::start(connection)
+            .map_err(|e| PlatformError::host(format!("share {}", export.path.display()), e))?;
         let share = Share {
             name: self.virtio_fs.next_name(),
             path: export.path.clone(),
             helper: Arc::new(helper),
+            directory: Arc::new(directory),
+            export: export.clone(),
+            successors,
+            successor: None,
             removing: false,
             lost: None,
         };
@@ -185,6 +196,28 @@ impl Vm {
         let error = self.why_not_plugged(&share, error).await;
         self.take_back(&export.tag, &share).await;
         Err(error)
+    }
+
+    /// Starts a helper, and returns the connection to it.
+    async fn start_helper(
+        &self,
+        export: &VirtioFsExport,
+        directory: &Directory,
+        role: Role,
+    ) -> Result<(Helper, UnixStream), PlatformError> {
+        let shares = &self.virtio_fs;
+        let program = shares.program.as_deref().map_err(|why| not_here(Feature::VirtioFsShares, why))?;
+        let failed = |e| PlatformError::host(format!("share {}", export.path.display()), e);
+        let (listener, connection) = {
+            let _turn = shares.turn.lock().await;
+            self.residue.dir().and_then(|dir| transport::connection(&dir, SOCKET)).map_err(failed)?
+        };
+        let cgroups = shares.cgroups.iter().map(OwnedFd::try_clone).collect::<Result<_, _>>().map_err(failed)?;
+        let place = Place { program, vm: self.id.as_str(), token: &shares.token, cgroups };
+        kill_point("before:helper");
+        let helper = Helper::start(place, export, directory, listener.into(), role).await?;
+        kill_point("after:helper");
+        Ok((helper, connection.into()))
     }
 
     /// A helper maps the guest's memory: QEMU would take the device without, and the helper end.
@@ -240,7 +273,7 @@ impl Vm {
             life => return Err(PlatformError::WrongState { intent: "remove a share", state: life.name() }),
         }
         self.virtio_fs.with(&export.tag, &share, |share| share.removing = true);
-        let removed = self.remove_device_and_helper(&share).await;
+        let removed = self.remove_device_and_helper(&export.tag, &share).await;
         if removed.is_err() {
             self.virtio_fs.with(&export.tag, &share, |share| share.removing = false);
             return removed;
@@ -255,22 +288,25 @@ impl Vm {
         }
     }
 
-    async fn remove_device_and_helper(&self, share: &Share) -> Result<(), PlatformError> {
-        let process = &share.helper.process;
+    async fn remove_device_and_helper(&self, tag: &str, share: &Share) -> Result<(), PlatformError> {
         match self.unplug_served(&share.name).await {
             Err(error @ PlatformError::Timeout { .. }) => {
                 // QEMU has been told, so the helper may go: if it has stalled, QEMU waits for it, or the guest does.
                 tracing::warn!(vm = %self.id, share = %share.path.display(), %error, "its helper is ended");
-                let _ = process.kill();
+                let _ = share.helper.process.kill();
                 self.unplug_served(&share.name).await?;
             }
             unplugged => unplugged?,
         }
         let limit = self.deadlines.terminate;
-        if process.wait(limit).await.is_none() {
-            process.kill().map_err(|e| PlatformError::host("end the helper of a share", e))?;
-            if process.wait(limit).await.is_none() {
-                return Err(self.timeout(&format!("the end of the helper of share {}", share.path.display()), limit));
+        let there: Option<Vec<_>> = self.virtio_fs.with(tag, share, |share| share.helpers().cloned().collect());
+        for helper in there.unwrap_or_default() {
+            if helper.process.wait(limit).await.is_none() {
+                helper.process.kill().map_err(|e| PlatformError::host("end the helper of a share", e))?;
+                if helper.process.wait(limit).await.is_none() {
+                    let what = format!("the end of the helper of share {}", share.path.display());
+                    return Err(self.timeout(&what, limit));
+                }
             }
         }
         Ok(())
@@ -291,7 +327,8 @@ impl Vm {
         if is_lost != Some(true) || matches!(self.life(), Life::Ended(_)) {
             return;
         }
-        let unplugged = self.unplug_served(&share.name).await;
+        // At once, and then somebody who answers: until the guest has let go of the device, it may ask.
+        let (unplugged, ()) = tokio::join!(self.unplug_served(&share.name), self.take_over(&tag, &share));
         // Its end may be QEMU's doing, which has ended.
         if self.await_end(Duration::ZERO).await.is_some() {
             return;
@@ -300,6 +337,22 @@ impl Vm {
         tracing::warn!(vm = %self.id, share = %path, how, "a share is lost: the guest's programs get errors there");
         if let Err(error) = unplugged {
             tracing::warn!(vm = %self.id, share = %path, %error, "the guest has not let go of its device");
+        }
+    }
+
+    /// Has another helper answer the guest. Without one it hears nothing more, as with the helper's end.
+    async fn take_over(&self, tag: &str, share: &Share) {
+        match self.start_helper(&share.export, &share.directory, Role::TakesOver).await {
+            Ok((helper, connection)) => {
+                let kept = self.virtio_fs.with(tag, share, |share| share.successor = Some(Arc::new(helper)));
+                if kept.is_some() {
+                    // Nobody listens where QEMU has let go of the device already.
+                    let _ = share.successors.send(connection);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(vm = %self.id, share = %share.path.display(), %error, "nobody answers the guest any more");
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 //! Each target has a wrapper in `fuzz/fuzz_targets` and a corpus in `fuzz/corpus`, both under its name. The corpora are
 //! replayed by an ordinary test, so that a case once found stays found.
 
+pub mod fs;
 pub mod image;
 pub mod log;
 pub mod mux;
@@ -15,6 +16,7 @@ pub type Target = fn(&[u8]);
 
 /// Every target under its name.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("fs_requests", fs::fs_requests),
     ("image_deb", image::image_deb),
     ("image_kernel", image::image_kernel),
     ("log_parser", log::log_parser),

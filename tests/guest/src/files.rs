@@ -103,7 +103,7 @@ fn attributes(dir: &Path) -> io::Result<()> {
     check(&value[..length] == b"user.note\0", "its name")?;
     rustix::fs::removexattr(&path, "user.note")?;
     check(rustix::fs::getxattr(&path, "user.note", &mut value) == Err(Errno::NODATA), "removed")?;
-    let refused = rustix::fs::setxattr(&path, "security.capability", b"x", XattrFlags::empty());
+    let refused = rustix::fs::setxattr(&path, "trusted.note", b"x", XattrFlags::empty());
     check(refused == Err(Errno::OPNOTSUPP), "none that gives rights")
 }
 

@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use uvm::qemu::StateRoot;
 use uvm_testkit::TestResult;
-use uvm_testkit::leak::{LeakCheck, processes};
+use uvm_testkit::leak::{LeakCheck, helpers, processes};
 use uvm_testkit::slot::Slot;
 use uvm_testkit::vm::{boot_files, unique};
 
@@ -24,6 +24,15 @@ struct Owner {
 
 impl Owner {
     async fn start(name: &str, kill_point: Option<&str>, stays: bool) -> TestResult<Self> {
+        Self::start_sharing(name, kill_point, stays, None).await
+    }
+
+    async fn start_sharing(
+        name: &str,
+        kill_point: Option<&str>,
+        stays: bool,
+        shared: Option<&Path>,
+    ) -> TestResult<Self> {
         let slot = Slot::take_async(1).await?;
         let id = unique(name)?.to_string();
         let state = tempfile::Builder::new().prefix("uvm-test-").tempdir()?;
@@ -34,6 +43,9 @@ impl Owner {
         command.arg(&id).arg(boot_files()?).arg(console).env("UVM_STATE_DIR", state.path());
         if let Some(moment) = kill_point {
             command.env("UVM_KILL_POINT", moment);
+        }
+        if let Some(shared) = shared {
+            command.env("UVM_OWNER_SHARE", shared);
         }
         if stays {
             command.env("UVM_OWNER_STAYS", "1");
@@ -57,8 +69,9 @@ impl Owner {
     /// QEMU dies with its owner; and gc removes the rest.
     async fn leave_nothing(self) -> TestResult {
         let died = Instant::now();
-        while !processes(&self.id).is_empty() {
-            assert!(died.elapsed() < GONE_WITHIN, "QEMU outlives its owner: {:?}", processes(&self.id));
+        let living = || [processes(&self.id), helpers(&self.id)].concat();
+        while !living().is_empty() {
+            assert!(died.elapsed() < GONE_WITHIN, "its owner is outlived by {:?}", living());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         campaign::note(&format!("QEMU was gone {} ms after its owner", died.elapsed().as_millis()));
@@ -105,6 +118,23 @@ async fn killed_while_the_vm_runs() -> TestResult {
     assert_eq!(processes(&owner.id).len(), 1);
     owner.child.kill().await?;
     owner.leave_nothing().await
+}
+
+#[tokio::test]
+async fn killed_while_a_directory_is_shared() -> TestResult {
+    let shared = tempfile::tempdir()?;
+    let mut owner = Owner::start_sharing("sharing", None, true, Some(shared.path())).await?;
+    owner.says("used").await?;
+    assert_eq!((processes(&owner.id).len(), helpers(&owner.id).len()), (1, 1));
+    owner.child.kill().await?;
+    owner.leave_nothing().await?;
+    for moment in uvm_qemu::KILL_POINTS_OF_SHARES {
+        let mut owner = Owner::start_sharing("helper", Some(moment), false, Some(shared.path())).await?;
+        let status = tokio::time::timeout(Duration::from_secs(120), owner.child.wait()).await??;
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "{moment}: {status}");
+        owner.leave_nothing().await?;
+    }
+    Ok(())
 }
 
 #[tokio::test]

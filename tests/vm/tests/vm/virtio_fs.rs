@@ -209,10 +209,9 @@ async fn many_are_there_at_once_and_leave_nothing() -> TestResult {
     let qemu = processes(vm.id().as_str());
     let qemu = qemu.first().and_then(|text| text.split_once(':')).map(|(pid, _)| pid.to_owned()).ok_or("no QEMU")?;
     let mut before = None;
-    // The first share has QEMU open what it keeps.
-    for round in 0..3 {
-        let count = if round == 0 { 1 } else { MANY };
-        let adding = dirs.iter().take(count).enumerate().map(|(index, dir)| {
+    // The first round has QEMU open what it keeps.
+    for _ in 0..3 {
+        let adding = dirs.iter().enumerate().map(|(index, dir)| {
             let (vm, options) = (UtilityVm::clone(&vm), by_device(dir.path(), format!("/run/shares/{index}")));
             tokio::spawn(async move { vm.share_with(&options).await })
         });
@@ -220,10 +219,10 @@ async fn many_are_there_at_once_and_leave_nothing() -> TestResult {
         for added in adding.collect::<Vec<_>>() {
             shares.push(added.await??);
         }
-        let expected: String = (0..count).map(|index| index.to_string()).collect();
-        let names = (0..count).map(|index| format!("/run/shares/{index}/name")).collect::<Vec<_>>().join(" ");
+        let expected: String = (0..MANY).map(|index| index.to_string()).collect();
+        let names = (0..MANY).map(|index| format!("/run/shares/{index}/name")).collect::<Vec<_>>().join(" ");
         assert_eq!(sh(&vm, &format!("cat {names}")).await?, expected);
-        assert_eq!(helper_pids(&vm).len(), count);
+        assert_eq!(helper_pids(&vm).len(), MANY);
         for share in &shares {
             share.release().await?;
         }
@@ -273,9 +272,8 @@ async fn a_share_in_use_stays() -> TestResult {
 }
 
 /// The guest goes on: it takes another disk and another share.
-async fn hot_plug_works(vm: &UtilityVm, dir: &Path, images: &Images) -> TestResult {
-    let image = images.filesystem("disk.img", "ext4")?;
-    let disk = vm.add_scsi(&ScsiDisk::new(&image).with_guest_path("/run/disk").read_only()).await?;
+async fn hot_plug_works(vm: &UtilityVm, dir: &Path, image: &Path) -> TestResult {
+    let disk = vm.add_scsi(&ScsiDisk::new(image).with_guest_path("/run/disk").read_only()).await?;
     disk.release().await?;
     let share = vm.share_with(&by_device(dir, "/run/again")).await?;
     assert_eq!(sh(vm, "cat /run/again/file").await?, "content");
@@ -286,6 +284,7 @@ async fn hot_plug_works(vm: &UtilityVm, dir: &Path, images: &Images) -> TestResu
 #[tokio::test]
 async fn a_killed_helper_leaves_the_guest_usable() -> TestResult {
     let images = Images::new()?;
+    let image = images.filesystem("disk.img", "ext4")?;
     let dir = tempfile::tempdir()?;
     fs::write(dir.path().join("file"), "content")?;
     let vm = TestVm::builder("fs-killed").boot().await?;
@@ -307,7 +306,7 @@ async fn a_killed_helper_leaves_the_guest_usable() -> TestResult {
         assert!(error.contains("was ended by signal 9") && error.contains(&format!("pid {helper}")), "{error}");
         // It was told once, and is gone.
         share.release().await?;
-        hot_plug_works(&vm, dir.path(), &images).await?;
+        hot_plug_works(&vm, dir.path(), &image).await?;
     }
     vm.close().await
 }
@@ -315,6 +314,7 @@ async fn a_killed_helper_leaves_the_guest_usable() -> TestResult {
 #[tokio::test]
 async fn a_stopped_helper_stops_its_callers_only() -> TestResult {
     let images = Images::new()?;
+    let image = images.filesystem("disk.img", "ext4")?;
     let dir = tempfile::tempdir()?;
     let other = tempfile::tempdir()?;
     fs::write(dir.path().join("file"), "content")?;
@@ -325,7 +325,7 @@ async fn a_stopped_helper_stops_its_callers_only() -> TestResult {
     send(helper, Signal::STOP)?;
     let asks = asking(&vm, "/run/share/file").await?;
     // Everything else goes on.
-    hot_plug_works(&vm, other.path(), &images).await?;
+    hot_plug_works(&vm, other.path(), &image).await?;
     // The guest cannot unmount what its program has open, and then not what does not answer.
     let began = Instant::now();
     let error = chain(&share.release().await.expect_err("it does not answer"));
