@@ -14,6 +14,7 @@ use crate::accel::{self, AcceleratorChoice, Chosen};
 use crate::cgroup::Hierarchies;
 use crate::create;
 use crate::state::{self, StateRoot};
+use crate::vfio::Vfio;
 use crate::vm::{CANNOT_YET, not_here};
 
 /// How to run QEMU. Plain data; change what you need after [`QemuOptions::default`].
@@ -26,6 +27,9 @@ pub struct QemuOptions {
     pub accelerator: AcceleratorChoice,
     /// The directory for state directories. Default: [`StateRoot::default_path`].
     pub state_root: Option<PathBuf>,
+    /// Where PCI devices of the host are found, and what QEMU drives them by: for tests, which have emulated ones.
+    #[doc(hidden)]
+    pub vfio: Vfio,
 }
 
 /// A Linux host that runs each VM as one QEMU process.
@@ -40,6 +44,7 @@ pub(crate) struct Shared {
     pub(crate) state_root: StateRoot,
     pub(crate) hierarchies: Hierarchies,
     pub(crate) capabilities: Capabilities,
+    pub(crate) vfio: Vfio,
     processors: u32,
     tidied: Once,
 }
@@ -59,11 +64,11 @@ impl QemuHost {
             why: e.to_string(),
         })?;
         let hierarchies = Hierarchies::of_this_process();
-        let capabilities = capabilities(&hierarchies);
+        let capabilities = capabilities(&hierarchies, &options.vfio);
         let processors = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
         tracing::debug!(program = %program.display(), accelerator = accelerator.why, "QEMU host");
-        let shared =
-            Shared { program, accelerator, state_root, hierarchies, capabilities, processors, tidied: Once::new() };
+        let (vfio, tidied) = (options.vfio.clone(), Once::new());
+        let shared = Shared { program, accelerator, state_root, hierarchies, capabilities, vfio, processors, tidied };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -169,17 +174,12 @@ const PROGRAM: &str = "qemu-system-x86_64";
 const INSTALL: &str = "on Debian and Ubuntu: apt-get install --no-install-recommends qemu-system-x86";
 
 /// Changes of running VMs that are still to come.
-const NOT_YET: [Feature; 5] = [
-    Feature::Vpmem,
-    Feature::NetworkAdapters,
-    Feature::PciDevices,
-    Feature::MemoryResize,
-    Feature::ProcessorLimitChange,
-];
+const NOT_YET: [Feature; 4] =
+    [Feature::Vpmem, Feature::NetworkAdapters, Feature::MemoryResize, Feature::ProcessorLimitChange];
 
 const WINDOWS_GUESTS: &str = "they need the Host Compute Service";
 
-fn capabilities(hierarchies: &Hierarchies) -> Capabilities {
+fn capabilities(hierarchies: &Hierarchies, vfio: &Vfio) -> Capabilities {
     let hcs_only = "only the Host Compute Service has it";
     let mut all = Capabilities::all("qemu")
         .without(Feature::WindowsGuests, WINDOWS_GUESTS)
@@ -194,6 +194,9 @@ fn capabilities(hierarchies: &Hierarchies) -> Capabilities {
         .without(Feature::HostOwnedGuestConnection, hcs_only);
     for feature in NOT_YET {
         all = all.without(feature, CANNOT_YET);
+    }
+    if let Some(why) = vfio.obstacle() {
+        all = all.without(Feature::PciDevices, why);
     }
     if let Some(why) = hierarchies.kill_obstacle() {
         all = all.without(Feature::KillAsOne, why);
@@ -228,7 +231,7 @@ mod tests {
 
     #[test]
     fn what_qemu_lacks_is_said_with_a_reason() {
-        let capabilities = capabilities(&Hierarchies::default());
+        let capabilities = capabilities(&Hierarchies::default(), &Vfio::default());
         for feature in [Feature::WindowsGuests, Feature::KillAsOne, Feature::ProcessorLimit] {
             assert!(capabilities.require(feature).is_err(), "{feature}");
         }

@@ -13,6 +13,7 @@
 //! | `transport`, `sockets` | guest streams over the multiplexed serial port or by virtual sockets; the latter plugged |
 //! | `disks`, `disk_image`, `vhd`, `devices` | disks that are plugged in and out, what they are on the host; removing devices |
 //! | `shares`, `pipes` | directories and sockets of the host, served to the guest |
+//! | `pci`, `vfio` | PCI devices of the host, plugged into ports; whether one can be |
 //! | `full_disk` | a guest that waits for room on the host |
 //! | `file_users` | who has a file open |
 //! | `short_path` | paths that fit a socket's address |
@@ -36,6 +37,7 @@ mod full_disk;
 mod host;
 mod kernel_line;
 mod kill_point;
+mod pci;
 mod pipes;
 mod platform_vm;
 mod process_info;
@@ -53,6 +55,7 @@ mod state;
 mod test_spec;
 mod transport;
 mod user;
+mod vfio;
 mod vhd;
 mod vm;
 
@@ -62,3 +65,5 @@ pub use host::{QemuHost, QemuOptions};
 pub use kill_point::KILL_POINTS;
 pub use qmp::{QemuVersion, QmpError};
 pub use state::{LiveVm, Reclaimed, StateRoot, gc};
+#[doc(hidden)]
+pub use vfio::Vfio;

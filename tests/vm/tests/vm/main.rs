@@ -27,3 +27,4 @@ mod sockets_cut;
 mod sockets_owner;
 mod streams;
 mod volume;
+mod vpci;
