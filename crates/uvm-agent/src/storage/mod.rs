@@ -5,7 +5,9 @@
 
 mod block;
 mod disk_size;
+mod empty;
 mod filesystem;
+mod make_ext4;
 mod mount_point;
 mod pci;
 mod plan9;
