@@ -265,6 +265,7 @@ impl Connection<'_> {
             mapped_sockets: true,
             disk_sizes: true,
             virtio_fs: true,
+            pci_ports: true,
             uvm_agent_version: env!("CARGO_PKG_VERSION").into(),
             ..Default::default()
         });

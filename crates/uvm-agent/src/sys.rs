@@ -1,5 +1,6 @@
 //! System calls that no safe library has: starting a process, signals without names, crediting entropy, watching a
-//! descriptor, connecting a virtual socket, growing a file system.
+//! descriptor, connecting a virtual socket, growing a file system,
+//! zeros on a disk.
 
 #![expect(unsafe_code, reason = "C interfaces; each block says why it is sound")]
 
@@ -21,6 +22,17 @@ use tokio::io::unix::AsyncFd;
 const EXT4_IOC_RESIZE_FS: c_ulong = 0x4008_6610;
 /// `XFS_IOC_FSGROWFSDATA`, `_IOW('X', 110, struct xfs_growfs_data)`.
 const XFS_IOC_FSGROWFSDATA: c_ulong = 0x4010_586e;
+
+/// `BLKZEROOUT`, `_IO(0x12, 127)`.
+const BLKZEROOUT: c_ulong = 0x127f;
+
+/// Has a block device write zeros, in its own way where it has one.
+pub(crate) fn zero_out(device: &File, at: u64, length: u64) -> io::Result<()> {
+    let range = [at, length];
+    // SAFETY: the descriptor is open; the call reads two numbers of 64 bits at the address, which are those of `range`.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), BLKZEROOUT as _, &raw const range) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
 
 /// Has the mounted ext4 that `directory` is in grow to so many of its blocks.
 pub(crate) fn grow_ext4(directory: BorrowedFd<'_>, blocks: u64) -> io::Result<()> {

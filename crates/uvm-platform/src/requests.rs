@@ -293,10 +293,12 @@ pub struct NetworkAdapter {
 pub struct PciAssignment {
     /// The GUID of the channel it appears on in the guest, as text without braces.
     pub channel: String,
-    /// The device's instance path on the host.
+    /// The device's instance path on the host; on Linux its PCI address.
     pub device: String,
     /// Which virtual function of it; 0 for the device itself.
     pub virtual_function: u16,
+    /// Which of the VM's [ports](crate::PlatformVm::pci_ports) it is plugged into; `None` on hosts that have none.
+    pub port: Option<u32>,
 }
 
 /// A named pipe of the host, or on Linux a Unix socket, to be reached from the guest.

@@ -14,7 +14,7 @@ use crate::files::PlatformFiles;
 use crate::hosted::HostedGuest;
 use crate::hvsocket::{HvSocketServiceConfig, HvSocketServiceId};
 use crate::network::PlatformNetwork;
-use crate::requests::{Change, HostFile, VmAccess};
+use crate::requests::{Change, HostFile, PciAssignment, VmAccess};
 use crate::spec::VmSpec;
 use crate::stream::{GuestListener, GuestStream, Port};
 use crate::windows::WcowSpec;
@@ -196,6 +196,21 @@ pub trait PlatformVm: Send + Sync + 'static {
     /// carries each connection on a port.
     fn guest_reaches_pipes(&self) -> bool {
         true
+    }
+
+    /// The ports that PCI devices are plugged into, by the PCI addresses that the guest knows them by; `None` on a host that
+    /// needs none, whose devices come on channels with GUIDs.
+    fn pci_ports(&self) -> Option<Vec<String>> {
+        None
+    }
+
+    /// The guest's PCI address of a device that is plugged in, as far as the host knows it.
+    ///
+    /// # Errors
+    /// The host does not tell.
+    fn pci_address<'a>(&'a self, device: &'a PciAssignment) -> BoxFuture<'a, Result<Option<String>, PlatformError>> {
+        let _ = device;
+        Box::pin(async { Ok(None) })
     }
 
     /// Has the host's service pass `request`, JSON, on to the guest.

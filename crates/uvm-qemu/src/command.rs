@@ -23,6 +23,8 @@ pub(crate) struct QemuCommand<'a> {
     pub(crate) console: RawFd,
     /// The multiplexer's end; `None` for an agent that does not know it.
     pub(crate) mux: Option<RawFd>,
+    /// Ports that PCI devices of the host can be plugged into.
+    pub(crate) pci_ports: u32,
     /// The connection to the device for virtual sockets.
     pub(crate) vsock: Option<RawFd>,
     /// The root disk, and how much of it is mapped.
@@ -37,6 +39,18 @@ pub(crate) const MUX_PORT_NAME: &str = "uvm.mux";
 pub(crate) const VSOCK_DEVICE: &str = "vsock";
 /// The bus that devices can be added to while the VM runs; it has 32 slots.
 pub(crate) const HOT_PLUG_BUS: &str = "pb0";
+/// QEMU's name of a port for a PCI device of the host, and of its bus.
+pub(crate) fn pci_port(number: u32) -> String {
+    format!("rp{number}")
+}
+
+/// Where such a port is on the first bus: the guest's address of it.
+pub(crate) fn pci_port_address(number: u32) -> String {
+    format!("0000:00:{:02x}.0", FIRST_PCI_PORT + number)
+}
+
+/// The slot of the first of them; QEMU gives what says none slots from 1 on, and 0x1f is the chipset's.
+const FIRST_PCI_PORT: u32 = 0x14;
 /// The adapter of all SCSI disks, and the bus it has.
 const SCSI_ADAPTER: &str = "scsi0";
 pub(crate) const SCSI_BUS: &str = "scsi0.0";
@@ -95,6 +109,11 @@ impl QemuCommand<'_> {
 
     fn devices(&self, args: &mut Args) {
         args.pair("-device", format!("pcie-pci-bridge,id={HOT_PLUG_BUS},bus=pcie.0,addr=0x11"));
+        for number in 0..self.pci_ports {
+            let (name, slot, place) = (pci_port(number), number + 1, FIRST_PCI_PORT + number);
+            let port = format!("pcie-root-port,id={name},chassis={slot},slot={slot},bus=pcie.0,addr={place:#x}");
+            args.pair("-device", port);
+        }
         if let Some(vsock) = self.vsock {
             args.pair("-chardev", format!("socket,id={VSOCK_DEVICE},fd={vsock}"));
             let name = VSOCK_DEVICE;
@@ -147,6 +166,7 @@ mod tests {
             qmp: 12,
             console: 13,
             mux: Some(14),
+            pci_ports: 0,
             vsock: None,
             root: None,
         }
@@ -174,6 +194,20 @@ mod tests {
             ..command()
         };
         insta::assert_snapshot!(lines(&command));
+    }
+
+    #[test]
+    fn ports_for_pci_devices_are_where_the_guest_looks() {
+        let command = QemuCommand { pci_ports: 2, ..command() };
+        let ports: Vec<_> = command.arguments().into_iter().filter(|word| word.starts_with("pcie-root-port")).collect();
+        assert_eq!(
+            ports,
+            [
+                "pcie-root-port,id=rp0,chassis=1,slot=1,bus=pcie.0,addr=0x14",
+                "pcie-root-port,id=rp1,chassis=2,slot=2,bus=pcie.0,addr=0x15"
+            ]
+        );
+        assert_eq!(pci_port_address(1), "0000:00:15.0");
     }
 
     #[test]

@@ -27,6 +27,7 @@ use crate::full_disk::FullDisk;
 use crate::host::Shared;
 use crate::kernel_line::{HostFacts, kernel_line};
 use crate::kill_point::kill_point;
+use crate::pci::PciDevices;
 use crate::pipes::Pipes;
 use crate::process_info::ProcessInfo;
 use crate::qmp::{CallError, QemuVersion, Qmp};
@@ -87,6 +88,7 @@ pub(crate) async fn create(host: Arc<Shared>, spec: VmSpec, thread: Arc<VmThread
         shares: Shares::default(),
         pipes: Pipes::default(),
         virtio_fs: VirtioFs::new(host.share_helper.clone(), launched.token, launched.cgroups),
+        pci: PciDevices::new(spec.pci_ports, spec.memory.size_mib, host.vfio.clone()),
         full_disk: FullDisk::default(),
         power: tokio::sync::Mutex::default(),
         life: watch::Sender::new(Life::Created),
@@ -211,6 +213,7 @@ async fn launch(
         backing: spec.memory.backing,
         processors: spec.processors.count,
         scsi_controllers: spec.scsi_controllers,
+        pci_ports: spec.pci_ports,
         kernel_line: &plan.kernel_line,
         kernel: plan.kernel.fd.as_raw_fd(),
         initrd: plan.initrd.as_ref().map(|file| file.fd.as_raw_fd()),

@@ -14,6 +14,7 @@
 //! | `disks`, `disk_image`, `vhd`, `devices` | disks that are plugged in and out, what they are on the host; removing devices |
 //! | `shares`, `virtio_fs`, `share_helper`, `helper_relay` | directories of the host, served to the guest: by 9P in this process, as devices by processes of their own |
 //! | `pipes` | sockets of the host, offered in the guest |
+//! | `pci`, `vfio` | PCI devices of the host, plugged into ports; whether one can be |
 //! | `full_disk` | a guest that waits for room on the host |
 //! | `file_users` | who has a file open |
 //! | `short_path` | paths that fit a socket's address |
@@ -38,6 +39,7 @@ mod helper_relay;
 mod host;
 mod kernel_line;
 mod kill_point;
+mod pci;
 mod pipes;
 mod platform_vm;
 mod process_info;
@@ -56,6 +58,7 @@ mod state;
 mod test_spec;
 mod transport;
 mod user;
+mod vfio;
 mod vhd;
 mod virtio_fs;
 mod vm;
@@ -66,3 +69,5 @@ pub use host::{QemuHost, QemuOptions};
 pub use kill_point::{KILL_POINTS, KILL_POINTS_OF_SHARES};
 pub use qmp::{QemuVersion, QmpError};
 pub use state::{LiveVm, Reclaimed, StateRoot, gc};
+#[doc(hidden)]
+pub use vfio::Vfio;

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 
 use tokio::time::Instant;
 use uvm_platform::hvsocket::HvSocketServices;
-use uvm_platform::requests::{Change, Device, HostFile, Setting, VmAccess};
+use uvm_platform::requests::{Change, Device, HostFile, PciAssignment, Setting, VmAccess};
 use uvm_platform::{
     Accelerator, BoxFuture, Feature, GuestListener, GuestStream, HostGuestConnection, HostedGuest,
     HvSocketServiceConfig, HvSocketServiceId, LastWords, PlatformError, PlatformNetwork, PlatformVm, Port,
@@ -154,6 +154,10 @@ impl PlatformVm for QemuVm {
                     vm.remove_share(&export);
                     Ok(())
                 }
+                Change::Add(Device::Pci(device)) => vm.add_pci(&device).await,
+                Change::Remove(Device::Pci(device)) | Change::UndoAdd(Device::Pci(device)) => {
+                    vm.remove_pci(&device).await
+                }
                 Change::Add(Device::Pipe(pipe)) => vm.add_pipe(pipe).await,
                 Change::Remove(Device::Pipe(pipe)) | Change::UndoAdd(Device::Pipe(pipe)) => {
                     vm.remove_pipe(&pipe);
@@ -176,6 +180,15 @@ impl PlatformVm for QemuVm {
     /// Its agent listens for them, and dials the host.
     fn guest_reaches_pipes(&self) -> bool {
         false
+    }
+
+    fn pci_ports(&self) -> Option<Vec<String>> {
+        Some(self.vm.pci.addresses())
+    }
+
+    fn pci_address<'a>(&'a self, device: &'a PciAssignment) -> BoxFuture<'a, Result<Option<String>, PlatformError>> {
+        let (vm, device) = (Arc::clone(&self.vm), device.clone());
+        self.run(async move { vm.pci_address(&device).await })
     }
 
     fn pass_on<'a>(&'a self, _request: &'a str) -> BoxFuture<'a, Result<(), PlatformError>> {

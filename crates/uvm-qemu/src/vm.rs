@@ -25,6 +25,7 @@ use crate::command::MUX_DEVICE;
 use crate::disks::Disks;
 use crate::exit::{self, Evidence};
 use crate::full_disk::FullDisk;
+use crate::pci::PciDevices;
 use crate::pipes::Pipes;
 use crate::process_info::ProcessInfo;
 use crate::qmp::{CallError, Qmp, QmpEvent};
@@ -78,6 +79,7 @@ pub(crate) struct Vm {
     pub(crate) shares: Shares,
     pub(crate) pipes: Pipes,
     pub(crate) virtio_fs: VirtioFs,
+    pub(crate) pci: PciDevices,
     pub(crate) full_disk: FullDisk,
     /// Held while the guest is stopped or let go on.
     pub(crate) power: tokio::sync::Mutex<()>,

@@ -190,6 +190,7 @@ impl Guest {
             exit_detail: true,
             mapped_sockets: true,
             disk_sizes: true,
+            pci_ports: true,
             uvm_agent_version: env!("CARGO_PKG_VERSION").into(),
             ..Default::default()
         });

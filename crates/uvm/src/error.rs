@@ -440,6 +440,7 @@ impl UvmError {
 fn resource_kind(error: &ResourceError) -> ErrorKind {
     match error {
         ResourceError::NoScsiControllers
+        | ResourceError::NoPciPorts
         | ResourceError::NotForThisGuest { .. }
         | ResourceError::NotForThisAgent { .. }
         | ResourceError::NoGuestConnection => ErrorKind::Unsupported,

@@ -44,8 +44,8 @@ pub use host::{Gc, Reclaimed, gc};
 pub use host::{image, qemu};
 pub use options::{
     DEFAULT_VPMEM_COUNT, DEFAULT_VPMEM_SIZE_BYTES, GuestConnection, INITRD_FILE, KERNEL_FILE, KernelBoot, LcowOptions,
-    MAX_SCSI_CONTROLLERS, MAX_VPMEM_COUNT, MemoryBacking, MemoryMib, OptionsError, ProcessorCount, RootFsType,
-    UNCOMPRESSED_KERNEL_FILE, VHD_FILE, WcowOptions,
+    MAX_PCI_PORTS, MAX_SCSI_CONTROLLERS, MAX_VPMEM_COUNT, MemoryBacking, MemoryMib, OptionsError, ProcessorCount,
+    RootFsType, UNCOMPRESSED_KERNEL_FILE, VHD_FILE, WcowOptions,
 };
 pub use output::{GuestLogEntry, GuestLogParser, LogLevel, NotALog, OutputHandler};
 pub use process::{Output, Process, ProcessExit, ProcessInput, ProcessOutput, ProcessSpec, TerminalSize};

@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags};
 
 use super::StorageError;
 use super::block::BlockDevice;
-use super::mount_point;
+use super::{empty, make_ext4, mount_point};
 use crate::modules::Modules;
 
 /// How a device is to be mounted.
@@ -129,22 +129,52 @@ fn named(name: &str) -> Result<&'static Filesystem, StorageError> {
     found.ok_or_else(|| StorageError::Bad(format!("file system {name:?} is none of {}", names())))
 }
 
+/// Makes an ext4 on a device that is empty; one that holds a file system stays as it is, and so does one that holds anything
+/// else, which is an error.
+pub(super) fn ensure(device: &BlockDevice, filesystem: &str) -> Result<(), StorageError> {
+    if !matches!(filesystem, "" | "ext4") {
+        return Err(StorageError::Bad(format!("a file system {filesystem:?} cannot be made in this guest: ext4 can")));
+    }
+    let node = device.node();
+    let failed = || StorageError::at(format!("make an ext4 on {}", node.display()));
+    let mut file = File::options().read(true).write(true).open(&node).map_err(failed())?;
+    if find(&file).map_err(failed())?.is_some() {
+        return Ok(());
+    }
+    let bytes = file.seek(io::SeekFrom::End(0)).map_err(failed())?;
+    if let Some(at) = empty::first_content(&file, bytes).map_err(failed())? {
+        let node = node.display();
+        return Err(StorageError::Bad(format!(
+            "{node} is not empty: at byte {at} it holds something, and no file system that is known here ({}); none is made",
+            names()
+        )));
+    }
+    make_ext4::make(&file, bytes).map_err(failed())
+}
+
 /// The file system that a device holds.
 fn recognise(node: &Path) -> Result<&'static Filesystem, StorageError> {
     let failed = || StorageError::at(format!("read {}", node.display()));
     let device = File::open(node).map_err(failed())?;
+    let found = find(&device).map_err(failed())?;
+    found.ok_or_else(|| {
+        StorageError::Bad(format!("{} holds no file system that is known here: {}", node.display(), names()))
+    })
+}
+
+fn find(device: &File) -> io::Result<Option<&'static Filesystem>> {
     for known in &KNOWN {
         let mut found = [0; 8];
         let found = &mut found[..known.magic.len()];
         match device.read_exact_at(found, known.offset) {
-            Ok(()) if found == known.magic => return Ok(known),
+            Ok(()) if found == known.magic => return Ok(Some(known)),
             Ok(()) => {}
             // It is too small for that.
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {}
-            Err(e) => return Err(failed()(e)),
+            Err(e) => return Err(e),
         }
     }
-    Err(StorageError::Bad(format!("{} holds no file system that is known here: {}", node.display(), names())))
+    Ok(None)
 }
 
 #[cfg(test)]

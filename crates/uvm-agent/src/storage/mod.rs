@@ -1,12 +1,15 @@
-//! Disks of the VM, directories and sockets of the host: found, mounted, let go of.
+//! Disks and PCI devices of the VM, directories and sockets of the host: found, mounted, let go of.
 //!
 //! What is asked for is done on threads of its own: each step waits for the kernel, and many disks come at a time. Requests
 //! about one disk or one path are done in the order they came.
 
 mod block;
 mod disk_size;
+mod empty;
 mod filesystem;
+mod make_ext4;
 mod mount_point;
+mod pci;
 mod plan9;
 mod request;
 mod scsi;
@@ -69,6 +72,7 @@ impl Storage {
             }
             (RequestType::Add, Resource::MappedDirectory(share)) => plan9::add(self, link, share).await,
             (RequestType::Remove, Resource::MappedDirectory(share)) => plan9::remove(self, share).await,
+            (RequestType::Add, Resource::VpciDevice(device)) => pci::add(self, device).await,
             (RequestType::Add, Resource::MappedSocket(socket)) => socket::add(self, link, socket).await,
             (RequestType::Remove, Resource::MappedSocket(socket)) => socket::remove(self, socket).await,
             _ => return Err(not_yet::modify(container, &change)),

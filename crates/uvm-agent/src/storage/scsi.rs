@@ -38,9 +38,6 @@ pub(super) async fn add(storage: &Storage, disk: MappedVirtualDisk) -> Result<()
     if disk.encrypted {
         return Err(StorageError::NotYet { what: "encryption of a disk" });
     }
-    if disk.ensure_filesystem {
-        return Err(StorageError::NotYet { what: "making a file system" });
-    }
     let request = storage.begin(places(&disk)).await?;
     let until = request.steps_until().into_std();
     let task = format!("adding {}", place(disk.controller, disk.lun));
@@ -82,6 +79,9 @@ fn find_and_mount(storage: &Storage, disk: &MappedVirtualDisk, until: Instant) -
     let device = if disk.partition == 0 { whole } else { whole.partition(disk.partition, until)? };
     if disk.block_dev {
         return mount_point::link(&disk.mount_path, &device.node());
+    }
+    if disk.ensure_filesystem {
+        filesystem::ensure(&device, &disk.filesystem)?;
     }
     let mounting = Mounting { read_only: disk.read_only, filesystem: &disk.filesystem, options: &disk.options };
     filesystem::mount(&storage.modules, &device, &disk.mount_path, &mounting)

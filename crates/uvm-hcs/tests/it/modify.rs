@@ -215,7 +215,12 @@ impl Case<'_> {
     }
 
     fn pci(&self) -> PciAssignment {
-        PciAssignment { channel: self.place("VirtualPci/").into(), device: self.arg("deviceID"), virtual_function: 0 }
+        PciAssignment {
+            channel: self.place("VirtualPci/").into(),
+            device: self.arg("deviceID"),
+            virtual_function: 0,
+            port: None,
+        }
     }
 
     fn service(&self) -> HvSocketService {

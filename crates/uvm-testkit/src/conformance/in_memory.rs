@@ -44,6 +44,7 @@ impl Host for InMemory {
                 directory: host.directory(),
                 file: host.file(),
                 nowhere: host.path("there-is-no-such-file"),
+                devices: [r"PCIP\VEN_1", r"PCIP\VEN_2"].map(str::to_owned),
                 pipe: r"\\.\pipe\conformance".into(),
             };
             let gone = move || -> BoxFuture<'static, TestResult> {

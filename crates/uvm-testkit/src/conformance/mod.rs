@@ -98,6 +98,8 @@ pub struct Things {
     pub nowhere: PathBuf,
     /// A named pipe, or a Unix socket.
     pub pipe: PathBuf,
+    /// Two PCI devices, as the host or a careless caller spells them.
+    pub devices: [String; 2],
 }
 
 /// What hosts and their guests do in ways of their own.

@@ -111,12 +111,13 @@ pub(super) async fn pipes_are_shared_and_counted(vm: &Subject) -> TestResult {
 }
 
 pub(super) async fn devices_are_shared_and_counted(vm: &Subject) -> TestResult {
-    let Some(one) = vm.if_it_can(Feature::PciDevices, vm.assign_device(r"PCIP\VEN_1").await)? else { return Ok(()) };
+    let [first, second] = &vm.things().devices;
+    let Some(one) = vm.if_it_can(Feature::PciDevices, vm.assign_device(first).await)? else { return Ok(()) };
     // Spelt otherwise, it is the same.
-    let two = vm.assign_device(r"pcip\ven_1").await?;
+    let two = vm.assign_device(&first.to_lowercase()).await?;
     assert_eq!(one.vmbus_guid(), two.vmbus_guid());
     assert!(one.vmbus_instance_id().contains(one.vmbus_guid()));
-    let other = vm.assign_device(r"PCIP\VEN_2").await?;
+    let other = vm.assign_device(second).await?;
     assert_ne!(one.vmbus_guid(), other.vmbus_guid());
     for device in [one, two, other] {
         device.release().await?;

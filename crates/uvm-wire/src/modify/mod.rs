@@ -269,7 +269,8 @@ mod tests {
             r#"{"resourcetype":"VPCIDevice","requesttype":null,"settings":{"vmbusguid":"g"}}"#,
             r#"{"Settings":{"VMBusGUID":"g"},"RequestType":"","ResourceType":"VPCIDevice"}"#,
         ] {
-            let expected = Modification::add(Resource::VpciDevice(VpciDevice { vmbus_guid: "g".into() }));
+            let expected =
+                Modification::add(Resource::VpciDevice(VpciDevice { vmbus_guid: "g".into(), port: String::new() }));
             assert_eq!(read(text).unwrap(), expected, "{text}");
         }
     }

@@ -402,7 +402,7 @@ fn resource() -> impl Strategy<Value = Resource> {
         vpmem().prop_map(Resource::VpmemDevice).boxed(),
         layers().prop_map(Resource::CombinedLayers).boxed(),
         adapter().prop_map(Resource::Network).boxed(),
-        text().prop_map(|vmbus_guid| Resource::VpciDevice(VpciDevice { vmbus_guid })).boxed(),
+        (text(), text()).prop_map(|(vmbus_guid, port)| Resource::VpciDevice(VpciDevice { vmbus_guid, port })).boxed(),
         (option::of(raw()), option::of(raw()))
             .prop_map(|(windows, linux)| Resource::ContainerConstraints(ContainerConstraints { windows, linux }))
             .boxed(),

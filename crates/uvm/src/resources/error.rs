@@ -13,6 +13,9 @@ pub enum ResourceError {
     /// The VM has no SCSI controller. Nothing was changed.
     #[error("no SCSI controllers configured for this utility VM")]
     NoScsiControllers,
+    /// The VM has no port that PCI devices are plugged into. Nothing was changed.
+    #[error("no PCI ports configured for this utility VM")]
+    NoPciPorts,
     /// All places for such a thing are taken. Nothing was changed.
     #[error("no available location: all {count} {what} are taken")]
     NoAvailableLocation {

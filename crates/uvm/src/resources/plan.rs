@@ -99,6 +99,7 @@ impl Connection {
                     || !(disk.options.is_empty() && disk.filesystem.is_empty());
                 more.then_some("partitions, other file systems, mount options and links to disks")
             }
+            Resource::VpciDevice(device) if !device.port.is_empty() && !can.pci_ports => Some("PCI devices in ports"),
             Resource::DiskSize(_) if !can.disk_sizes => Some("new sizes of disks"),
             Resource::MappedSocket(_) if !can.mapped_sockets => Some("sockets of the host"),
             _ => None,

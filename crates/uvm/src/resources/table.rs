@@ -74,6 +74,8 @@ pub(crate) struct Limits {
     pub(crate) looks_for_disks: bool,
     /// The guest reaches pipes of the host by itself.
     pub(crate) reaches_pipes: bool,
+    /// Where PCI devices are plugged in, by the guest's addresses; `None`: anywhere.
+    pub(crate) pci_ports: Option<Vec<String>>,
     pub(crate) vpmem_devices: u32,
     pub(crate) vpmem_size_bytes: u64,
     /// The disk it booted from, which has the first memory-backed device.
@@ -90,6 +92,7 @@ impl Limits {
             scsi_controllers: 1,
             looks_for_disks: false,
             reaches_pipes: true,
+            pci_ports: None,
             vpmem_devices: 0,
             vpmem_size_bytes: 0,
             root_disk: None,
@@ -110,6 +113,7 @@ impl Limits {
             scsi_controllers: options.scsi_controllers,
             looks_for_disks: false,
             reaches_pipes: true,
+            pci_ports: None,
             vpmem_devices: options.vpmem_devices,
             vpmem_size_bytes: options.vpmem_size_bytes,
         }
@@ -125,6 +129,7 @@ pub(crate) struct Table {
     pub(super) limits: Limits,
     pub(super) scsi: Places<EntryId>,
     pub(super) vpmem: Places<EntryId>,
+    pci: Places<EntryId>,
     next_plan9: u64,
     next_virtio_fs: u64,
     next_vsmb: u64,
@@ -145,13 +150,17 @@ pub(super) enum Fit {
 pub(super) enum Place {
     Scsi(u32),
     Vpmem(u32),
+    Pci(u32),
     None,
 }
 
 impl Table {
     pub(crate) fn new(vm: Arc<dyn PlatformVm>, limits: Limits) -> Self {
         let looks_for_disks = limits.os == GuestOs::Linux && !vm.guest_notices_disks();
-        let limits = Limits { looks_for_disks, reaches_pipes: vm.guest_reaches_pipes(), ..limits };
+        let limits =
+            Limits { looks_for_disks, reaches_pipes: vm.guest_reaches_pipes(), pci_ports: vm.pci_ports(), ..limits };
+        let pci =
+            Places::new(limits.pci_ports.as_ref().map_or(0, |ports| u32::try_from(ports.len()).unwrap_or(u32::MAX)));
         let scsi = Places::new(limits.scsi_controllers * scsi::LUNS);
         let vpmem = Places::new(limits.vpmem_devices);
         let (root_disk, scratch_disk) = (limits.root_disk.clone(), limits.scratch_disk.clone());
@@ -161,6 +170,7 @@ impl Table {
             limits,
             scsi,
             vpmem,
+            pci,
             next_plan9: 0,
             next_virtio_fs: 0,
             next_vsmb: 1,
@@ -195,6 +205,7 @@ impl Table {
                 match place {
                     Place::Scsi(place) => self.scsi.take(place, id),
                     Place::Vpmem(place) => self.vpmem.take(place, id),
+                    Place::Pci(place) => self.pci.take(place, id),
                     Place::None => {}
                 }
                 vec![effect]
@@ -234,8 +245,7 @@ impl Table {
                 self.next_layers += 1;
                 Key::Layers(overlay.root.clone(), self.next_layers)
             }
-            // Instance paths differ in case only by who wrote them down.
-            Wanted::Pci(assignment) => Key::Pci(assignment.device.to_lowercase()),
+            Wanted::Pci(assignment) => vpci::key(&assignment.device, &self.limits),
             Wanted::Network(part) => {
                 if let Key::Adapter { namespace, .. } = &part.key
                     && self.adapters(namespace).is_none()
@@ -296,7 +306,7 @@ impl Table {
                 (plan, Place::None)
             }
             Wanted::Layers(overlay) => (layers::plan(overlay), Place::None),
-            Wanted::Pci(assignment) => (vpci::plan(assignment, &self.limits), Place::None),
+            Wanted::Pci(assignment) => vpci::plan(assignment, &self.pci, &self.limits)?,
             Wanted::Network(part) => ((*part.plan).clone(), Place::None),
         };
         Ok(Found::New { key, part, plan: Box::new(plan), place })
@@ -402,12 +412,14 @@ impl Table {
     pub(crate) fn freed(&mut self, id: EntryId) {
         self.scsi.leave(&id);
         self.vpmem.leave(&id);
+        self.pci.leave(&id);
     }
 
     /// The VM is gone, and everything with it. Gives who still waits.
     pub(crate) fn clear(&mut self) -> Vec<Waiter> {
         self.scsi = Places::new(self.scsi.count());
         self.vpmem = Places::new(self.vpmem.count());
+        self.pci = Places::new(self.pci.count());
         self.machine.clear()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use uvm::{BlockSize, ErrorKind, FileSystem, Grow, ImageFormat, ScsiDisk, ScsiMount, UtilityVm};
@@ -221,5 +221,61 @@ async fn a_disk_that_cannot_grow_says_why() -> TestResult {
     disk.resize(32 << 20, Grow::Disk).await?;
     assert_eq!(attribute(&vm, &disk, "size").await?, (32 << 11).to_string());
     disk.release().await?;
+    vm.close().await
+}
+
+#[tokio::test]
+async fn an_empty_disk_gets_a_file_system_and_no_other_does() -> TestResult {
+    let images = Images::new()?;
+    let vm = TestVm::builder("ensure").boot().await?;
+    for (name, format, options) in [
+        ("plain.img", "raw", ""),
+        ("dynamic.vhd", "vpc", "subformat=dynamic,force_size=on"),
+        ("disk.qcow2", "qcow2", ""),
+    ] {
+        let image = images.create(name, format, options)?;
+        let disk = ScsiDisk::new(&image).with_guest_path("/mnt").ensuring_file_system();
+        let mounted = vm.add_scsi(&disk).await?;
+        assert_eq!(sh(&vm, "ls -A /mnt; grep ' /mnt ' /proc/mounts | cut -d' ' -f3").await?, "lost+found\next4\n");
+        sh(&vm, "echo kept > /mnt/kept").await?;
+        mounted.release().await?;
+        // It is there by now.
+        let mounted = vm.add_scsi(&disk).await?;
+        assert_eq!(sh(&vm, "cat /mnt/kept").await?, "kept\n");
+        mounted.release().await?;
+        if format == "raw" {
+            tool("e2fsck", ["-fn"].map(OsStr::new).into_iter().chain([image.as_os_str()]))?;
+        }
+    }
+    // A larger one, which takes little room on the host, and grows.
+    let image = images.raw("large.img", 8 << 10)?;
+    let disk = vm.add_scsi(&ScsiDisk::new(&image).with_guest_path("/mnt").ensuring_file_system()).await?;
+    let blocks = File::open(&image)?.metadata()?.blocks();
+    assert!(blocks * 512 < 256 << 20, "{} bytes", blocks * 512);
+    disk.resize(40 << 30, Grow::FileSystem).await?;
+    let size: u64 = sh(&vm, "df -m /mnt | awk 'NR==2{print $2}'").await?.trim().parse()?;
+    assert!(size > 36 << 10, "{size} MiB");
+    disk.release().await?;
+    tool("e2fsck", ["-fn"].map(OsStr::new).into_iter().chain([image.as_os_str()]))?;
+    // Whatever else is there stays: at the beginning, at the end, a table of partitions, another file system.
+    for at in [600, 1 << 20, (16 << 20) - 1] {
+        let image = images.raw("taken.img", 16)?;
+        OpenOptions::new().write(true).open(&image)?.write_all_at(b"x", at)?;
+        let error = refused(&vm, &ScsiDisk::new(&image).with_guest_path("/mnt").ensuring_file_system()).await;
+        assert!(error.contains("is not empty: at byte") && error.contains(&at.to_string()), "{error}");
+        let content = std::fs::read(&image)?;
+        assert_eq!(content.iter().filter(|byte| **byte != 0).count(), 1, "nothing was written");
+    }
+    let parts = partitioned(&images, "parts.img", &images.filesystem("part", "ext4")?)?;
+    let error = refused(&vm, &ScsiDisk::new(&parts).with_guest_path("/mnt").ensuring_file_system()).await;
+    assert!(error.contains("is not empty"), "{error}");
+    let xfs = images.filesystem("xfs.img", "xfs")?;
+    let disk = vm.add_scsi(&ScsiDisk::new(&xfs).with_guest_path("/mnt").ensuring_file_system()).await?;
+    assert_eq!(sh(&vm, "cat /mnt/hello").await?, "from xfs\n");
+    disk.release().await?;
+    // An empty partition of a disk.
+    let disk = ScsiDisk::new(&parts).with_guest_path("/mnt").with_partition(1);
+    let error = refused(&vm, &disk.clone().ensuring_file_system()).await;
+    assert!(error.contains("make an ext4") && error.contains("at least 16777216"), "{error}");
     vm.close().await
 }

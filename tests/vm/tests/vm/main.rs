@@ -29,3 +29,4 @@ mod sockets_owner;
 mod streams;
 mod virtio_fs;
 mod volume;
+mod vpci;
