@@ -1,11 +1,13 @@
-//! Disks of the VM and directories of the host: found, mounted, let go of.
+//! Disks of the VM and directories of the host: found, mounted, put over each other, let go of.
 //!
 //! What is asked for is done on threads of its own: each step waits for the kernel, and many disks come at a time. Requests
 //! about one disk or one path are done in the order they came.
 
 mod block;
 mod filesystem;
+mod layers;
 mod mount_point;
+mod overlay;
 mod plan9;
 mod request;
 mod scsi;
@@ -22,6 +24,7 @@ use crate::link::Link;
 use crate::modules::Modules;
 use crate::not_yet;
 
+use self::layers::Combined;
 pub(crate) use self::mount_point::unmount_disks;
 use self::request::Request;
 use self::scsi::ScsiBus;
@@ -32,13 +35,14 @@ use self::turns::{Place, Turns};
 pub(crate) struct Storage {
     modules: Arc<Modules>,
     scsi: ScsiBus,
+    combined: Combined,
     turns: Turns,
 }
 
 impl Storage {
     /// With the modules that file systems and disks may need.
     pub(crate) fn new(modules: Arc<Modules>) -> Self {
-        Self { modules, scsi: ScsiBus::of_this_system(), turns: Turns::default() }
+        Self { modules, scsi: ScsiBus::of_this_system(), combined: Combined::default(), turns: Turns::default() }
     }
 
     /// Does what is asked. What is not for the VM itself, or not for its disks, is refused by name.
@@ -55,6 +59,8 @@ impl Storage {
             (RequestType::Add, Resource::MappedVirtualDisk(disk)) => scsi::add(self, disk).await,
             (RequestType::Remove, Resource::MappedVirtualDisk(disk)) => scsi::remove(self, disk).await,
             (RequestType::Remove, Resource::ScsiDevice(disk)) => scsi::unplug(self, disk.controller, disk.lun).await,
+            (RequestType::Add, Resource::CombinedLayers(combined)) => layers::add(self, combined).await,
+            (RequestType::Remove, Resource::CombinedLayers(combined)) => layers::remove(self, combined).await,
             (RequestType::Add, Resource::MappedDirectory(share)) => plan9::add(self, link, share).await,
             (RequestType::Remove, Resource::MappedDirectory(share)) => plan9::remove(self, share).await,
             _ => return Err(not_yet::modify(container, &change)),

@@ -12,6 +12,7 @@ mod exchange;
 mod faults;
 mod full_disk;
 mod images;
+mod layers;
 mod lifecycle;
 mod original;
 mod owner;
