@@ -14,7 +14,7 @@ use crate::files::PlatformFiles;
 use crate::hosted::HostedGuest;
 use crate::hvsocket::{HvSocketServiceConfig, HvSocketServiceId};
 use crate::network::PlatformNetwork;
-use crate::requests::{Change, HostFile, VmAccess};
+use crate::requests::{Change, HostFile, LayerPlace, VmAccess};
 use crate::spec::VmSpec;
 use crate::stream::{GuestListener, GuestStream, Port};
 use crate::windows::WcowSpec;
@@ -190,6 +190,11 @@ pub trait PlatformVm: Send + Sync + 'static {
     /// Whether a Linux guest notices by itself a disk that is attached to it; one that does not is told to look.
     fn guest_notices_disks(&self) -> bool {
         true
+    }
+
+    /// Where a Linux guest finds the layer in this slot, while it is attached; `None`: at the number of its slot.
+    fn layer_place(&self, _slot: u32) -> Option<LayerPlace> {
+        None
     }
 
     /// Has the host's service pass `request`, JSON, on to the guest.

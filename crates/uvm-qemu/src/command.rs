@@ -5,6 +5,8 @@ use std::os::fd::RawFd;
 use uvm_platform::Accelerator;
 use uvm_platform::spec::MemoryBacking;
 
+use crate::layers::Room;
+
 /// What one QEMU process is told. Descriptor numbers are those of the owner: the child inherits them unchanged.
 #[derive(Clone, Debug)]
 pub(crate) struct QemuCommand<'a> {
@@ -16,6 +18,8 @@ pub(crate) struct QemuCommand<'a> {
     pub(crate) backing: MemoryBacking,
     pub(crate) processors: u32,
     pub(crate) scsi_controllers: u32,
+    /// For layers that are plugged in later.
+    pub(crate) layers: Room,
     pub(crate) kernel_line: &'a str,
     pub(crate) kernel: RawFd,
     pub(crate) initrd: Option<RawFd>,
@@ -40,7 +44,7 @@ pub(crate) const HOT_PLUG_BUS: &str = "pb0";
 /// The adapter of all SCSI disks, and the bus it has.
 const SCSI_ADAPTER: &str = "scsi0";
 pub(crate) const SCSI_BUS: &str = "scsi0.0";
-/// Address space beyond memory and root disk: what maps them begins at a multiple of 1 GiB.
+/// Address space beyond memory, root disk and layers: what maps them begins at a multiple of 1 GiB.
 const ROOM_MIB: u64 = 2048;
 
 impl QemuCommand<'_> {
@@ -74,8 +78,12 @@ impl QemuCommand<'_> {
         );
         args.pair("-cpu", cpu);
         args.pair("-smp", self.processors.to_string());
-        let room = self.root.map(|(_, bytes)| format!(",maxmem={}M", self.memory_mib + (bytes >> 20) + ROOM_MIB));
-        args.pair("-m", format!("{}M{}", self.memory_mib, room.unwrap_or_default()));
+        let mapped_mib = self.layers.mib + self.root.map_or(0, |(_, bytes)| bytes >> 20);
+        let room = match mapped_mib {
+            0 => String::new(),
+            mapped => format!(",maxmem={}M", self.memory_mib + mapped + ROOM_MIB),
+        };
+        args.pair("-m", format!("{}M{room}", self.memory_mib));
         let prealloc = if self.backing == MemoryBacking::Physical { ",prealloc=on" } else { "" };
         args.pair("-object", format!("memory-backend-memfd,id=mem,size={}M,share=on{prealloc}", self.memory_mib));
     }
@@ -95,6 +103,9 @@ impl QemuCommand<'_> {
 
     fn devices(&self, args: &mut Args) {
         args.pair("-device", format!("pcie-pci-bridge,id={HOT_PLUG_BUS},bus=pcie.0,addr=0x11"));
+        for (id, slot) in self.layers.bridges() {
+            args.pair("-device", format!("pcie-pci-bridge,id={id},bus=pcie.0,addr={slot:#x}"));
+        }
         if let Some(vsock) = self.vsock {
             args.pair("-chardev", format!("socket,id={VSOCK_DEVICE},fd={vsock}"));
             let name = VSOCK_DEVICE;
@@ -141,6 +152,7 @@ mod tests {
             backing: MemoryBacking::Overcommit,
             processors: 2,
             scsi_controllers: 1,
+            layers: Room::default(),
             kernel_line: "console=ttyS0 -- -e 1 /bin/gcs",
             kernel: 10,
             initrd: Some(11),
@@ -179,6 +191,12 @@ mod tests {
     #[test]
     fn golden_original_agent_on_a_root_disk() {
         let command = QemuCommand { initrd: None, mux: None, vsock: Some(15), root: Some((16, 6 << 20)), ..command() };
+        insta::assert_snapshot!(lines(&command));
+    }
+
+    #[test]
+    fn golden_room_for_layers() {
+        let command = QemuCommand { layers: Room { bridges: 2, mib: 128 << 10 }, ..command() };
         insta::assert_snapshot!(lines(&command));
     }
 }

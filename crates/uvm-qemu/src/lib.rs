@@ -36,6 +36,8 @@ mod full_disk;
 mod host;
 mod kernel_line;
 mod kill_point;
+mod layer_image;
+mod layers;
 mod platform_vm;
 mod process_info;
 mod qmp;

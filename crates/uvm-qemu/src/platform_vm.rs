@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 
 use tokio::time::Instant;
 use uvm_platform::hvsocket::HvSocketServices;
-use uvm_platform::requests::{Change, Device, HostFile, VmAccess};
+use uvm_platform::requests::{Change, Device, HostFile, LayerPlace, VmAccess};
 use uvm_platform::{
     Accelerator, BoxFuture, Feature, GuestListener, GuestStream, HostGuestConnection, HostedGuest,
     HvSocketServiceConfig, HvSocketServiceId, LastWords, PlatformError, PlatformNetwork, PlatformVm, Port,
@@ -148,6 +148,10 @@ impl PlatformVm for QemuVm {
                 Change::Remove(Device::Scsi(disk)) | Change::UndoAdd(Device::Scsi(disk)) => {
                     vm.remove_disk(disk.slot).await
                 }
+                Change::Add(Device::Vpmem(layer)) => vm.add_layer(&layer).await,
+                Change::Remove(Device::Vpmem(layer)) | Change::UndoAdd(Device::Vpmem(layer)) => {
+                    vm.remove_layer(layer.slot).await
+                }
                 Change::Add(Device::Plan9(export)) => vm.add_share(export).await,
                 Change::Remove(Device::Plan9(export)) | Change::UndoAdd(Device::Plan9(export)) => {
                     vm.remove_share(&export);
@@ -161,6 +165,10 @@ impl PlatformVm for QemuVm {
     /// Its kernel does not look for units 0, and not for what was there before its driver.
     fn guest_notices_disks(&self) -> bool {
         false
+    }
+
+    fn layer_place(&self, slot: u32) -> Option<LayerPlace> {
+        self.vm.layer_place(slot)
     }
 
     fn pass_on<'a>(&'a self, _request: &'a str) -> BoxFuture<'a, Result<(), PlatformError>> {

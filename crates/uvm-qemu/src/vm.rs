@@ -25,6 +25,7 @@ use crate::command::MUX_DEVICE;
 use crate::disks::Disks;
 use crate::exit::{self, Evidence};
 use crate::full_disk::FullDisk;
+use crate::layers::Layers;
 use crate::process_info::ProcessInfo;
 use crate::qmp::{CallError, Qmp, QmpEvent};
 use crate::residue::Residue;
@@ -73,6 +74,7 @@ pub(crate) struct Vm {
     pub(crate) transport: AgentTransport,
     pub(crate) sockets: Sockets,
     pub(crate) disks: Disks,
+    pub(crate) layers: Layers,
     pub(crate) shares: Shares,
     pub(crate) full_disk: FullDisk,
     /// Held while the guest is stopped or let go on.

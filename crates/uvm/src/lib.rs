@@ -50,8 +50,8 @@ pub use options::{
 pub use output::{GuestLogEntry, GuestLogParser, LogLevel, NotALog, OutputHandler};
 pub use process::{Output, Process, ProcessExit, ProcessInput, ProcessOutput, ProcessSpec, TerminalSize};
 pub use resources::{
-    CombinedLayers, ContainerPipeMapping, NetworkEndpoints, PipeMount, Plan9Share, Plan9ShareOptions, ResourceError,
-    ScsiDisk, ScsiMount, Share, VpciDevice, VpmemMount, VsmbShare, is_pipe,
+    CombinedLayers, ContainerPipeMapping, LayerMechanism, NetworkEndpoints, PipeMount, Plan9Share, Plan9ShareOptions,
+    ResourceError, ScsiDisk, ScsiMount, Share, VpciDevice, VpmemMount, VsmbShare, is_pipe,
 };
 pub use uvm_platform::requests::{ScsiKind, VmAccess, VsmbOptions};
 pub use vm::{Refusal, UtilityVm};

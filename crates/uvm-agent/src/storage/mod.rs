@@ -9,6 +9,7 @@ mod layers;
 mod mount_point;
 mod overlay;
 mod plan9;
+mod pmem;
 mod request;
 mod scsi;
 mod turns;
@@ -26,6 +27,7 @@ use crate::not_yet;
 
 use self::layers::Combined;
 pub(crate) use self::mount_point::unmount_disks;
+use self::pmem::PmemBus;
 use self::request::Request;
 use self::scsi::ScsiBus;
 use self::turns::{Place, Turns};
@@ -35,6 +37,7 @@ use self::turns::{Place, Turns};
 pub(crate) struct Storage {
     modules: Arc<Modules>,
     scsi: ScsiBus,
+    pmem: PmemBus,
     combined: Combined,
     turns: Turns,
 }
@@ -42,7 +45,13 @@ pub(crate) struct Storage {
 impl Storage {
     /// With the modules that file systems and disks may need.
     pub(crate) fn new(modules: Arc<Modules>) -> Self {
-        Self { modules, scsi: ScsiBus::of_this_system(), combined: Combined::default(), turns: Turns::default() }
+        Self {
+            modules,
+            scsi: ScsiBus::of_this_system(),
+            pmem: PmemBus::of_this_system(),
+            combined: Combined::default(),
+            turns: Turns::default(),
+        }
     }
 
     /// Does what is asked. What is not for the VM itself, or not for its disks, is refused by name.
@@ -59,6 +68,8 @@ impl Storage {
             (RequestType::Add, Resource::MappedVirtualDisk(disk)) => scsi::add(self, disk).await,
             (RequestType::Remove, Resource::MappedVirtualDisk(disk)) => scsi::remove(self, disk).await,
             (RequestType::Remove, Resource::ScsiDevice(disk)) => scsi::unplug(self, disk.controller, disk.lun).await,
+            (RequestType::Add, Resource::VpmemDevice(device)) => pmem::add(self, device).await,
+            (RequestType::Remove, Resource::VpmemDevice(device)) => pmem::remove(self, device).await,
             (RequestType::Add, Resource::CombinedLayers(combined)) => layers::add(self, combined).await,
             (RequestType::Remove, Resource::CombinedLayers(combined)) => layers::remove(self, combined).await,
             (RequestType::Add, Resource::MappedDirectory(share)) => plan9::add(self, link, share).await,

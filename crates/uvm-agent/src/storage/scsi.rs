@@ -83,7 +83,12 @@ fn find_and_mount(storage: &Storage, disk: &MappedVirtualDisk, until: Instant) -
     if disk.block_dev {
         return mount_point::link(&disk.mount_path, &device.node());
     }
-    let mounting = Mounting { read_only: disk.read_only, filesystem: &disk.filesystem, options: &disk.options };
+    let mounting = Mounting {
+        read_only: disk.read_only,
+        filesystem: &disk.filesystem,
+        options: &disk.options,
+        direct_access: false,
+    };
     filesystem::mount(&storage.modules, &device, &disk.mount_path, &mounting)
 }
 

@@ -3,6 +3,7 @@
 mod connection;
 mod disks;
 mod end;
+mod layers;
 mod outside;
 mod settle;
 mod shares;
@@ -28,6 +29,7 @@ use crate::progress::Line;
 use crate::report;
 use disks::Disks;
 use end::End;
+use layers::Layers;
 use outside::{Outside, Passing};
 use signals::Signals;
 use sockets::Sockets;
@@ -146,6 +148,7 @@ async fn prepare(args: &RunArgs) -> anyhow::Result<Prepared> {
     options.id.clone_from(&args.name);
     options.owner = Some("uvm run".into());
     options.scsi_controllers = disks::controllers(args.disks.len());
+    layers::make_room(&mut options, &args.layers)?;
     options.virtual_sockets = !args.virtual_sockets.is_empty();
     options.exec_command_line.clone_from(&args.agent_cmdline);
     options.kernel_boot_options = args.kernel_args.join(" ");
@@ -161,6 +164,11 @@ async fn in_vm(vm: &UtilityVm, args: &RunArgs, passing: &Passing) -> End {
     let interactive = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     let tty = args.tty || (interactive && !args.no_tty);
     let spec = spec(args, tty);
+    // What else is mounted may lie in them.
+    let _layers = match Layers::mount(vm, &args.layers).await {
+        Ok(layers) => layers,
+        Err(e) => return End::failed(&e),
+    };
     let _shares = match shares::mount(vm, &args.shares).await {
         Ok(shares) => shares,
         Err(e) => return End::failed(&e),

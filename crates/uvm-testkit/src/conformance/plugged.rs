@@ -1,8 +1,7 @@
 //! What is plugged into a VM that runs: shared, counted, released, refused.
 
 use uvm::{
-    Endpoint, ErrorKind, Plan9ShareOptions, ProcessExit, ResourceError, ScsiDisk, ScsiMount, UvmError, VmAccess,
-    VsmbOptions,
+    Endpoint, ErrorKind, Plan9ShareOptions, ResourceError, ScsiDisk, ScsiMount, UvmError, VmAccess, VsmbOptions,
 };
 use uvm_platform::Feature;
 
@@ -154,24 +153,20 @@ pub(super) async fn networks_come_and_go(vm: &Subject) -> TestResult {
 }
 
 pub(super) async fn combined_layers_are_each_their_own(vm: &Subject) -> TestResult {
-    let layers = ["/run/layers/p0".to_owned()];
-    let combine = || vm.combine_layers_lcow(&layers, "/run/scratch", "/run/rootfs");
-    let combined = combine().await;
-    if !vm.ways().guest_combines_layers {
-        let error = failure("layers", combined)?;
-        assert!(matches!(resource(&error), ResourceError::Guest(_)), "{error:?}");
-        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}");
-        // It goes on.
-        assert_eq!(vm.output(&["true"]).await?.exit, ProcessExit::Code(0));
-        return not_attached("layers that could not be had", vm.remove_combined_layers("/run/rootfs").await);
-    }
-    let (one, two) = (combined?, combine().await?);
-    assert_eq!(one.root(), "/run/rootfs");
-    // The last one goes first.
+    let Some(layer) = vm.if_it_can(Feature::Vpmem, vm.add_vpmem(&vm.things().file).await)? else { return Ok(()) };
+    let layers = [layer.guest_path().ok_or("the layer has no path")?];
+    let one = vm.combine_layers_lcow(&layers, "/run/scratch", "/run/rootfs").await?;
+    let two = vm.combine_layers_lcow(&layers, "/run/else/scratch", "/run/else/rootfs").await?;
+    assert_eq!((one.root(), two.root()), ("/run/rootfs", "/run/else/rootfs"));
     vm.remove_combined_layers("/run/rootfs").await?;
-    not_attached("what was removed by its root", two.release().await)?;
-    one.release().await?;
-    not_attached("layers that are gone", vm.remove_combined_layers("/run/rootfs").await)
+    not_attached("what was removed by its root", one.release().await)?;
+    not_attached("layers that are gone", vm.remove_combined_layers("/run/rootfs").await)?;
+    // The other is another; and what is gone can be had again.
+    let again = vm.combine_layers_lcow(&layers, "", "/run/rootfs").await?;
+    two.release().await?;
+    not_attached("a second release", two.release().await)?;
+    again.release().await?;
+    Ok(layer.release().await?)
 }
 
 pub(super) async fn what_only_windows_guests_have_is_refused(vm: &Subject) -> TestResult {

@@ -329,12 +329,13 @@ prop_compose! {
         mount_path in text(),
         mapping in option::of(any::<(u64, u64)>()),
         verity_info in option::of(raw()),
+        pci_path in text(),
     ) -> VpmemDevice {
         let mapping_info = mapping.map(|(device_offset_bytes, device_size_bytes)| DeviceMapping {
             device_offset_bytes,
             device_size_bytes,
         });
-        VpmemDevice { device_number, mount_path, mapping_info, verity_info }
+        VpmemDevice { device_number, mount_path, mapping_info, verity_info, pci_path }
     }
 }
 

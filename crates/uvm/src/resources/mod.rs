@@ -37,7 +37,7 @@ pub use plan9::{Plan9Share, Plan9ShareOptions};
 pub use scsi::{ScsiDisk, ScsiMount};
 pub use share::Share;
 pub use vpci::VpciDevice;
-pub use vpmem::VpmemMount;
+pub use vpmem::{LayerMechanism, VpmemMount};
 pub use vsmb::VsmbShare;
 
 pub(crate) use effect::{Effect, EntryId};

@@ -238,12 +238,10 @@ impl Table {
                 Wanted::Scsi(disk) => scsi::fit(disk, plan, &self.limits)?,
                 Wanted::Vsmb(part) => vsmb::fit(part, plan, |path| self.path(path))?,
                 Wanted::Network(part) => network::fit(part)?,
-                Wanted::Vpmem(_)
-                | Wanted::Plan9(_)
-                | Wanted::Mapped(_)
-                | Wanted::Pipe(_)
-                | Wanted::Layers(_)
-                | Wanted::Pci(_) => Fit::AsIs,
+                Wanted::Vpmem(layer) => vpmem::fit(layer, plan)?,
+                Wanted::Plan9(_) | Wanted::Mapped(_) | Wanted::Pipe(_) | Wanted::Layers(_) | Wanted::Pci(_) => {
+                    Fit::AsIs
+                }
             };
             return Ok(match fit {
                 Fit::AsIs => Found::Same(id, part),

@@ -26,3 +26,4 @@ mod sockets_cut;
 mod sockets_owner;
 mod streams;
 mod volume;
+mod vpmem;
