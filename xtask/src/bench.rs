@@ -5,7 +5,7 @@ use anyhow::bail;
 use crate::setup;
 use crate::shell::Cmd;
 
-const MEASUREMENTS: [(&str, &str); 9] = [
+const MEASUREMENTS: [(&str, &str); 10] = [
     ("boot", "spawn to the first exec's exit code, against a bare QEMU"),
     ("run", "`uvm run -- uname -a`, against `vng` of virtme-ng"),
     ("exec", "500 times a static `true`, against a guest that does only that"),
@@ -15,6 +15,7 @@ const MEASUREMENTS: [(&str, &str); 9] = [
     ("vsock-exec", "processes of an agent by virtual sockets, against a small program over one connection"),
     ("size", "binary, initramfs, memory of agent and owner"),
     ("parallel", "1 to 16 starts at once, against as many bare QEMUs"),
+    ("layers", "memory of 50 VMs (or as many as rounds) with one layer, against a copy for each"),
 ];
 
 const USAGE: &str = "\

@@ -7,6 +7,7 @@ mod boot;
 mod command_line;
 mod context;
 mod exec;
+mod layers;
 mod machine;
 mod mux;
 mod page;
@@ -50,7 +51,7 @@ struct Options {
 }
 
 /// The measurements, in the order of the page.
-const NAMES: [&str; 9] = ["boot", "run", "exec", "stdout", "mux", "vsock", "vsock-exec", "size", "parallel"];
+const NAMES: [&str; 10] = ["boot", "run", "exec", "stdout", "mux", "vsock", "vsock-exec", "size", "parallel", "layers"];
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
@@ -93,6 +94,7 @@ async fn measure(name: &str, context: &Context) -> anyhow::Result<Report> {
         "vsock" => vsock::measure(context).await,
         "vsock-exec" => vsock_exec::measure(context).await,
         "size" => size::measure(context).await,
+        "layers" => layers::measure(context).await,
         _ => parallel::measure(context).await,
     }
 }

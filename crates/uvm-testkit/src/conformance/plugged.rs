@@ -69,7 +69,18 @@ pub(super) async fn layers_of_memory_are_shared_and_counted(vm: &Subject) -> Tes
     not_attached("a second release", two.release().await)?;
     vm.remove_vpmem(&things.file).await?;
     not_attached("what was removed by its path", one.release().await)?;
-    not_attached("a layer that is gone", vm.remove_vpmem(&things.file).await)
+    not_attached("a layer that is gone", vm.remove_vpmem(&things.file).await)?;
+    // Its place is free; and with its file closed on removal it is the same to the guest.
+    let again = vm.add_vpmem(&things.file).await?;
+    assert_eq!((again.slot(), again.guest_path().as_deref()), (Some(0), Some("/run/layers/p0")));
+    let error = failure("otherwise", vm.add_closing_vpmem(&things.file).await)?;
+    assert!(matches!(resource(&error), ResourceError::AttachedOtherwise { .. }), "{error:?}");
+    again.release().await?;
+    let closing = vm.add_closing_vpmem(&things.file).await?;
+    let shared = vm.add_vpmem(&things.file).await?;
+    assert_eq!((closing.slot(), shared.guest_path().as_deref()), (Some(0), Some("/run/layers/p0")));
+    closing.release().await?;
+    Ok(shared.release().await?)
 }
 
 pub(super) async fn directories_are_each_a_share_of_their_own(vm: &Subject) -> TestResult {
