@@ -113,8 +113,9 @@ pub(crate) struct RunArgs {
     #[arg(long = "disk", value_name = "PATH[:GUEST][:ro]", value_parser = disk)]
     pub(crate) disks: Vec<Disk>,
     /// Put the image of a file system (ext4, erofs, squashfs; raw, or as its name says) over those of earlier --layer
-    /// options: the first is at the bottom. The guest sees all of them as one directory, /layers, and may write there; that
-    /// is in its memory, and is gone with it. The images are not changed. May be repeated.
+    /// options: the first is at the bottom. The command has all of them together for its root, with /proc, /sys and /dev of
+    /// the guest, and shares and disks where GUEST says. What it writes is in the guest's memory, and is gone with it: the
+    /// images are not changed. May be repeated.
     #[arg(long = "layer", value_name = "IMAGE")]
     pub(crate) layers: Vec<PathBuf>,
     /// The command and its arguments [default: sh].

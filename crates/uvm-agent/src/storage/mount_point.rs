@@ -128,7 +128,7 @@ fn leave_share(path: PathBuf) -> Result<(), Errno> {
 }
 
 /// What is to be unmounted, in this order, and whether it is a share: shares, disks, overlays, and all that is mounted
-/// beneath a disk.
+/// beneath one of the latter.
 /// Not the root: that cannot be unmounted.
 fn to_unmount(mounts: Vec<Mounted>) -> Vec<(PathBuf, bool)> {
     let mut disks: Vec<PathBuf> = Vec::new();
@@ -144,7 +144,7 @@ fn to_unmount(mounts: Vec<Mounted>) -> Vec<(PathBuf, bool)> {
         if is_share || is_overlay || is_disk || disks.iter().any(|disk| path.starts_with(disk)) {
             found.push((path.clone(), is_share));
         }
-        if is_disk {
+        if is_disk || is_overlay {
             disks.push(path);
         }
     }
@@ -273,10 +273,11 @@ mod tests {
         let mounts = "/dev/pmem0 / ext4 ro 0 0\nproc /proc proc rw 0 0\n/dev/sda /a\\040b ext4 rw 0 0\n\
                       tmpfs /a\\040b/tmp tmpfs rw 0 0\nshare /a\\040b/share 9p rw 0 0\n\
                       /dev/sdb /back\\134slash\\ ext4 rw 0 0\ntmpfs /back tmpfs rw 0 0\n9p /alone 9p rw 0 0\n\
-                      overlay /root overlay rw 0 0\n\n";
+                      overlay /root overlay rw 0 0\nproc /root/proc proc rw 0 0\n\n";
         let found = to_unmount(Mounted::listed(mounts));
         let found: Vec<_> = found.iter().map(|(path, share)| (path.to_str().expect("text"), *share)).collect();
         let expected = [
+            ("/root/proc", false),
             ("/root", false),
             ("/alone", true),
             ("/back\\slash\\", false),

@@ -1,4 +1,4 @@
-//! Images of layers, put over each other for the command's VM.
+//! Images of layers, put over each other for the command's VM: the command has them for its root.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,9 @@ use anyhow::{Context, bail};
 use uvm::{CombinedLayers, LayerMechanism, LcowOptions, UtilityVm, UvmError, VpmemMount};
 
 /// Where the guest sees all of them as one directory.
-pub(crate) const ROOT: &str = "/layers";
+const ROOT: &str = "/layers";
+/// The guest's program that makes a directory another's root.
+const ENTER: &str = "/bin/uvm-enter";
 /// Where what is written there goes: memory of the guest.
 const SCRATCH: &str = "/run/layers/scratch";
 /// Sizes of layers are counted in these.
@@ -31,6 +33,20 @@ fn size(image: &Path) -> anyhow::Result<u64> {
         bail!("layer {} is no file: the image of a file system is needed", image.display());
     }
     Ok(meta.len())
+}
+
+/// Where in the guest is what the command is to see at a path.
+pub(crate) fn seen_at(images: &[PathBuf], path: &str) -> String {
+    if images.is_empty() { path.to_owned() } else { format!("{ROOT}/{}", path.trim_start_matches('/')) }
+}
+
+/// What the guest is to run for a command in a directory, and where.
+pub(crate) fn in_root(images: &[PathBuf], command: Vec<String>, directory: &str) -> (Vec<String>, String) {
+    if images.is_empty() {
+        return (command, directory.to_owned());
+    }
+    let enter = [ENTER, ROOT, directory].map(str::to_owned);
+    (enter.into_iter().chain(command).collect(), "/".to_owned())
 }
 
 /// The layers that the guest has.
@@ -64,6 +80,16 @@ impl Layers {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_has_layers_for_its_root_if_there_are_any() {
+        let command = || vec!["make".to_owned(), "test".to_owned()];
+        let layer = ["a.img".into()];
+        assert_eq!(in_root(&[], command(), "/work"), (command(), "/work".into()));
+        let entered = ["/bin/uvm-enter", "/layers", "/work", "make", "test"].map(str::to_owned);
+        assert_eq!(in_root(&layer, command(), "/work"), (entered.to_vec(), "/".into()));
+        assert_eq!((seen_at(&[], "/work"), seen_at(&layer, "/work")), ("/work".into(), "/layers/work".into()));
+    }
 
     #[test]
     fn there_is_room_for_the_layers_and_no_more() {

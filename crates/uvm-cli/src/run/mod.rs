@@ -169,11 +169,11 @@ async fn in_vm(vm: &UtilityVm, args: &RunArgs, passing: &Passing) -> End {
         Ok(layers) => layers,
         Err(e) => return End::failed(&e),
     };
-    let _shares = match shares::mount(vm, &args.shares).await {
+    let _shares = match shares::mount(vm, &args.shares, &args.layers).await {
         Ok(shares) => shares,
         Err(e) => return End::failed(&e),
     };
-    let disks = match Disks::attach(vm, &args.disks).await {
+    let disks = match Disks::attach(vm, &args.disks, &args.layers).await {
         Ok(disks) => disks,
         Err(e) => return End::failed(&e),
     };
@@ -221,10 +221,11 @@ async fn in_vm(vm: &UtilityVm, args: &RunArgs, passing: &Passing) -> End {
 
 fn spec(args: &RunArgs, tty: bool) -> ProcessSpec {
     let command = if args.command.is_empty() { vec!["sh".to_owned()] } else { args.command.clone() };
+    let (command, cwd) = layers::in_root(&args.layers, command, &args.cwd);
     let mut spec = ProcessSpec::new(command)
         .with_env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
         .with_env("HOME", "/root")
-        .with_cwd(args.cwd.clone());
+        .with_cwd(cwd);
     spec.stdin = !args.no_stdin;
     if tty {
         spec = spec.with_terminal(terminal::size());
