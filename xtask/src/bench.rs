@@ -5,7 +5,7 @@ use anyhow::bail;
 use crate::setup;
 use crate::shell::Cmd;
 
-const MEASUREMENTS: [(&str, &str); 11] = [
+const MEASUREMENTS: [(&str, &str); 12] = [
     ("boot", "spawn to the first exec's exit code, against a bare QEMU"),
     ("run", "`uvm run -- uname -a`, against `vng` of virtme-ng"),
     ("exec", "500 times a static `true`, against a guest that does only that"),
@@ -17,6 +17,7 @@ const MEASUREMENTS: [(&str, &str); 11] = [
     ("parallel", "1 to 16 starts at once, against as many bare QEMUs"),
     ("disks", "disks added and removed, one at a time and 64 at once, against the same by hand"),
     ("plan9", "a file of a 9P share read and written, against a raw stream"),
+    ("layers", "memory of 50 VMs (or as many as rounds) with one layer, against a copy for each"),
 ];
 
 const USAGE: &str = "\

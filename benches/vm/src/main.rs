@@ -9,6 +9,7 @@ mod command_line;
 mod context;
 mod disks;
 mod exec;
+mod layers;
 mod machine;
 mod mux;
 mod page;
@@ -54,8 +55,8 @@ struct Options {
 }
 
 /// The measurements, in the order of the page.
-const NAMES: [&str; 11] =
-    ["boot", "run", "exec", "stdout", "mux", "vsock", "vsock-exec", "size", "parallel", "disks", "plan9"];
+const NAMES: [&str; 12] =
+    ["boot", "run", "exec", "stdout", "mux", "vsock", "vsock-exec", "size", "parallel", "disks", "layers", "plan9"];
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
@@ -100,6 +101,7 @@ async fn measure(name: &str, context: &Context) -> anyhow::Result<Report> {
         "size" => size::measure(context).await,
         "disks" => disks::measure(context).await,
         "plan9" => plan9::measure(context).await,
+        "layers" => layers::measure(context).await,
         _ => parallel::measure(context).await,
     }
 }

@@ -5,7 +5,7 @@
 //! | module | concept |
 //! | --- | --- |
 //! | [`init`], [`init_line`], [`flags`] | PID 1 from boot to power-off, and what the kernel's command line tells it |
-//! | [`gcs`], [`vsockexec`] | the same program under the init of others, and what connects standard streams there |
+//! | [`gcs`], [`vsockexec`], [`enter`] | the same program under the init of others, what connects standard streams there, and what makes a directory a root |
 //! | `boot`, [`modules`], `port`, `cpus`, `loopback`, `settings` | mounts, modules, the serial port, processors, an interface |
 //! | [`link`], `carrier` | streams to the host, and what carries them |
 //! | [`agent`] | the state that outlives connections |
@@ -24,6 +24,7 @@ mod boot;
 pub mod bridge;
 mod carrier;
 mod cpus;
+pub mod enter;
 mod execute;
 mod failure;
 pub mod flags;

@@ -119,6 +119,12 @@ pub(crate) struct RunArgs {
     /// socket. May be repeated.
     #[arg(long = "socket", value_name = "SOCKET[:GUEST]", value_parser = socket)]
     pub(crate) sockets: Vec<OfferedSocket>,
+    /// Put the image of a file system (ext4, erofs, squashfs; raw, or as its name says) over those of earlier --layer
+    /// options: the first is at the bottom. The command has all of them together for its root, with /proc, /sys and /dev of
+    /// the guest, and shares and disks where GUEST says. What it writes is in the guest's memory, and is gone with it: the
+    /// images are not changed. May be repeated.
+    #[arg(long = "layer", value_name = "IMAGE")]
+    pub(crate) layers: Vec<PathBuf>,
     /// The command and its arguments [default: sh].
     #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
@@ -261,18 +267,20 @@ pub(crate) enum Accel {
 /// The command line, with what its parts alone do not tell checked, too.
 pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let cli = Cli::try_parse_from(words)?;
-    if let Command::Run(args) = &cli.command
-        && let Some(port) = twice(&args.virtual_sockets)
-    {
-        let why = format!("port {port} is given twice by '--vsock': one socket for each port is allowed");
-        return Err(Cli::command().error(clap::error::ErrorKind::ArgumentConflict, why));
+    let Command::Run(args) = &cli.command else { return Ok(cli) };
+    let conflict = |why: String| Err(Cli::command().error(clap::error::ErrorKind::ArgumentConflict, why));
+    if let Some(port) = twice(args.virtual_sockets.iter().map(|socket| socket.port)) {
+        return conflict(format!("port {port} is given twice by '--vsock': one socket for each port is allowed"));
+    }
+    if let Some(layer) = twice(&args.layers) {
+        return conflict(format!("'--layer {}' is given twice: each image is one layer", layer.display()));
     }
     Ok(cli)
 }
 
-fn twice(sockets: &[VirtualSocket]) -> Option<u32> {
+fn twice<T: Ord + Copy>(all: impl IntoIterator<Item = T>) -> Option<T> {
     let mut seen = BTreeSet::new();
-    sockets.iter().map(|socket| socket.port).find(|port| !seen.insert(*port))
+    all.into_iter().find(|one| !seen.insert(*one))
 }
 
 /// Tells what is wrong with the command line, or the help that was asked for; gives the exit code. `uvm run` gives
@@ -475,6 +483,15 @@ mod tests {
         assert_eq!(run.virtual_sockets.len(), 2);
         let error = parse(words("7:/b")).expect_err("twice").to_string();
         assert!(error.contains("port 7 is given twice"), "{error}");
+    }
+
+    #[test]
+    fn a_layer_is_one_layer() {
+        let words = |second| ["uvm", "run", "--layer", "a.img", "--layer", second, "ls"].map(Into::into);
+        let Command::Run(run) = parse(words("b.img")).expect("valid").command else { panic!("run") };
+        assert_eq!(run.layers, ["a.img", "b.img"].map(PathBuf::from));
+        let error = parse(words("a.img")).expect_err("twice").to_string();
+        assert!(error.contains("'--layer a.img' is given twice"), "{error}");
     }
 
     #[test]

@@ -138,12 +138,25 @@ pub struct Capabilities {
     pub missing: BTreeMap<Feature, String>,
     /// The control group controllers this host wants, by name, and how each can be used. Empty off Linux.
     pub cgroups: BTreeMap<&'static str, CgroupSupport>,
+    /// What memory-backed layers can be; `None` where the host sets no limits but those that a VM is created with.
+    pub vpmem: Option<VpmemLimits>,
+}
+
+/// What memory-backed layers of one VM can be, as memory. What cannot be is a read-only disk instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VpmemLimits {
+    /// The most that a VM can have, removed ones included whose files are kept open.
+    pub devices: u32,
+    /// The size of each, in bytes, is a multiple of this.
+    pub multiple_of: u64,
+    /// The most for all of a VM together, in bytes.
+    pub bytes: u64,
 }
 
 impl Capabilities {
     /// A host called `platform` that can do everything.
     pub fn all(platform: &'static str) -> Self {
-        Self { platform, missing: BTreeMap::new(), cgroups: BTreeMap::new() }
+        Self { platform, missing: BTreeMap::new(), cgroups: BTreeMap::new(), vpmem: None }
     }
 
     /// The same host without `feature`, because of `why`.

@@ -14,7 +14,7 @@ use crate::files::PlatformFiles;
 use crate::hosted::HostedGuest;
 use crate::hvsocket::{HvSocketServiceConfig, HvSocketServiceId};
 use crate::network::PlatformNetwork;
-use crate::requests::{Change, HostFile, PciAssignment, VmAccess};
+use crate::requests::{Change, HostFile, LayerPlace, PciAssignment, VmAccess};
 use crate::spec::VmSpec;
 use crate::stream::{GuestListener, GuestStream, Port};
 use crate::windows::WcowSpec;
@@ -211,6 +211,11 @@ pub trait PlatformVm: Send + Sync + 'static {
     fn pci_address<'a>(&'a self, device: &'a PciAssignment) -> BoxFuture<'a, Result<Option<String>, PlatformError>> {
         let _ = device;
         Box::pin(async { Ok(None) })
+    }
+
+    /// Where a Linux guest finds the layer in this slot, while it is attached; `None`: at the number of its slot.
+    fn layer_place(&self, _slot: u32) -> Option<LayerPlace> {
+        None
     }
 
     /// Has the host's service pass `request`, JSON, on to the guest.

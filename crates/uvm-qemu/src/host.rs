@@ -13,6 +13,7 @@ use uvm_platform::{
 use crate::accel::{self, AcceleratorChoice, Chosen};
 use crate::cgroup::Hierarchies;
 use crate::create;
+use crate::layers;
 use crate::share_helper;
 use crate::state::{self, StateRoot};
 use crate::vfio::Vfio;
@@ -193,8 +194,7 @@ const PROGRAM: &str = "qemu-system-x86_64";
 const INSTALL: &str = "on Debian and Ubuntu: apt-get install --no-install-recommends qemu-system-x86";
 
 /// Changes of running VMs that are still to come.
-const NOT_YET: [Feature; 4] =
-    [Feature::Vpmem, Feature::NetworkAdapters, Feature::MemoryResize, Feature::ProcessorLimitChange];
+const NOT_YET: [Feature; 3] = [Feature::NetworkAdapters, Feature::MemoryResize, Feature::ProcessorLimitChange];
 
 const WINDOWS_GUESTS: &str = "they need the Host Compute Service";
 
@@ -221,6 +221,7 @@ fn capabilities(hierarchies: &Hierarchies, vfio: &Vfio) -> Capabilities {
         all = all.without(Feature::KillAsOne, why);
     }
     all.cgroups = hierarchies.support();
+    all.vpmem = Some(layers::LIMITS);
     if let Some(CgroupSupport::Missing(why)) = all.cgroups.get("cpu").cloned() {
         all = all.without(Feature::ProcessorLimit, why.clone()).without(Feature::ProcessorWeight, why);
     }
@@ -255,5 +256,7 @@ mod tests {
             assert!(capabilities.require(feature).is_err(), "{feature}");
         }
         assert!(capabilities.has(Feature::PauseResume));
+        let layers = capabilities.vpmem.expect("limits");
+        assert_eq!((layers.devices, layers.multiple_of), (128, 2 << 20));
     }
 }

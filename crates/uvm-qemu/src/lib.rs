@@ -39,6 +39,8 @@ mod helper_relay;
 mod host;
 mod kernel_line;
 mod kill_point;
+mod layer_image;
+mod layers;
 mod pci;
 mod pipes;
 mod platform_vm;

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 
 use tokio::time::Instant;
 use uvm_platform::hvsocket::HvSocketServices;
-use uvm_platform::requests::{Change, Device, HostFile, PciAssignment, Setting, VmAccess};
+use uvm_platform::requests::{Change, Device, HostFile, LayerPlace, PciAssignment, Setting, VmAccess};
 use uvm_platform::{
     Accelerator, BoxFuture, Feature, GuestListener, GuestStream, HostGuestConnection, HostedGuest,
     HvSocketServiceConfig, HvSocketServiceId, LastWords, PlatformError, PlatformNetwork, PlatformVm, Port,
@@ -149,6 +149,10 @@ impl PlatformVm for QemuVm {
                     vm.remove_disk(disk.slot).await
                 }
                 Change::Update(Setting::ScsiSize(size)) => vm.resize_disk(size).await,
+                Change::Add(Device::Vpmem(layer)) => vm.add_layer(&layer).await,
+                Change::Remove(Device::Vpmem(layer)) | Change::UndoAdd(Device::Vpmem(layer)) => {
+                    vm.remove_layer(layer.slot).await
+                }
                 Change::Add(Device::Plan9(export)) => vm.add_share(export).await,
                 Change::Remove(Device::Plan9(export)) | Change::UndoAdd(Device::Plan9(export)) => {
                     vm.remove_share(&export);
@@ -189,6 +193,10 @@ impl PlatformVm for QemuVm {
     fn pci_address<'a>(&'a self, device: &'a PciAssignment) -> BoxFuture<'a, Result<Option<String>, PlatformError>> {
         let (vm, device) = (Arc::clone(&self.vm), device.clone());
         self.run(async move { vm.pci_address(&device).await })
+    }
+
+    fn layer_place(&self, slot: u32) -> Option<LayerPlace> {
+        self.vm.layer_place(slot)
     }
 
     fn pass_on<'a>(&'a self, _request: &'a str) -> BoxFuture<'a, Result<(), PlatformError>> {

@@ -25,6 +25,7 @@ use crate::command::MUX_DEVICE;
 use crate::disks::Disks;
 use crate::exit::{self, Evidence};
 use crate::full_disk::FullDisk;
+use crate::layers::Layers;
 use crate::pci::PciDevices;
 use crate::pipes::Pipes;
 use crate::process_info::ProcessInfo;
@@ -76,6 +77,7 @@ pub(crate) struct Vm {
     pub(crate) transport: AgentTransport,
     pub(crate) sockets: Sockets,
     pub(crate) disks: Disks,
+    pub(crate) layers: Layers,
     pub(crate) shares: Shares,
     pub(crate) pipes: Pipes,
     pub(crate) virtio_fs: VirtioFs,

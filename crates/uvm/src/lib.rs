@@ -50,9 +50,9 @@ pub use options::{
 pub use output::{GuestLogEntry, GuestLogParser, LogLevel, NotALog, OutputHandler};
 pub use process::{Output, Process, ProcessExit, ProcessInput, ProcessOutput, ProcessSpec, TerminalSize};
 pub use resources::{
-    CombinedLayers, ContainerPipeMapping, FileSystem, Grow, NetworkEndpoints, PipeMount, Plan9Share, Plan9ShareOptions,
-    ResourceError, ScsiDisk, ScsiMount, Share, ShareKind, ShareOptions, ShareWay, VpciDevice, VpmemMount, VsmbShare,
-    is_pipe,
+    CombinedLayers, ContainerPipeMapping, FileSystem, Grow, LayerMechanism, NetworkEndpoints, PipeMount, Plan9Share,
+    Plan9ShareOptions, ResourceError, ScsiDisk, ScsiMount, Share, ShareKind, ShareOptions, ShareWay, VpciDevice,
+    VpmemMount, VsmbShare, is_pipe,
 };
 pub use uvm_platform::requests::{BlockSize, ImageFormat, ScsiKind, ScsiSettings, ShareOwners, VmAccess, VsmbOptions};
 pub use vm::{Refusal, UtilityVm};

@@ -4,6 +4,9 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
 use super::StorageError;
 
 /// How long the kernel may take to read a table of partitions.
@@ -43,6 +46,17 @@ impl BlockDevice {
         let text = std::fs::read_to_string(&path).map_err(failed())?;
         let sectors: u64 = text.trim().parse().map_err(|e| failed()(std::io::Error::other(e)))?;
         Ok(sectors.saturating_mul(512))
+    }
+
+    /// Whether programs can open it.
+    pub(super) fn is_in(&self, dev: &Path) -> bool {
+        dev.join(&self.name).exists()
+    }
+
+    /// Whether something has it for itself: a file system that is mounted somewhere.
+    pub(super) fn is_claimed(&self) -> bool {
+        let flags = OFlags::RDONLY | OFlags::EXCL | OFlags::CLOEXEC;
+        matches!(rustix::fs::open(self.node(), flags, Mode::empty()), Err(Errno::BUSY))
     }
 
     /// Its partition `number`, from 1; the kernel is waited for until `until` at the latest.

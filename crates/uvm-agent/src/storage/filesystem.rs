@@ -6,6 +6,7 @@ use std::io::{self, Seek};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags};
 
 use super::StorageError;
@@ -21,6 +22,8 @@ pub(super) struct Mounting<'a> {
     pub(super) filesystem: &'a str,
     /// Of [`MOUNT_OPTIONS`](uvm_wire::modify::MOUNT_OPTIONS); as in the originals, others have no effect.
     pub(super) options: &'a [String],
+    /// Files are the device's memory, where file system and device can do that: they are not copied to be read.
+    pub(super) direct_access: bool,
 }
 
 /// A file system that guests mount.
@@ -76,8 +79,14 @@ fn mount_at(filesystem: &Filesystem, node: &Path, path: &str, mounting: &Mountin
     };
     flags |=
         mounting.options.iter().filter_map(|option| flag(option)).fold(MountFlags::empty(), |all, flag| all | flag);
-    let options = CString::new(options).unwrap_or_default();
-    rustix::mount::mount(node, path, filesystem.name, flags, Some(options.as_c_str())).map_err(|e| {
+    let mount_with = |options: &[&str]| {
+        let options: Vec<_> = options.iter().copied().filter(|option| !option.is_empty()).collect();
+        let options = CString::new(options.join(",")).unwrap_or_default();
+        rustix::mount::mount(node, path, filesystem.name, flags, Some(options.as_c_str()))
+    };
+    let directly = if mounting.direct_access { mount_with(&[options, "dax"]) } else { Err(Errno::INVAL) };
+    // Whatever keeps it from being mounted otherwise says so again.
+    directly.or_else(|_| mount_with(&[options])).map_err(|e| {
         let step = format!("mount {} of {} at {path:?}", filesystem.name, node.display());
         StorageError::at(step)(e.into())
     })?;

@@ -44,7 +44,7 @@ pub(super) async fn add(storage: &Storage, disk: MappedVirtualDisk) -> Result<()
     let (late, late_disk) = (storage.clone(), disk.clone());
     let is_first = !storage.scsi.added().contains(&(disk.controller, disk.lun));
     let undo = move || {
-        let undone = if is_first { clear_and_unplug(&late, &late_disk) } else { clear(&late_disk) };
+        let undone = if is_first { clear_and_unplug(&late, &late_disk) } else { clear(&late, &late_disk) };
         if let Err(e) = undone {
             log::console(format_args!("a disk that was found too late stays: {e}"));
         }
@@ -83,7 +83,12 @@ fn find_and_mount(storage: &Storage, disk: &MappedVirtualDisk, until: Instant) -
     if disk.ensure_filesystem {
         filesystem::ensure(&device, &disk.filesystem)?;
     }
-    let mounting = Mounting { read_only: disk.read_only, filesystem: &disk.filesystem, options: &disk.options };
+    let mounting = Mounting {
+        read_only: disk.read_only,
+        filesystem: &disk.filesystem,
+        options: &disk.options,
+        direct_access: false,
+    };
     filesystem::mount(&storage.modules, &device, &disk.mount_path, &mounting)
 }
 
@@ -105,12 +110,16 @@ pub(super) async fn unplug(storage: &Storage, controller: u8, lun: u8) -> Result
     request.run(&task, move || bus.unplug(controller, lun), || (), || ()).await
 }
 
-fn clear(disk: &MappedVirtualDisk) -> Result<(), StorageError> {
-    if disk.mount_path.is_empty() { Ok(()) } else { mount_point::clear(&disk.mount_path) }
+fn clear(storage: &Storage, disk: &MappedVirtualDisk) -> Result<(), StorageError> {
+    if disk.mount_path.is_empty() {
+        return Ok(());
+    }
+    storage.combined.check_unused(&disk.mount_path)?;
+    mount_point::clear(&disk.mount_path)
 }
 
 fn clear_and_unplug(storage: &Storage, disk: &MappedVirtualDisk) -> Result<(), StorageError> {
-    clear(disk)?;
+    clear(storage, disk)?;
     storage.scsi.unplug(disk.controller, disk.lun)
 }
 
@@ -209,8 +218,6 @@ fn names(directory: &Path) -> io::Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::socket::Sockets;
-    use super::super::turns::Turns;
     use super::*;
 
     /// A tree like the kernel's, with one adapter.
@@ -264,8 +271,7 @@ mod tests {
     #[tokio::test]
     async fn a_removal_waits_for_the_addition_before_it() {
         let (dir, bus) = bus();
-        let storage =
-            Storage { modules: Arc::default(), scsi: bus, sockets: Sockets::default(), turns: Turns::default() };
+        let storage = Storage { scsi: bus, ..Storage::new(Arc::default()) };
         let place = dir.path().join("bus/scsi/devices/3:0:1:5");
         fs::create_dir_all(&place).expect("made");
         let disk = MappedVirtualDisk { controller: 1, lun: 5, ..MappedVirtualDisk::default() };
@@ -290,8 +296,7 @@ mod tests {
     #[tokio::test]
     async fn a_disk_that_cannot_be_mounted_is_let_go_of_unless_it_was_added_before() {
         let (dir, bus) = bus();
-        let storage =
-            Storage { modules: Arc::default(), scsi: bus, sockets: Sockets::default(), turns: Turns::default() };
+        let storage = Storage { scsi: bus, ..Storage::new(Arc::default()) };
         let place = dir.path().join("bus/scsi/devices/3:0:1:5");
         // There is no such node, so that it cannot be read.
         fs::create_dir_all(place.join("block/no-such-disk")).expect("made");

@@ -85,7 +85,7 @@ const NO_VIRTIO_FS: DocumentError = DocumentError::Missing { feature: Feature::V
 fn add(device: &Device, build: WindowsBuild) -> Result<Host, DocumentError> {
     Ok(match device {
         Device::Scsi(disk) => Host::of("Add", path::scsi(disk.slot)).with(&scsi_settings(disk)?),
-        Device::Vpmem(VpmemDevice { slot, path: image }) => {
+        Device::Vpmem(VpmemDevice { slot, path: image, file: _ }) => {
             Host::of("Add", path::vpmem(*slot)).with(&vpmem_device(&win_path("layer", image)?))
         }
         Device::Plan9(share) => Host::of("Add", path::PLAN9_SHARES.into()).with(&plan9_settings(share, build)?),
@@ -307,7 +307,7 @@ mod tests {
     #[test]
     fn d1_a_layer_is_what_its_extension_says_in_any_case() {
         for (path, format) in [(r"C:\l.vhd", "Vhd1"), (r"C:\l.VhdX", "Vhdx"), (r"C:\vhdx", "Vhd1")] {
-            let layer = Device::Vpmem(VpmemDevice { slot: 1, path: path.into() });
+            let layer = Device::Vpmem(VpmemDevice::new(1, path));
             assert_eq!(request(&Change::Add(layer))["Settings"]["ImageFormat"], format, "{path}");
         }
     }

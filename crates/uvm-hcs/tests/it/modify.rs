@@ -137,7 +137,7 @@ impl Case<'_> {
 
     fn layer(&self) -> VpmemDevice {
         let slot = self.place("VirtualPMem/Devices/").parse().expect("a number");
-        VpmemDevice { slot, path: self.arg("hostPath").into() }
+        VpmemDevice::new(slot, self.arg("hostPath"))
     }
 
     /// A file is shared by its directory, which is named with a separator at its end.

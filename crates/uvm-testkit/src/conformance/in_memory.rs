@@ -26,7 +26,7 @@ impl Host for InMemory {
 
     fn ways(&self) -> Ways {
         let is_fake = self.0 == Kind::Fake;
-        Ways { guest_combines_layers: true, gates_sockets: is_fake, removes_sockets: is_fake }
+        Ways { gates_sockets: is_fake, removes_sockets: is_fake }
     }
 
     fn create(&self, wanted: Wanted) -> BoxFuture<'_, TestResult<Created>> {

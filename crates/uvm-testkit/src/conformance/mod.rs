@@ -105,8 +105,6 @@ pub struct Things {
 /// What hosts and their guests do in ways of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ways {
-    /// The guest puts layers over each other.
-    pub guest_combines_layers: bool,
     /// The host knows itself what no service allows, and refuses a listener there.
     pub gates_sockets: bool,
     /// The device for virtual sockets can be taken out.

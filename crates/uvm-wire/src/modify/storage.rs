@@ -121,6 +121,8 @@ pub const SOCKET_REACHED: u8 = 1;
 
 omitting_object! {
     /// A memory-backed disk of a Linux guest, and its read-only mount.
+    ///
+    /// The last key is an extension of ours. It is left out unless set, and guests that do not know it read past it.
     pub struct VpmemDevice {
         /// The device: `/dev/pmem<n>`.
         pub device_number: u32 = "DeviceNumber",
@@ -130,6 +132,9 @@ omitting_object! {
         pub mapping_info: Option<DeviceMapping> = "MappingInfo",
         /// Deprecated, ignored by guests.
         pub verity_info: Option<RawJson> = "VerityInfo",
+        /// Ours: where the device is, whatever its number: slot and function on each PCI bus from the root on, in
+        /// hexadecimal, as `12.0/03.0`. The guest lets go of it on `Remove`, and takes it again on the next `Add`.
+        pub pci_path: String = "PciPath",
     }
 }
 

@@ -130,12 +130,12 @@ fn schema_version() -> impl Strategy<Value = SchemaVersion> {
 prop_compose! {
     pub(crate) fn negotiate_reply()(
         version in any::<u32>(),
-        flags in any::<[bool; 14]>(),
+        flags in any::<[bool; 18]>(),
         supported_schema_versions in vec(schema_version(), 0..3),
         runtime_os_type in text(),
         uvm_agent_version in text(),
     ) -> NegotiateProtocolReply {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n] = flags;
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r] = flags;
         let guest_defined = GuestDefinedCapabilities {
             namespace_add_request: a,
             signal_process: b,
@@ -146,6 +146,10 @@ prop_compose! {
             host_process_container: g,
             external_process_signal: h,
             exit_detail: i,
+            mapped_sockets: o,
+            disk_sizes: p,
+            virtio_fs: q,
+            pci_ports: r,
             uvm_agent_version,
         };
         let capabilities = Capabilities {
@@ -317,9 +321,14 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn directory()(mount_path in text(), share_name in text(), port in any::<i32>(), read_only in any::<bool>())
-        -> MappedDirectory {
-        MappedDirectory { mount_path, port, share_name, read_only }
+    fn directory()(
+        mount_path in text(),
+        share_name in text(),
+        port in any::<i32>(),
+        read_only in any::<bool>(),
+        tag in text(),
+    ) -> MappedDirectory {
+        MappedDirectory { mount_path, port, share_name, read_only, tag }
     }
 }
 
@@ -329,12 +338,13 @@ prop_compose! {
         mount_path in text(),
         mapping in option::of(any::<(u64, u64)>()),
         verity_info in option::of(raw()),
+        pci_path in text(),
     ) -> VpmemDevice {
         let mapping_info = mapping.map(|(device_offset_bytes, device_size_bytes)| DeviceMapping {
             device_offset_bytes,
             device_size_bytes,
         });
-        VpmemDevice { device_number, mount_path, mapping_info, verity_info }
+        VpmemDevice { device_number, mount_path, mapping_info, verity_info, pci_path }
     }
 }
 

@@ -42,7 +42,7 @@ pub use resize::Grow;
 pub use scsi::ScsiMount;
 pub use share::{Share, ShareKind, ShareOptions, ShareWay};
 pub use vpci::VpciDevice;
-pub use vpmem::VpmemMount;
+pub use vpmem::{LayerMechanism, VpmemMount};
 pub use vsmb::VsmbShare;
 
 pub(crate) use effect::{Effect, EntryId};

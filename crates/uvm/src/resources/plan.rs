@@ -12,7 +12,7 @@ use uvm_platform::{Deadlines, PlatformError, PlatformVm};
 use uvm_wire::modify::{Modification, ModifySettings, Resource};
 use uvm_wire::{ContainerId, RawJson};
 
-use super::{ResourceError, network};
+use super::{ResourceError, network, vpmem};
 use crate::bridge::BridgeError;
 use crate::vm::Guest;
 use crate::vm::on_host;
@@ -163,7 +163,7 @@ impl Ends {
             return passed.map_err(|error| AttachFailed { error, is_left: false });
         }
         let Some(modification) = plan.guest_add.as_ref().filter(|_| along.is_none()) else { return Ok(()) };
-        let Err(error) = self.guest(modification).await else { return Ok(()) };
+        let Err(error) = self.guest(&self.placed(plan, modification)).await else { return Ok(()) };
         if plan.guest_before.is_some() || matches!(error, BridgeError::Timeout { .. }) {
             self.take_back(plan).await;
         }
@@ -237,11 +237,20 @@ impl Ends {
     /// The guest's half of removing it, as it is to be told now.
     async fn guest_remove(&self, plan: &Plan) -> Result<Option<Modification>, ResourceError> {
         let (Some(id), Some(otherwise)) = (&plan.namespace, &plan.guest_remove) else {
-            return Ok(plan.guest_remove.clone());
+            return Ok(plan.guest_remove.as_ref().map(|told| self.placed(plan, told)));
         };
         let network = self.vm.network().map_err(ResourceError::Host)?;
         let looked = self.host("look at a network namespace for", network.namespace(id)).await?;
         Ok(Some(network::namespace_removed(looked.as_deref(), otherwise)))
+    }
+
+    /// What the guest is told of a thing, as the host has put it there: known from the host's half on, until that is undone.
+    fn placed(&self, plan: &Plan, told: &Modification) -> Modification {
+        let place = match &plan.device {
+            Some(Device::Vpmem(layer)) => self.vm.layer_place(layer.slot),
+            _ => None,
+        };
+        place.map_or_else(|| told.clone(), |place| vpmem::placed(told, place))
     }
 
     /// The guest's half, if it goes along with the host's.
@@ -270,7 +279,7 @@ impl Ends {
     /// nothing of it, or does not answer, cannot be helped: nothing else will have the same name.
     async fn take_back(&self, plan: &Plan) {
         let Some(remove) = &plan.guest_remove else { return };
-        if let Err(e) = self.tell(remove).await {
+        if let Err(e) = self.tell(&self.placed(plan, remove)).await {
             tracing::debug!(error = crate::error::chain(&e), "what the guest was told is not taken back");
         }
     }

@@ -269,12 +269,10 @@ impl Table {
                 Wanted::Vsmb(part) => vsmb::fit(part, plan, |path| self.path(path))?,
                 Wanted::Network(part) => network::fit(part)?,
                 Wanted::Pipe(pipe) => pipe::fit(pipe, plan)?,
-                Wanted::Vpmem(_)
-                | Wanted::Plan9(_)
-                | Wanted::VirtioFs(_)
-                | Wanted::Mapped(_)
-                | Wanted::Layers(_)
-                | Wanted::Pci(_) => Fit::AsIs,
+                Wanted::Vpmem(layer) => vpmem::fit(layer, plan)?,
+                Wanted::Plan9(_) | Wanted::VirtioFs(_) | Wanted::Mapped(_) | Wanted::Layers(_) | Wanted::Pci(_) => {
+                    Fit::AsIs
+                }
             };
             return Ok(match fit {
                 Fit::AsIs => Found::Same(id, part),
