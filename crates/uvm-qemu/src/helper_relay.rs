@@ -242,13 +242,11 @@ impl Device {
             // QEMU waits for one answer: a setting that is told twice is the same setting.
             asked.write(successor, asked.flags)?;
         }
-        for ((_, request), message) in &self.queues {
-            if *request == SET_VRING_KICK {
-                for kick in &message.descriptors {
-                    // As the guest does it. A full counter wakes, too.
-                    let _ = rustix::io::write(kick, &1_u64.to_ne_bytes());
-                }
-            }
+        // As the guest tells that it has asked; and as the one before would have told that it has answered, had it not died
+        // in between. Neither is harm where it is not so, and a full counter wakes, too.
+        let told = self.queues.iter().filter(|((_, request), _)| [SET_VRING_KICK, SET_VRING_CALL].contains(request));
+        for counter in told.flat_map(|(_, message)| &message.descriptors) {
+            let _ = rustix::io::write(counter, &1_u64.to_ne_bytes());
         }
         Ok(())
     }

@@ -52,11 +52,18 @@ async fn until(what: &str, holds: impl Fn() -> bool) -> TestResult {
     Ok(())
 }
 
+/// What comes of something that must not hang.
+async fn within<T>(what: &str, work: impl Future<Output = T>) -> TestResult<T> {
+    let ended = tokio::time::timeout(BOUNDED, work).await;
+    ended.map_err(|_| format!("{what}: not within {BOUNDED:?}").into())
+}
+
 /// A program in the guest that has asked the helper for something, and waits for its answer.
 async fn asking(vm: &UtilityVm, path: &str) -> TestResult<uvm::Process> {
     let asks = vm.create_process(&ProcessSpec::new(["cat", path])).await?;
-    let waits = format!("until grep -qs request_wait_answer /proc/{}/wchan; do sleep 0.05; done", asks.id());
-    tokio::time::timeout(BOUNDED, sh(vm, &waits)).await??;
+    let waits =
+        format!("until grep -qs -e request_wait_answer -e fuse_ /proc/{}/wchan; do sleep 0.05; done", asks.id());
+    within("a request that waits", sh(vm, &waits)).await??;
     Ok(asks)
 }
 
@@ -296,12 +303,12 @@ async fn a_killed_helper_leaves_the_guest_usable() -> TestResult {
         let asks = if asked { Some(asking(&vm, "/run/share/file").await?) } else { None };
         send(helper, Signal::KILL)?;
         if let Some(asks) = asks {
-            let output = tokio::time::timeout(BOUNDED, asks.output()).await??;
+            let output = within("the end of who asks", asks.output()).await??;
             assert!(!output.exit.is_success(), "it was answered: {:?}", output.exit);
         }
         // The device is taken away at once, so the guest's programs get errors and do not wait.
         let script = "cat /run/share/file 2>/dev/null || echo error";
-        assert_eq!(tokio::time::timeout(BOUNDED, sh(&vm, script)).await??, "error\n");
+        assert_eq!(within("an error", sh(&vm, script)).await??, "error\n");
         let error = chain(&share.release().await.expect_err("it was lost"));
         assert!(error.contains("was ended by signal 9") && error.contains(&format!("pid {helper}")), "{error}");
         // It was told once, and is gone.
@@ -331,7 +338,7 @@ async fn a_stopped_helper_stops_its_callers_only() -> TestResult {
     let error = chain(&share.release().await.expect_err("it does not answer"));
     assert!(began.elapsed() < BOUNDED, "{:?}: {error}", began.elapsed());
     send(helper, Signal::CONT)?;
-    let output = tokio::time::timeout(BOUNDED, asks.output()).await??;
+    let output = within("the end of who asks", asks.output()).await??;
     assert_eq!(text(&output.stdout), "content");
     share.release().await?;
     assert_eq!(helper_pids(&vm), []);
