@@ -96,12 +96,11 @@ pub async fn relay(
     };
     let inwards = async {
         let result = match inwards(&mut from_socket, &mut to_stream).await {
-            Way::Ended => Ok(()),
             Way::Cut(e) => Err(e),
             // The other end reads no more.
             Way::NotTaken(e) if e.kind() == io::ErrorKind::BrokenPipe => refuse(&mut from_socket).await,
-            // It was cut; the other direction finds that behind what had come.
-            Way::NotTaken(_) => Ok(()),
+            // If it was cut, the other direction finds that behind what had come.
+            Way::Ended | Way::NotTaken(_) => Ok(()),
         };
         inwards_over.notify_one();
         result

@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use mkext4::build::ImageWriter;
 use mkext4::{FsBuilder, Options, RegionSink};
 use rustix::rand::GetRandomFlags;
 
@@ -85,7 +86,7 @@ impl Image {
         let layout =
             FsBuilder::new(Options::new(bytes, uuid, now)).and_then(FsBuilder::seal).map_err(io::Error::other)?;
         let mut image = Self { bytes, ..Self::default() };
-        layout.writer(&mut image).and_then(|writer| writer.finish()).map_err(io::Error::other)?;
+        layout.writer(&mut image).and_then(ImageWriter::finish).map_err(io::Error::other)?;
         Ok(image)
     }
 

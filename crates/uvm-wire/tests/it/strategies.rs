@@ -130,12 +130,12 @@ fn schema_version() -> impl Strategy<Value = SchemaVersion> {
 prop_compose! {
     pub(crate) fn negotiate_reply()(
         version in any::<u32>(),
-        flags in any::<[bool; 14]>(),
+        flags in any::<[bool; 17]>(),
         supported_schema_versions in vec(schema_version(), 0..3),
         runtime_os_type in text(),
         uvm_agent_version in text(),
     ) -> NegotiateProtocolReply {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n] = flags;
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, mapped_sockets, disk_sizes, pci_ports] = flags;
         let guest_defined = GuestDefinedCapabilities {
             namespace_add_request: a,
             signal_process: b,
@@ -146,6 +146,9 @@ prop_compose! {
             host_process_container: g,
             external_process_signal: h,
             exit_detail: i,
+            mapped_sockets,
+            disk_sizes,
+            pci_ports,
             uvm_agent_version,
         };
         let capabilities = Capabilities {
