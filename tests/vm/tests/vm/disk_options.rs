@@ -278,7 +278,7 @@ async fn an_empty_disk_gets_a_file_system_and_no_other_does() -> TestResult {
     // An empty partition of a disk.
     let disk = ScsiDisk::new(&parts).with_guest_path("/mnt").with_partition(1);
     let error = refused(&vm, &disk.clone().ensuring_file_system()).await;
-    assert!(error.contains("make an ext4") && error.contains("at least 16777216"), "{error}");
+    assert!(error.contains("make an ext4") && error.contains("from 16777216 to"), "{error}");
     vm.close().await
 }
 
