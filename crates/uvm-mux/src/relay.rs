@@ -99,7 +99,7 @@ pub async fn relay(
             Way::Cut(e) => Err(e),
             // The other end reads no more.
             Way::NotTaken(e) if e.kind() == io::ErrorKind::BrokenPipe => refuse(&mut from_socket).await,
-            // What was not taken was cut; the other direction finds that behind what had come.
+            // If it was cut, the other direction finds that behind what had come.
             Way::Ended | Way::NotTaken(_) => Ok(()),
         };
         inwards_over.notify_one();

@@ -330,7 +330,7 @@ mod tests {
 
     #[test]
     fn what_is_no_disk_is_refused_with_the_reason() {
-        assert!(refused("a.qcow2", b"short", ScsiKind::VirtualDisk).contains("it is none"));
+        assert!(refused("a.qcow2", b"short", ScsiKind::VirtualDisk).contains("and is none"));
         assert!(refused("a.vhd", b"short", ScsiKind::VirtualDisk).contains("too short"));
         assert!(refused("a.vhd", &[0; 600], ScsiKind::VirtualDisk).contains("no footer"));
         assert!(refused("a.vhd", &vhd(9), ScsiKind::VirtualDisk).contains("unknown type 9"));

@@ -90,14 +90,14 @@ impl Vm {
             let thread = VmThread::start(&format!("{}-pipes", self.id));
             served.thread = Some(thread.map_err(|e| PlatformError::host("start the thread of a VM's pipes", e))?);
         }
-        let serving = Arc::new(Server {
+        let carrier = Server {
             vm: self.id.to_string(),
             socket,
             connections: Arc::clone(&self.pipes.connections),
             has_warned: AtomicBool::new(false),
-        });
+        };
         if let Some(thread) = &served.thread {
-            let task = thread.handle().spawn(serving.serve(listener)).abort_handle();
+            let task = thread.handle().spawn(Arc::new(carrier).serve(listener)).abort_handle();
             served.pipes.insert(port, Pipe(task));
         }
         Ok(())

@@ -41,7 +41,7 @@ impl PciAddress {
         let (slot, function) = rest.split_once('.')?;
         let is_slot = hex(slot, 2) && u8::from_str_radix(slot, 16).is_ok_and(|slot| slot < 32);
         let is_function = function.len() == 1 && ("0"..="7").contains(&function);
-        (hex(domain, 4) && hex(bus, 2) && is_slot && is_function).then(|| Self(full))
+        (hex(domain, 4) && hex(bus, 2) && is_slot && is_function).then_some(Self(full))
     }
 }
 

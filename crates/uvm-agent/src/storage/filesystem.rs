@@ -138,12 +138,17 @@ fn named(name: &str) -> Result<&'static Filesystem, StorageError> {
     found.ok_or_else(|| StorageError::Bad(format!("file system {name:?} is none of {}", names())))
 }
 
+/// Whether this file system can be made.
+pub(super) fn check_makeable(name: &str) -> Result<(), StorageError> {
+    if matches!(name, "" | "ext4") {
+        return Ok(());
+    }
+    Err(StorageError::Bad(format!("a file system {name:?} cannot be made in this guest: ext4 can")))
+}
+
 /// Makes an ext4 on a device that is empty; one that holds a file system stays as it is, and so does one that holds anything
 /// else, which is an error.
-pub(super) fn ensure(device: &BlockDevice, filesystem: &str) -> Result<(), StorageError> {
-    if !matches!(filesystem, "" | "ext4") {
-        return Err(StorageError::Bad(format!("a file system {filesystem:?} cannot be made in this guest: ext4 can")));
-    }
+pub(super) fn ensure(device: &BlockDevice) -> Result<(), StorageError> {
     let node = device.node();
     let failed = || StorageError::at(format!("make an ext4 on {}", node.display()));
     let mut file = File::options().read(true).write(true).open(&node).map_err(failed())?;

@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use mkext4::build::ImageWriter;
 use mkext4::{FsBuilder, Options, RegionSink};
 use rustix::rand::GetRandomFlags;
 
@@ -22,13 +23,15 @@ const GROUP: u64 = 8 * BLOCK;
 const DESCRIPTOR: u64 = 32;
 /// With less there is no room for a journal, which has 4 MiB at least.
 const LEAST: u64 = 16 << 20;
+/// What describes it is worked out in memory, of which this takes 150 MB.
+const MOST: u64 = 1 << 40;
 /// Written last, and the first block of it at the very last.
 const BEGINNING: u64 = 1 << 20;
 
 /// Makes an ext4 of all of a device whose size is given, and brings it to the disk.
 pub(super) fn make(device: &File, bytes: u64) -> io::Result<()> {
-    if bytes < LEAST {
-        return Err(io::Error::other(format!("it has {bytes} bytes, at least {LEAST} are needed")));
+    if !(LEAST..=MOST).contains(&bytes) {
+        return Err(io::Error::other(format!("it has {bytes} bytes; from {LEAST} to {MOST} are possible")));
     }
     let mut uuid = [0; 16];
     rustix::rand::getrandom(&mut uuid, GetRandomFlags::empty())?;
@@ -85,7 +88,7 @@ impl Image {
         let layout =
             FsBuilder::new(Options::new(bytes, uuid, now)).and_then(FsBuilder::seal).map_err(io::Error::other)?;
         let mut image = Self { bytes, ..Self::default() };
-        layout.writer(&mut image).and_then(|writer| writer.finish()).map_err(io::Error::other)?;
+        layout.writer(&mut image).and_then(ImageWriter::finish).map_err(io::Error::other)?;
         Ok(image)
     }
 
@@ -93,24 +96,45 @@ impl Image {
     fn zeros_needed(&self) -> Vec<(u64, u64)> {
         let mut needed: Vec<(u64, u64)> = Vec::new();
         for (offset, length) in &self.zeros {
-            // A block that is not zero throughout is written whole.
-            let blocks = (offset / BLOCK..(offset + length).div_ceil(BLOCK)).map(|number| number * BLOCK);
-            for at in blocks.filter(|at| !self.blocks.contains_key(at) && self.is_allocated(*at)) {
-                match needed.last_mut() {
-                    Some((from, length)) if *from + *length == at => *length += BLOCK,
-                    _ => needed.push((at, BLOCK)),
-                }
+            let (mut at, end) = (offset / BLOCK, (offset + length).div_ceil(BLOCK).max(offset / BLOCK + 1));
+            // Others are no part of it, but for what shares its first block or its last.
+            let (first, last) = (at * BLOCK, (end - 1) * BLOCK);
+            while at < end {
+                let group = at / GROUP;
+                let until = end.min((group + 1) * GROUP);
+                self.allocated(group, at % GROUP, until - group * GROUP, |within| {
+                    let block = (group * GROUP + within) * BLOCK;
+                    match needed.last_mut() {
+                        // A block that is not zero throughout is written whole.
+                        _ if (block == first || block == last) && self.blocks.contains_key(&block) => {}
+                        Some((from, length)) if *from + *length == block => *length += BLOCK,
+                        _ => needed.push((block, BLOCK)),
+                    }
+                });
+                at = until;
             }
         }
         needed
     }
 
-    fn is_allocated(&self, at: u64) -> bool {
-        let number = at / BLOCK;
-        let (group, within) = (number / GROUP, number % GROUP);
+    /// Hands on which blocks of a group are not free, of those from here to there.
+    fn allocated(&self, group: u64, from: u64, to: u64, mut is_one: impl FnMut(u64)) {
         // The descriptors stand behind the superblock's block.
         let bitmap = self.number(BLOCK + group * DESCRIPTOR, 4) * BLOCK;
-        self.number(bitmap + within / 8, 1) >> (within % 8) & 1 == 1
+        // One that is all zero is none of those kept.
+        let Some(bitmap) = self.blocks.get(&bitmap) else { return };
+        let mut within = from;
+        while within < to {
+            let byte = bitmap.get((within / 8) as usize).copied().unwrap_or_default();
+            if byte == 0 && within % 8 == 0 {
+                within += 8;
+                continue;
+            }
+            if byte >> (within % 8) & 1 == 1 {
+                is_one(within);
+            }
+            within += 1;
+        }
     }
 
     /// A number, little endian, within one block.
@@ -167,9 +191,20 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_is_too_small_is_left_as_it_is() {
+    fn a_disk_that_is_too_small_or_too_large_is_left_as_it_is() {
         let file = tempfile::tempfile().expect("a file");
-        let error = make(&file, LEAST - 1).expect_err("too small").to_string();
-        assert!(error.contains("16777215 bytes") && error.contains("16777216"), "{error}");
+        for bytes in [LEAST - 1, MOST + 1] {
+            let error = make(&file, bytes).expect_err("impossible").to_string();
+            assert!(error.contains(&format!("{bytes} bytes; from 16777216 to 1099511627776")), "{error}");
+        }
+    }
+
+    /// The zeros of a disk as large as they come are looked for by group, not by block: else this would take minutes.
+    #[test]
+    fn a_large_disk_needs_zeros_for_its_tables_alone() {
+        let image = Image::of(MOST, [7; 16], 0).expect("made");
+        let zeros: u64 = image.zeros_needed().iter().map(|(_, length)| length).sum();
+        // A table of inodes for each group, at 256 bytes for every 16 KiB, and the journal.
+        assert!((MOST / 64 / 2..MOST / 64 * 2).contains(&zeros), "{zeros} bytes");
     }
 }

@@ -19,7 +19,7 @@ const LOOK: Duration = Duration::from_millis(5);
 pub(super) async fn add(storage: &Storage, device: VpciDevice) -> Result<(), StorageError> {
     let port = device.port;
     if port.is_empty() {
-        return Err(StorageError::NotYet { what: "finding a PCI device by its channel" });
+        return Err(StorageError::NotYet { what: "to find a VPCIDevice by its channel" });
     }
     let path = directory(Path::new("/sys"), &port)?;
     let request = storage.begin(vec![Place::Path(path.clone())]).await?;

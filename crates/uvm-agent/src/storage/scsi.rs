@@ -38,6 +38,9 @@ pub(super) async fn add(storage: &Storage, disk: MappedVirtualDisk) -> Result<()
     if disk.encrypted {
         return Err(StorageError::NotYet { what: "encryption of a disk" });
     }
+    if disk.ensure_filesystem {
+        filesystem::check_makeable(&disk.filesystem)?;
+    }
     let request = storage.begin(places(&disk)).await?;
     let until = request.steps_until().into_std();
     let task = format!("adding {}", place(disk.controller, disk.lun));
@@ -81,7 +84,7 @@ fn find_and_mount(storage: &Storage, disk: &MappedVirtualDisk, until: Instant) -
         return mount_point::link(&disk.mount_path, &device.node());
     }
     if disk.ensure_filesystem {
-        filesystem::ensure(&device, &disk.filesystem)?;
+        filesystem::ensure(&device)?;
     }
     let mounting = Mounting {
         read_only: disk.read_only,

@@ -59,10 +59,13 @@ async fn a_change_is_refused_for_its_shape_its_type_its_container_its_kind_in_th
         ),
         (
             ZERO,
-            r#"{"ResourceType":"MappedVirtualDisk","Settings":{"EnsureFilesystem":true}}"#,
-            NOT_IMPLEMENTED,
-            "making a file system",
+            r#"{"ResourceType":"MappedVirtualDisk","Settings":{"EnsureFilesystem":true,"Filesystem":"xfs"}}"#,
+            FAILED,
+            "\"xfs\" cannot be made",
         ),
+        (ZERO, r#"{"ResourceType":"MappedSocket","Settings":{"MountPath":"m"}}"#, FAILED, "mount path \"m\""),
+        (ZERO, r#"{"ResourceType":"VPCIDevice","Settings":{"Port":"../x"}}"#, FAILED, "\"../x\" is no PCI address"),
+        (ZERO, r#"{"ResourceType":"DiskSize","Settings":{}}"#, FAILED, "\"Add\""),
         (
             ZERO,
             r#"{"ResourceType":"MappedVirtualDisk","RequestType":"Remove","Settings":{"MountPath":"m"}}"#,

@@ -137,7 +137,8 @@ async fn a_host_says_what_its_build_lacks() {
     let created = old.create_lcow(&lcow()).await.err().expect("too old").to_string();
     assert_eq!(created, error);
     let new = platform(&RecordingHcs::new().with_build(WindowsBuild(20348)).with_logical_processors(3)).await;
-    assert!(new.capabilities().missing.is_empty());
+    let missing: Vec<_> = new.capabilities().missing.keys().copied().collect();
+    assert_eq!(missing, [Feature::DiskSettings, Feature::DiskResize], "no build has them");
     assert_eq!(new.host_processors(), 3);
     let host = RecordingHcs::new();
     host.plant(Fault::on("hcs", "get_service_properties").code(DENIED));

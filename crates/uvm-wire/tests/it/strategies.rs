@@ -135,7 +135,7 @@ prop_compose! {
         runtime_os_type in text(),
         uvm_agent_version in text(),
     ) -> NegotiateProtocolReply {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r] = flags;
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, mapped_sockets, disk_sizes, virtio_fs, pci_ports] = flags;
         let guest_defined = GuestDefinedCapabilities {
             namespace_add_request: a,
             signal_process: b,
@@ -146,10 +146,10 @@ prop_compose! {
             host_process_container: g,
             external_process_signal: h,
             exit_detail: i,
-            mapped_sockets: o,
-            disk_sizes: p,
-            virtio_fs: q,
-            pci_ports: r,
+            mapped_sockets,
+            disk_sizes,
+            virtio_fs,
+            pci_ports,
             uvm_agent_version,
         };
         let capabilities = Capabilities {

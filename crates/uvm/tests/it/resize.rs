@@ -7,7 +7,7 @@ use uvm::{ErrorKind, Grow, ResourceError, ScsiDisk};
 
 use crate::obedient::{Obedient, asked, boot};
 use crate::resources::source;
-use crate::support::{Played, TestResult, original_capabilities};
+use crate::support::{ORIGINAL, Played, TestResult, boot_files, original_capabilities};
 
 #[tokio::test(start_paused = true)]
 async fn the_host_makes_it_larger_and_then_the_guest_sees_it() -> TestResult {
@@ -49,7 +49,7 @@ async fn the_host_makes_it_larger_and_then_the_guest_sees_it() -> TestResult {
 
 #[tokio::test(start_paused = true)]
 async fn an_agent_that_knows_no_sizes_or_partitions_is_not_asked() -> TestResult {
-    let played = Played::create().await?;
+    let played = Played::create_with(|options| options.boot_files = Some(boot_files(ORIGINAL))).await?;
     let of_2021 = GuestDefinedCapabilities { update_container: true, ..GuestDefinedCapabilities::linux() };
     let reply = NegotiateProtocolReply { capabilities: Capabilities::linux(of_2021), ..original_capabilities() };
     let guest = Obedient::new(played.start(reply).await?);

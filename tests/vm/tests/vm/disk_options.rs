@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use uvm::{BlockSize, ErrorKind, FileSystem, Grow, ImageFormat, ScsiDisk, ScsiMount, UtilityVm};
 use uvm_testkit::{TestResult, TestVm};
@@ -11,6 +12,7 @@ use uvm_testkit::{TestResult, TestVm};
 use crate::disks::{device, disks_in, refused, sh};
 use crate::faults::chain;
 use crate::images::{Images, tool};
+use crate::process::text;
 
 /// A disk with a table of partitions (MBR), the first of them empty and the second one that file system.
 fn partitioned(images: &Images, name: &str, filesystem: &Path) -> TestResult<PathBuf> {
@@ -276,6 +278,81 @@ async fn an_empty_disk_gets_a_file_system_and_no_other_does() -> TestResult {
     // An empty partition of a disk.
     let disk = ScsiDisk::new(&parts).with_guest_path("/mnt").with_partition(1);
     let error = refused(&vm, &disk.clone().ensuring_file_system()).await;
-    assert!(error.contains("make an ext4") && error.contains("at least 16777216"), "{error}");
+    assert!(error.contains("make an ext4") && error.contains("from 16777216 to"), "{error}");
     vm.close().await
+}
+
+#[tokio::test]
+async fn what_is_discarded_is_given_back_to_the_host() -> TestResult {
+    let images = Images::new()?;
+    let image = images.raw("data.img", 128)?;
+    let vm = TestVm::builder("discard").boot().await?;
+    let disk = vm.add_scsi(&ScsiDisk::new(&image).with_guest_path("/mnt").ensuring_file_system()).await?;
+    let taken = || -> TestResult<u64> { Ok(File::open(&image)?.metadata()?.blocks() * 512) };
+    let before = taken()?;
+    sh(&vm, "head -c 50000000 /dev/urandom > /mnt/large; sync").await?;
+    assert!(taken()? > before + 40_000_000, "{} bytes, then {}", before, taken()?);
+    sh(&vm, "rm /mnt/large; sync; fstrim /mnt").await?;
+    assert!(taken()? < before + 10_000_000, "{} bytes, then {}", before, taken()?);
+    disk.release().await?;
+    vm.close().await
+}
+
+/// A block device of the host with a file behind it. Dropping it detaches it.
+struct Loop(String);
+
+impl Loop {
+    /// `None` where none can be had: without root, or without the kernel's module.
+    fn new(image: &Path) -> TestResult<Option<Self>> {
+        if !rustix::process::geteuid().is_root() || !Path::new("/dev/loop-control").exists() {
+            eprintln!("not run: it takes root and loop devices");
+            return Ok(None);
+        }
+        let output = Command::new("losetup").args(["--find", "--show"]).arg(image).output()?;
+        if !output.status.success() {
+            return Err(format!("losetup: {}", text(&output.stderr)).into());
+        }
+        Ok(Some(Self(text(&output.stdout).trim().to_owned())))
+    }
+
+    /// How often its disk was told to keep what it has.
+    fn flushes(&self) -> TestResult<u64> {
+        let figures = std::fs::read_to_string(format!("/sys/class/block/{}/stat", self.0.trim_start_matches("/dev/")))?;
+        Ok(figures.split_whitespace().nth(15).ok_or("no such figure: a kernel older than 5.5")?.parse()?)
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        // A test that failed may leave a VM that ends just now: it is detached then.
+        let _ = Command::new("losetup").args(["--detach", &self.0]).status();
+    }
+}
+
+#[tokio::test]
+async fn what_a_guest_has_flushed_is_on_the_hosts_disk_and_a_block_device_grows() -> TestResult {
+    let images = Images::new()?;
+    let image = images.filesystem("data.img", "ext4")?;
+    let Some(device) = Loop::new(&image)? else { return Ok(()) };
+    let vm = TestVm::builder("flush").boot().await?;
+    let disk = vm.add_scsi_physical_disk(&device.0, "/mnt", false).await?;
+    assert_eq!(sh(&vm, "cat /mnt/hello").await?, "from ext4\n");
+    sh(&vm, "echo written > /mnt/written; sync").await?;
+    let before = device.flushes()?;
+    for _ in 0..3 {
+        sh(&vm, "dd if=/dev/zero of=/mnt/written bs=4096 count=1 conv=fsync 2>/dev/null").await?;
+    }
+    assert!(device.flushes()? >= before + 3, "{before} times, then {}", device.flushes()?);
+    // It has the size that it has on the host, and no other.
+    let error = chain(&disk.resize(32 << 20, Grow::Disk).await.expect_err("it has not grown on the host"));
+    assert!(error.contains("33554432 bytes large"), "{error}");
+    OpenOptions::new().write(true).open(&image)?.set_len(32 << 20)?;
+    tool("losetup", ["--set-capacity", &device.0].map(OsStr::new))?;
+    disk.resize(32 << 20, Grow::FileSystem).await?;
+    let size: u64 = sh(&vm, "df -m /mnt | awk 'NR==2{print $2}'").await?.trim().parse()?;
+    assert!(size > 20, "{size} MiB");
+    disk.release().await?;
+    vm.close().await?;
+    drop(device);
+    tool("e2fsck", ["-fn"].map(OsStr::new).into_iter().chain([image.as_os_str()]))
 }
