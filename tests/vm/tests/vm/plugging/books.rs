@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use uvm_testkit::TestResult;
 
-use super::things::{Handle, Kind, MOUNTED, Things};
+use super::things::{Handle, Kind, Things};
 
 /// One count of a thing.
 #[derive(Debug)]
@@ -71,11 +71,16 @@ impl Books {
             }
             let (filesystem, read_only, says) = match what.kind {
                 Kind::Disk { filesystem, read_only } => (filesystem, read_only, format!("from {filesystem}")),
+                Kind::Layer => ("ext4", true, "from ext4".to_owned()),
                 Kind::Share { read_only } => ("9p", read_only, name.into_owned()),
+                Kind::Device { read_only } => ("virtiofs", read_only, name.into_owned()),
+                Kind::Socket => {
+                    lines.insert(format!("socket {}", handle.guest_path().unwrap_or_default()));
+                    continue;
+                }
                 Kind::Blank => continue,
             };
             let path = handle.guest_path().ok_or_else(|| format!("{handle:?} is not mounted"))?;
-            let path = path.strip_prefix(MOUNTED).ok_or_else(|| format!("{handle:?} is elsewhere"))?;
             let mode = if read_only { "ro" } else { "rw" };
             lines.insert(format!("mount {path} {filesystem} {mode} {says}"));
         }

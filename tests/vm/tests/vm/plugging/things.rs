@@ -1,9 +1,13 @@
 //! What is plugged in, and what cannot be.
 
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use uvm::{Plan9Share, Plan9ShareOptions, ProcessSpec, ScsiDisk, ScsiMount, UtilityVm, UvmError};
+use uvm::{
+    PipeMount, Plan9Share, Plan9ShareOptions, ProcessSpec, ScsiDisk, ScsiMount, Share, ShareKind, ShareOptions, UtilityVm,
+    UvmError, VpmemMount,
+};
 use uvm_testkit::TestResult;
 
 use crate::campaign::Random;
@@ -33,31 +37,46 @@ pub(super) enum Kind {
     Disk { filesystem: &'static str, read_only: bool },
     /// Only attached.
     Blank,
+    /// A layer, as memory.
+    Layer,
     /// A directory, shared by 9P; each time anew.
     Share { read_only: bool },
+    /// A directory, shared as a device; each time anew.
+    Device { read_only: bool },
+    /// A socket.
+    Socket,
 }
 
 /// A thing that is plugged in; dropping it unplugs it in the background.
 #[derive(Debug)]
 pub(super) enum Handle {
     Disk(ScsiMount),
+    Layer(VpmemMount),
     Share(Plan9Share),
+    Device(Share),
+    Socket(PipeMount),
 }
 
 impl Handle {
     pub(super) async fn release(&self) -> TestResult {
         match self {
             Self::Disk(disk) => disk.release().await,
+            Self::Layer(layer) => layer.release().await,
             Self::Share(share) => share.release().await,
+            Self::Device(share) => share.release().await,
+            Self::Socket(socket) => socket.release().await,
         }
         .map_err(|e| format!("{self:?}: {}", chain(&e)).into())
     }
 
-    /// Where the guest has mounted it.
-    pub(super) fn guest_path(&self) -> Option<&str> {
+    /// Where the guest has it.
+    pub(super) fn guest_path(&self) -> Option<String> {
         match self {
-            Self::Disk(disk) => disk.guest_path(),
-            Self::Share(share) => Some(share.guest_path()),
+            Self::Disk(disk) => disk.guest_path().map(ToOwned::to_owned),
+            Self::Layer(layer) => layer.guest_path(),
+            Self::Share(share) => Some(share.guest_path().to_owned()),
+            Self::Device(share) => Some(share.guest_path().to_owned()),
+            Self::Socket(socket) => socket.guest_path().map(ToOwned::to_owned),
         }
     }
 
@@ -65,7 +84,7 @@ impl Handle {
     pub(super) fn place(&self) -> Option<(u8, u8)> {
         match self {
             Self::Disk(disk) => disk.controller().zip(disk.lun()),
-            Self::Share(_) => None,
+            Self::Layer(_) | Self::Share(_) | Self::Device(_) | Self::Socket(_) => None,
         }
     }
 }
@@ -76,25 +95,29 @@ pub(super) struct Things {
     shared: Vec<Thing>,
     /// One for each task: with a file system, and without.
     own: Vec<(PathBuf, PathBuf)>,
+    /// Nobody has to answer behind a socket that is offered.
+    _sockets: Vec<UnixListener>,
 }
 
-const DISKS: [Kind; 4] = [
+const IMAGES: [Kind; 5] = [
     Kind::Disk { filesystem: "ext4", read_only: false },
     Kind::Disk { filesystem: "ext4", read_only: true },
     Kind::Disk { filesystem: "erofs", read_only: true },
     Kind::Blank,
+    Kind::Layer,
 ];
 
 impl Things {
     pub(super) fn make() -> TestResult<Self> {
         let images = Images::new()?;
         let mut shared = Vec::new();
-        for kind in DISKS {
+        for kind in IMAGES {
             for _ in 0..OF_EACH {
                 let name = format!("disk-{}", shared.len());
                 let path = match kind {
                     Kind::Disk { filesystem, .. } => images.filesystem(&name, filesystem)?,
-                    Kind::Blank | Kind::Share { .. } => images.raw(&name, 1)?,
+                    Kind::Layer => images.filesystem(&name, "ext4")?,
+                    _ => images.raw(&name, 1)?,
                 };
                 label(&path, &name)?;
                 shared.push(Thing { path, kind });
@@ -104,7 +127,15 @@ impl Things {
             let path = images.path(&format!("share-{index}"));
             std::fs::create_dir(&path)?;
             std::fs::write(path.join(NAME), format!("share-{index}\n"))?;
-            shared.push(Thing { path, kind: Kind::Share { read_only: index % 2 == 0 } });
+            let read_only = index % 2 == 0;
+            let kinds = [Kind::Share { read_only }, Kind::Device { read_only }];
+            shared.extend(kinds.map(|kind| Thing { path: path.clone(), kind }));
+        }
+        let mut sockets = Vec::new();
+        for index in 0..OF_EACH {
+            let path = images.path(&format!("socket-{index}"));
+            sockets.push(UnixListener::bind(&path)?);
+            shared.push(Thing { path, kind: Kind::Socket });
         }
         let mut own = Vec::new();
         for task in 0..TASKS {
@@ -114,7 +145,7 @@ impl Things {
         for name in ["broken.vhdx", "broken.qcow2"] {
             std::fs::write(images.path(name), "not what its name says".repeat(100_000))?;
         }
-        Ok(Self { images, shared, own })
+        Ok(Self { images, shared, own, _sockets: sockets })
     }
 
     pub(super) fn all(&self) -> std::ops::Range<usize> {
@@ -139,6 +170,15 @@ impl Things {
                 vm.add_scsi(&if read_only { disk.read_only() } else { disk }).await.map(Handle::Disk)
             }
             Kind::Blank => vm.add_scsi(&ScsiDisk::new(host_path)).await.map(Handle::Disk),
+            Kind::Layer => vm.add_vpmem(host_path).await.map(Handle::Layer),
+            Kind::Socket => {
+                vm.add_pipe_at(host_path, &format!("{MOUNTED}/socket-{thing}")).await.map(Handle::Socket)
+            }
+            Kind::Device { read_only } => {
+                let options = ShareOptions::new(host_path, format!("{MOUNTED}/share-{path}"));
+                let options = options.with_kind(ShareKind::VirtioFs);
+                vm.share_with(&if read_only { options.read_only() } else { options }).await.map(Handle::Device)
+            }
             Kind::Share { read_only } => {
                 let options = Plan9ShareOptions::new(host_path, format!("{MOUNTED}/share-{path}"));
                 vm.add_plan9(&if read_only { options.read_only() } else { options }).await.map(Handle::Share)

@@ -9,6 +9,8 @@ use uvm_testkit::TestResult;
 use super::things::{MOUNTED, NAME};
 use crate::disks::sh;
 
+/// Where layers are, by number.
+const LAYERS: &str = "/run/layers";
 /// What was given back in the background may still be on its way.
 const SETTLES_WITHIN: Duration = Duration::from_secs(120);
 
@@ -36,9 +38,10 @@ async fn look(vm: &UtilityVm) -> TestResult<BTreeSet<String>> {
     let script = format!(
         "for d in /sys/bus/scsi/devices/*:0:*:*; do [ -d $d/block ] || continue; \
          echo disk ${{d#*:0:}} $(head -c 16 /dev/$(ls $d/block) | head -n 1); done; \
-         while read -r _ at kind options _; do case $at in {MOUNTED}/*) \
-         echo mount ${{at#{MOUNTED}}} $kind ${{options%%,*}} $(cat $at/{NAME});; esac; done < /proc/mounts; \
-         for d in {MOUNTED}/*; do [ -e $d ] || continue; grep -q \" $d \" /proc/mounts || echo left $d; done"
+         while read -r _ at kind options _; do case $at in {MOUNTED}/*|{LAYERS}/*) \
+         echo mount $at $kind ${{options%%,*}} $(cat $at/{NAME});; esac; done < /proc/mounts; \
+         for d in {MOUNTED}/* {LAYERS}/*; do [ -e $d ] || continue; \
+         if [ -S $d ]; then echo socket $d; else grep -q \" $d \" /proc/mounts || echo left $d; fi; done"
     );
     Ok(sh(vm, &script).await?.lines().map(ToOwned::to_owned).collect())
 }
