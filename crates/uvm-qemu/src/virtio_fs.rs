@@ -68,14 +68,36 @@ struct Share {
     /// What another helper needs.
     directory: Arc<Directory>,
     export: VirtioFsExport,
-    /// Connections to those who take over; dropped with the share.
-    successors: mpsc::Sender<UnixStream>,
+    successors: Successors,
     /// Who has taken over.
     successor: Option<Arc<Helper>>,
-    /// Its removal is under way.
-    removing: bool,
+    /// QEMU is being told of it, or to let go of it.
+    changing: bool,
+    /// QEMU has the device.
+    plugged: bool,
     /// How the helper ended before its time, for people to read.
     lost: Option<String>,
+}
+
+/// Where connections to those who take over go; `None` when nobody is to take over any more: the end of a helper is the end
+/// of the device then. Clones share it.
+#[derive(Clone)]
+struct Successors(Arc<Mutex<Option<mpsc::Sender<UnixStream>>>>);
+
+impl Successors {
+    fn new(relay: mpsc::Sender<UnixStream>) -> Self {
+        Self(Arc::new(Mutex::new(Some(relay))))
+    }
+
+    fn send(&self, connection: UnixStream) {
+        let relay = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody listens where QEMU has let go of the device already.
+        let _ = relay.as_ref().map(|relay| relay.send(connection));
+    }
+
+    fn close(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
 }
 
 impl Share {
@@ -129,6 +151,7 @@ impl VirtioFs {
         let mut table = self.lock();
         if table.shares.get(tag).is_some_and(|there| there.name == share.name) {
             table.shares.remove(tag);
+            share.successors.close();
         }
     }
 
@@ -137,6 +160,7 @@ impl VirtioFs {
         let mut table = self.lock();
         table.closed = true;
         for share in table.shares.values() {
+            share.successors.close();
             for helper in share.helpers() {
                 // Failing means that it has ended.
                 let _ = helper.process.kill();
@@ -175,9 +199,10 @@ impl Vm {
             helper: Arc::new(helper),
             directory: Arc::new(directory),
             export: export.clone(),
-            successors,
+            successors: Successors::new(successors),
             successor: None,
-            removing: false,
+            changing: true,
+            plugged: false,
             lost: None,
         };
         if let Err(why) = self.virtio_fs.enter(&export.tag, &share) {
@@ -191,8 +216,19 @@ impl Vm {
             "tag": export.tag,
             "bus": HOT_PLUG_BUS,
         });
-        let Err(error) = self.plug_served(&share.name, end, device).await else { return Ok(()) };
-        self.virtio_fs.with(&export.tag, &share, |share| share.removing = true);
+        let Err(error) = self.plug_served(&share.name, end, device).await else {
+            self.virtio_fs.with(&export.tag, &share, |share| (share.changing, share.plugged) = (false, true));
+            // One that ended meanwhile has nobody who follows it.
+            let ended = *share.helper.process.exit().borrow();
+            return match ended {
+                None => Ok(()),
+                Some(exit) => {
+                    let how = share.helper.describe_end(exit);
+                    self.take_back(&export.tag, &share).await;
+                    Err(PlatformError::host(format!("share {}", share.path.display()), how))
+                }
+            };
+        };
         let error = self.why_not_plugged(&share, error).await;
         self.take_back(&export.tag, &share).await;
         Err(error)
@@ -252,6 +288,7 @@ impl Vm {
     /// Removes what an addition that failed has left. A helper that has stalled holds up QEMU: it goes before QEMU is
     /// asked again.
     async fn take_back(&self, tag: &str, share: &Share) {
+        share.successors.close();
         let _ = share.helper.process.kill();
         share.helper.process.wait(self.deadlines.terminate).await;
         if self.life() == Life::Running
@@ -272,10 +309,10 @@ impl Vm {
             Life::Ended(_) => return Ok(()),
             life => return Err(PlatformError::WrongState { intent: "remove a share", state: life.name() }),
         }
-        self.virtio_fs.with(&export.tag, &share, |share| share.removing = true);
+        self.virtio_fs.with(&export.tag, &share, |share| share.changing = true);
         let removed = self.remove_device_and_helper(&export.tag, &share).await;
         if removed.is_err() {
-            self.virtio_fs.with(&export.tag, &share, |share| share.removing = false);
+            self.virtio_fs.with(&export.tag, &share, |share| share.changing = false);
             return removed;
         }
         // It may have been lost meanwhile.
@@ -291,10 +328,12 @@ impl Vm {
     async fn remove_device_and_helper(&self, tag: &str, share: &Share) -> Result<(), PlatformError> {
         match self.unplug_served(&share.name).await {
             Err(error @ PlatformError::Timeout { .. }) => {
-                // QEMU has been told, so the helper may go: if it has stalled, QEMU waits for it, or the guest does.
+                // QEMU has been told, so the helper may go: if it has stalled, QEMU waits for it, or the guest does. Another
+                // one answers them.
                 tracing::warn!(vm = %self.id, share = %share.path.display(), %error, "its helper is ended");
                 let _ = share.helper.process.kill();
-                self.unplug_served(&share.name).await?;
+                let (unplugged, ()) = tokio::join!(self.unplug_served(&share.name), self.take_over(tag, share));
+                unplugged?;
             }
             unplugged => unplugged?,
         }
@@ -318,11 +357,15 @@ impl Vm {
         let Some(exit) = exit.wait_for(Option::is_some).await.ok().and_then(|exit| *exit) else { return };
         let how = share.helper.describe_end(exit);
         let is_lost = self.virtio_fs.with(&tag, &share, |share| {
-            let is_lost = !share.removing;
-            if is_lost {
-                share.lost = Some(how.clone());
+            if share.changing {
+                // Whoever changes it sees to it. QEMU may wait for an answer: an addition ends then.
+                if !share.plugged {
+                    share.successors.close();
+                }
+                return false;
             }
-            is_lost
+            share.lost = Some(how.clone());
+            true
         });
         if is_lost != Some(true) || matches!(self.life(), Life::Ended(_)) {
             return;
@@ -346,8 +389,7 @@ impl Vm {
             Ok((helper, connection)) => {
                 let kept = self.virtio_fs.with(tag, share, |share| share.successor = Some(Arc::new(helper)));
                 if kept.is_some() {
-                    // Nobody listens where QEMU has let go of the device already.
-                    let _ = share.successors.send(connection);
+                    share.successors.send(connection);
                 }
             }
             Err(error) => {

@@ -118,6 +118,9 @@ fn word(modification: &Modification) -> String {
             format!("{verb} disk {}:{} {}", disk.controller, disk.lun, disk.mount_path)
         }
         Resource::VpmemDevice(device) => format!("{verb} pmem {} {}", device.device_number, device.mount_path),
+        Resource::MappedDirectory(share) if !share.tag.is_empty() => {
+            format!("{verb} device {} {}", share.tag, share.mount_path)
+        }
         Resource::MappedDirectory(share) => format!("{verb} share {} {}", share.share_name, share.mount_path),
         Resource::DiskSize(size) => {
             format!("{verb} size {}:{} {} {}", size.controller, size.lun, size.bytes, size.grow)
