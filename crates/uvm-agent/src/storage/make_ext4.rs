@@ -126,7 +126,7 @@ impl Image {
         let mut within = from;
         while within < to {
             let byte = bitmap.get((within / 8) as usize).copied().unwrap_or_default();
-            if byte == 0 && within % 8 == 0 {
+            if byte == 0 && within.is_multiple_of(8) {
                 within += 8;
                 continue;
             }
