@@ -11,7 +11,7 @@
 //! | [`agent`] | the state that outlives connections |
 //! | [`bridge`], `outbox`, `not_yet` | a connection, what is owed to the host, and what is refused until it can be done |
 //! | `transports` | the serial ports that carry connections, and those that show up later |
-//! | `storage` | disks: found, mounted, let go of |
+//! | `storage` | disks, devices, directories and sockets of the host: found, mounted, let go of |
 //! | `execute`, [`process`], `relay`, `relays` | starting processes, their table, their streams |
 //! | `host_link`, [`log`], `log_out`, `kmsg`, `standard_streams` | entropy, clock, log, and where it goes |
 //! | `runtime`, [`shutdown`], `stacks`, `other` | the end, which waits for no thread, a look inside, a program in the agent's place |

@@ -119,15 +119,14 @@ impl Vm {
     /// All of the guest's memory is locked while it has a device.
     fn let_it_lock(&self) -> Result<(), String> {
         let needed = self.pci.memory_bytes + LOCKED_BEYOND;
-        let qemu = Pid::from_raw(self.child.id().cast_signed());
-        let limit =
-            rustix::process::prlimit(qemu, Resource::Memlock, Rlimit { current: Some(needed), maximum: Some(needed) });
-        let Err(e) = limit else { return Ok(()) };
+        // It has begun with what this process has.
         let own = rustix::process::getrlimit(Resource::Memlock).current;
         if own.is_none_or(|own| own >= needed) {
-            // It has what this process has.
             return Ok(());
         }
+        let qemu = Pid::from_raw(self.child.id().cast_signed());
+        let limit = Rlimit { current: Some(needed), maximum: Some(needed) };
+        let Err(e) = rustix::process::prlimit(qemu, Resource::Memlock, limit) else { return Ok(()) };
         Err(format!(
             "QEMU may lock {} bytes of memory and needs {needed} for a VM with devices ({e}); ulimit -l {} in the owner's \
              shell lets it",

@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
@@ -26,7 +26,8 @@ use crate::vm::Vm;
 
 /// Connections at a time by one pipe; further ones wait in the guest. The agent has the same limit.
 const PER_PIPE: usize = 128;
-/// Connections at a time by all pipes of a VM, each a descriptor of this process; further ones wait.
+/// Connections at a time by all pipes of a VM, each a descriptor of this process, if that may have so many: no more than an
+/// eighth of what it may. Further ones wait.
 const PER_VM: usize = 512;
 /// What the guest's agent waits for, once the socket was reached.
 const REACHED: &[u8] = &[1];
@@ -56,7 +57,8 @@ impl Drop for Pipe {
 
 impl Default for Pipes {
     fn default() -> Self {
-        Self { served: Mutex::default(), connections: Arc::new(Semaphore::new(PER_VM)) }
+        let of_vm = PER_VM.min(descriptors_of_process() / 8).max(1);
+        Self { served: Mutex::default(), connections: Arc::new(Semaphore::new(of_vm)) }
     }
 }
 
@@ -150,8 +152,8 @@ impl Server {
 
     /// Carries one connection to its end. Dropping its stream before that resets it.
     async fn connection(self: Arc<Self>, mut stream: GuestStream) {
-        // Never closed.
-        let Ok(_turn) = self.connections.acquire().await else { return };
+        // Neither is ever closed.
+        let (Ok(_of_vm), Ok(_of_process)) = (self.connections.acquire().await, PROCESS.acquire().await) else { return };
         let host = match connect(&self.socket).await {
             Ok(host) => host,
             Err(e) => return self.refused(&e),
@@ -178,6 +180,18 @@ impl Server {
         }
     }
 }
+
+/// Connections at a time by all pipes of all VMs: a quarter of the descriptors that this process may have, which has more to
+/// do.
+static PROCESS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new((descriptors_of_process() / 4).max(1)));
+
+fn descriptors_of_process() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.and_then(|limit| usize::try_from(limit).ok()).map_or(MOST_DESCRIPTORS, |limit| limit.min(MOST_DESCRIPTORS))
+}
+
+/// As many as are counted on, of a process that may have more.
+const MOST_DESCRIPTORS: usize = 1 << 20;
 
 /// Connects to the socket; if as many wait as its listener allows, when there is room.
 async fn connect(socket: &Path) -> io::Result<UnixStream> {

@@ -173,7 +173,8 @@ impl UtilityVm {
     /// Each connection of a program in the guest is one to the socket, made anew and by the VM's owner, with its rights: the
     /// socket may be replaced meanwhile, and where nobody listens the guest's connection is cut, which the log tells. Every
     /// user of the guest may connect; directories that are not there are made. Both directions end by themselves. At most
-    /// 128 connections at once go by one socket, and 512 by all of a VM; further ones wait. Descriptors are not passed on.
+    /// 128 connections at once go by one socket, and 512 by all of a VM, or fewer where the
+    /// process may have few descriptors; further ones wait. Descriptors are not passed on.
     ///
     /// # Errors
     /// [`UvmError::Resource`]: there is no socket, something is at that path of the guest, an agent that cannot (the
