@@ -49,7 +49,7 @@ const CAMPAIGNS: [Campaign; 11] = [
         about: "every fuzz target, or those named after it, for 15 minutes each; nothing else should run meanwhile",
         run: || fuzz(&[]),
     },
-    Campaign { name: "kernel", about: "build the trimmed kernel, boot it, and root disks with it", run: kernel },
+    Campaign { name: "kernel", about: "build the trimmed kernel, boot it, root disks and layers with it", run: kernel },
     Campaign { name: "image", about: "boot files by the real apt, as root and as nobody", run: image },
 ];
 
@@ -111,7 +111,7 @@ fn kernel() -> anyhow::Result<()> {
     Cmd::new(setup::UVM).args(["image", "kernel"]).run()?;
     Cmd::new(setup::UVM).args(["run", "--kernel", "trimmed", "--", "uname", "-a"]).run()?;
     // What takes a kernel with everything built in.
-    Cmd::cargo().args(["test", "-p", "uvm-vm-tests", "--", "root_disk", "--ignored"]).run()
+    Cmd::cargo().args(["test", "-p", "uvm-vm-tests", "--", "root_disk", "by_the_trimmed_kernel", "--ignored"]).run()
 }
 
 fn image() -> anyhow::Result<()> {

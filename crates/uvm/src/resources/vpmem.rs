@@ -96,7 +96,8 @@ fn mount_path(slot: u32) -> String {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LayerMechanism {
-    /// As memory: the guest reads the host's page cache, which all VMs with the same image share, and keeps no copy.
+    /// As memory: the guest reads the host's page cache, which all VMs with the same image share. It keeps no copy where its
+    /// file system can be read in place: ext4 and erofs with blocks of 4096 bytes, not compressed.
     Memory,
     /// As a read-only disk, because it cannot be mapped, or not any more: the guest keeps copies of what it reads.
     Disk {
@@ -160,7 +161,7 @@ impl UtilityVm {
     }
 
     /// As [`add_vpmem`](Self::add_vpmem), but the host has closed the file when the layer is removed, so that it can be
-    /// changed or its space be had. On QEMU it is a read-only disk for that, always.
+    /// changed or its space be had. On QEMU it is a read-only disk for that, always; on Windows hosts every layer is so.
     ///
     /// # Errors
     /// As [`add_vpmem`](Self::add_vpmem); also if the layer is there as one whose file may stay open.

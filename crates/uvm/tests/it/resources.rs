@@ -109,6 +109,29 @@ async fn d43_d44_two_disks_attach_at_the_same_time() -> TestResult {
     played.close().await
 }
 
+/// A guest takes layers one after the other: of many, none may wait there for longer than it is given.
+#[tokio::test(start_paused = true)]
+async fn layers_attach_a_few_at_a_time() -> TestResult {
+    let (played, _guest) = boot().await?;
+    let dir = tempfile::tempdir()?;
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..9 {
+        played.host.plant("add vpmem", 0, Fault::Slow(Duration::from_secs(3)));
+        let (vm, path) = (played.vm.clone(), dir.path().join(number.to_string()));
+        std::fs::write(&path, "x")?;
+        tasks.spawn(async move { vm.add_vpmem(path).await });
+    }
+    let began = tokio::time::Instant::now();
+    let mut layers = Vec::new();
+    while let Some(layer) = tasks.join_next().await {
+        layers.push(layer??);
+        let turn = if layers.len() <= 8 { 3..5 } else { 6..8 };
+        assert!(turn.contains(&began.elapsed().as_secs()), "{} after {:?}", layers.len(), began.elapsed());
+    }
+    drop(layers);
+    played.close().await
+}
+
 #[tokio::test(start_paused = true)]
 async fn d37_a_disk_that_is_there_otherwise_is_refused_and_one_only_attached_is_mounted() -> TestResult {
     let (played, guest) = boot().await?;

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 
+use uvm::image::{BootFiles, BootFilesOptions, KernelSource};
 use uvm::{ErrorKind, ProcessSpec, ScsiDisk, UtilityVm};
 use uvm_testkit::{TestResult, TestVm};
 
@@ -67,7 +68,24 @@ async fn without_a_scratch_nothing_is_written() -> TestResult {
 
 #[tokio::test]
 async fn hundred_layers_and_names_of_any_kind_are_combined() -> TestResult {
-    let vm = TestVm::builder("hundred").boot().await?;
+    combine_hundred(TestVm::builder("hundred").boot().await?).await
+}
+
+/// It takes layers one by one, which the distribution's does not.
+#[tokio::test]
+#[ignore = "needs the trimmed kernel, which takes 20 minutes to build: cargo xtask soak kernel"]
+async fn hundred_layers_are_combined_by_the_trimmed_kernel() -> TestResult {
+    let images = Images::new()?;
+    let files = BootFiles::ensure(&BootFilesOptions::from_env()?.with_kernel(KernelSource::Trimmed))?.dir().to_owned();
+    let vm = TestVm::builder("hundred-trimmed").with(|options| options.boot_files = Some(files)).boot().await?;
+    let layer = vm.add_vpmem(images.filesystem("layer.img", "ext4")?).await?;
+    let how = mounted(&vm, &layer.guest_path().ok_or("no path")?).await?;
+    assert!(how.contains("dax=always"), "{how}");
+    layer.release().await?;
+    combine_hundred(vm).await
+}
+
+async fn combine_hundred(vm: TestVm) -> TestResult {
     let long = format!("/tmp/{}/{}", "a".repeat(200), "b".repeat(200));
     // Short names; names that fill the kernel's page of options many times; names with what separates options.
     for (at, scratch) in [("/tmp/l", "/run/s0"), (&*long, "/run/s1"), ("/tmp/o,d:d\\\\", "/run/s,2")] {
