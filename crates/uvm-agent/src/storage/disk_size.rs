@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn what_is_mounted_elsewhere_does_not_grow() {
-        let device = BlockDevice::new(Path::new("/sys"), "no-such-disk");
+        let device = BlockDevice::new(Path::new("/sys"), Path::new("/dev"), "no-such-disk");
         let error = grow(&device, "/proc", 1).expect_err("another").to_string();
         assert_eq!(error, "/dev/no-such-disk is not mounted at \"/proc\"");
     }

@@ -163,8 +163,7 @@ impl PmemBus {
                     })
                 }),
             };
-            // Programs can open it a little later than it is listed.
-            if let Some(device) = found.filter(|device| device.is_in(&self.dev)) {
+            if let Some(device) = found.filter(BlockDevice::has_node) {
                 return Ok(device);
             }
             if began.elapsed() >= within {
@@ -207,7 +206,7 @@ impl PmemBus {
 
     fn numbered(&self, number: u32) -> Option<BlockDevice> {
         let name = format!("pmem{number}");
-        self.sys.join("block").join(&name).exists().then(|| BlockDevice::new(&self.sys, &name))
+        self.sys.join("block").join(&name).exists().then(|| BlockDevice::new(&self.sys, &self.dev, &name))
     }
 
     /// The disk that a device is, below the regions and name spaces that the kernel makes of its memory.
@@ -215,7 +214,7 @@ impl PmemBus {
         let below = ["ndbus", "region", "namespace"];
         let namespace = below.iter().try_fold(virtio.to_owned(), |at, kind| child(&at, |name| is_one(name, kind)))?;
         let disk = child(&namespace.join("block"), |name| is_one(name, "pmem"))?;
-        Some(BlockDevice::new(&self.sys, disk.file_name()?.to_str()?))
+        Some(BlockDevice::new(&self.sys, &self.dev, disk.file_name()?.to_str()?))
     }
 }
 
@@ -283,7 +282,7 @@ mod tests {
         });
         let found = bus.find(&which, Duration::from_secs(60)).expect("found");
         later.join().expect("joined");
-        assert_eq!(found.node(), Path::new("/dev/pmem7"));
+        assert_eq!(found.node(), bus.dev.join("pmem7"));
         assert_eq!(fs::read_to_string(bound).expect("told"), "virtio5");
         bus.let_go(&which).expect("let go");
         let unbound = dir.path().join("bus/virtio/drivers/virtio_pmem/unbind");
@@ -304,6 +303,6 @@ mod tests {
         fs::create_dir_all(dir.path().join("block/pmem3")).expect("made");
         bus.find(&Which::Number(3), Duration::ZERO).expect_err("nobody can open it");
         fs::write(bus.dev.join("pmem3"), "").expect("made");
-        assert_eq!(bus.find(&Which::Number(3), Duration::ZERO).expect("there").node(), Path::new("/dev/pmem3"));
+        assert_eq!(bus.find(&Which::Number(3), Duration::ZERO).expect("there").node(), bus.dev.join("pmem3"));
     }
 }

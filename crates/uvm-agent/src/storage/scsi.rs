@@ -29,6 +29,8 @@ const LAST_LOOK: Duration = Duration::from_millis(50);
 pub(super) struct ScsiBus {
     /// `/sys`, but in tests.
     sys: PathBuf,
+    /// `/dev`, likewise.
+    dev: PathBuf,
     /// Controller and LUN of what was added and not let go of since.
     added: Arc<Mutex<HashSet<(u8, u8)>>>,
 }
@@ -138,7 +140,7 @@ fn places(disk: &MappedVirtualDisk) -> Vec<Place> {
 
 impl ScsiBus {
     pub(super) fn of_this_system() -> Self {
-        Self { sys: "/sys".into(), added: Arc::default() }
+        Self { sys: "/sys".into(), dev: "/dev".into(), added: Arc::default() }
     }
 
     fn added(&self) -> MutexGuard<'_, HashSet<(u8, u8)>> {
@@ -154,8 +156,9 @@ impl ScsiBus {
             // The driver may have been loaded just now.
             if let Some(host) = self.host()? {
                 let place = self.place(host, controller, lun);
-                if let Some(device) = block_of(&place)? {
-                    return Ok(BlockDevice::new(&self.sys, &device));
+                let found = block_of(&place)?.map(|name| BlockDevice::new(&self.sys, &self.dev, &name));
+                if let Some(device) = found.filter(BlockDevice::has_node) {
+                    return Ok(device);
                 }
                 if !asked {
                     self.ask(host, controller, lun)?;
@@ -223,11 +226,14 @@ fn names(directory: &Path) -> io::Result<Vec<String>> {
 mod tests {
     use super::*;
 
-    /// A tree like the kernel's, with one adapter.
+    /// Trees like the kernel's, with one adapter, and the node of an empty disk.
     fn bus() -> (tempfile::TempDir, ScsiBus) {
         let dir = tempfile::tempdir().expect("a directory");
         fs::create_dir_all(dir.path().join("class/scsi_host/host3")).expect("made");
-        let bus = ScsiBus { sys: dir.path().to_owned(), added: Arc::default() };
+        let dev = dir.path().join("dev");
+        fs::create_dir(&dev).expect("made");
+        fs::write(dev.join("sdq"), "").expect("made");
+        let bus = ScsiBus { sys: dir.path().to_owned(), dev, added: Arc::default() };
         (dir, bus)
     }
 
@@ -246,8 +252,18 @@ mod tests {
             }
         });
         let device = bus.find(2, 0, Duration::from_secs(60)).expect("found");
-        assert_eq!(device.node(), Path::new("/dev/sdq"));
+        assert_eq!(device.node(), dir.path().join("dev/sdq"));
         assert_eq!(later.join().expect("joined"), "0 2 0");
+    }
+
+    #[test]
+    fn a_disk_that_nobody_can_open_yet_is_waited_for() {
+        let (dir, bus) = bus();
+        fs::remove_file(dir.path().join("dev/sdq")).expect("removed");
+        fs::create_dir_all(dir.path().join("bus/scsi/devices/3:0:2:0/block/sdq")).expect("made");
+        bus.find(2, 0, Duration::ZERO).expect_err("listed, and no more");
+        fs::write(dir.path().join("dev/sdq"), "").expect("made");
+        bus.find(2, 0, Duration::ZERO).expect("found");
     }
 
     #[test]
@@ -301,16 +317,15 @@ mod tests {
         let (dir, bus) = bus();
         let storage = Storage { scsi: bus, ..Storage::new(Arc::default()) };
         let place = dir.path().join("bus/scsi/devices/3:0:1:5");
-        // There is no such node, so that it cannot be read.
-        fs::create_dir_all(place.join("block/no-such-disk")).expect("made");
+        fs::create_dir_all(place.join("block/sdq")).expect("made");
         let attached = MappedVirtualDisk { controller: 1, lun: 5, ..MappedVirtualDisk::default() };
-        let mounted = MappedVirtualDisk { mount_path: "/run/no-such-disk".into(), ..attached.clone() };
+        let mounted = MappedVirtualDisk { mount_path: "/run/no-file-system".into(), ..attached.clone() };
         add(&storage, attached.clone()).await.expect("attached");
-        add(&storage, mounted.clone()).await.expect_err("no node");
+        add(&storage, mounted.clone()).await.expect_err("it is empty");
         assert!(!place.join("delete").exists(), "it was attached before");
         remove(&storage, attached).await.expect("removed");
         fs::remove_file(place.join("delete")).expect("let go of");
-        add(&storage, mounted).await.expect_err("no node");
+        add(&storage, mounted).await.expect_err("it is empty");
         assert!(place.join("delete").exists(), "it stays in the guest");
     }
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use uvm::{
-    PipeMount, Plan9Share, Plan9ShareOptions, ProcessSpec, ScsiDisk, ScsiMount, Share, ShareKind, ShareOptions, UtilityVm,
-    UvmError, VpmemMount,
+    PipeMount, Plan9Share, Plan9ShareOptions, ProcessSpec, ScsiDisk, ScsiMount, Share, ShareKind, ShareOptions,
+    UtilityVm, UvmError, VpmemMount,
 };
 use uvm_testkit::TestResult;
 
@@ -171,9 +171,7 @@ impl Things {
             }
             Kind::Blank => vm.add_scsi(&ScsiDisk::new(host_path)).await.map(Handle::Disk),
             Kind::Layer => vm.add_vpmem(host_path).await.map(Handle::Layer),
-            Kind::Socket => {
-                vm.add_pipe_at(host_path, &format!("{MOUNTED}/socket-{thing}")).await.map(Handle::Socket)
-            }
+            Kind::Socket => vm.add_pipe_at(host_path, &format!("{MOUNTED}/socket-{thing}")).await.map(Handle::Socket),
             Kind::Device { read_only } => {
                 let options = ShareOptions::new(host_path, format!("{MOUNTED}/share-{path}"));
                 let options = options.with_kind(ShareKind::VirtioFs);
