@@ -5,7 +5,7 @@ use anyhow::bail;
 use crate::setup;
 use crate::shell::Cmd;
 
-const MEASUREMENTS: [(&str, &str); 9] = [
+const MEASUREMENTS: [(&str, &str); 12] = [
     ("boot", "spawn to the first exec's exit code, against a bare QEMU"),
     ("run", "`uvm run -- uname -a`, against `vng` of virtme-ng"),
     ("exec", "500 times a static `true`, against a guest that does only that"),
@@ -15,6 +15,9 @@ const MEASUREMENTS: [(&str, &str); 9] = [
     ("vsock-exec", "processes of an agent by virtual sockets, against a small program over one connection"),
     ("size", "binary, initramfs, memory of agent and owner"),
     ("parallel", "1 to 16 starts at once, against as many bare QEMUs"),
+    ("disks", "disks added and removed, one at a time and 64 at once, against the same by hand"),
+    ("plan9", "a file of a 9P share read and written, against a raw stream"),
+    ("layers", "memory of 50 VMs (or as many as rounds) with one layer, against a copy for each"),
 ];
 
 const USAGE: &str = "\
@@ -25,10 +28,12 @@ from all that are there. With --rounds it is a short form: written to target/ben
 ";
 
 /// What the guests run, besides the agent.
-const GUESTS: [&str; 7] = [
+const GUESTS: [&str; 9] = [
     "bench-true",
     "bench-write",
+    "bench-file",
     "bench-guest-boot",
+    "bench-guest-disks",
     "bench-guest-exec",
     "bench-guest-stream",
     "bench-guest-vsock",
@@ -59,6 +64,9 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     setup::all()?;
     if request.wants("run") {
         setup::packages(&VNG_PROGRAMS)?;
+    }
+    if request.wants("disks") {
+        setup::packages(&[("mkfs.ext4", "e2fsprogs")])?;
     }
     let mut guests = setup::guest_build().args(["-p", "uvm-bench-guest", "-p", "uvm-bench-mux"]);
     for guest in GUESTS {

@@ -15,6 +15,8 @@ use rustix::mount::MountFlags;
 pub const TRUE: &str = "/bin/bench-true";
 /// Where they have a program that writes as many blocks of [`BLOCK`] bytes as its argument says.
 pub const WRITE: &str = "/bin/bench-write";
+/// Where they have a program that reads or writes a file and prints how fast.
+pub const FILE: &str = "/bin/bench-file";
 /// Bytes of one write of bulk: what the guest's kernel takes at once.
 pub const BLOCK: usize = 32 * 1024;
 
@@ -23,10 +25,15 @@ pub const EXEC_PORTS: [&str; 3] = ["bench.control", "bench.stdout", "bench.stder
 /// What that guest sends when it is ready.
 pub const READY: u8 = b'r';
 
+/// The port of a guest that carries out orders, each a line.
+pub const CONTROL_PORT: &str = "bench.control";
+
 /// The port that carries the multiplexer.
 pub const MUX_PORT: &str = "uvm.mux";
 /// The stream on which a guest reads a number of blocks (8 bytes, little endian) and writes them.
 pub const SOURCE: u32 = 1;
+/// The stream on which it reads a number of blocks, then the blocks, and writes a byte.
+pub const SINK: u32 = 2;
 
 /// Ports of the guest that serves virtual sockets, each connection by itself until its end.
 pub mod vsock_port {
@@ -76,10 +83,13 @@ pub fn load_modules(group: &str) -> io::Result<()> {
     let index = fs::read_to_string("/lib/modules/uvm.index")?;
     let value = |key: &str| index.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default().trim();
     let root = Path::new("/lib/modules").join(value("release:"));
-    for module in value(&format!("group {group}:")).split_whitespace() {
+    for word in value(&format!("group {group}:")).split_whitespace() {
+        // A processor that cannot use an optional one is fine without it.
+        let (module, is_optional) = word.strip_prefix('?').map_or((word, false), |module| (module, true));
         let file = File::open(root.join(module))?;
         match rustix::system::finit_module(&file, c"", 0) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(_) if is_optional => {}
             Err(e) => return Err(e.into()),
         }
     }

@@ -9,7 +9,7 @@ use uvm::image::{BootFiles, BootFilesOptions, ExtraFile, KernelSource};
 use uvm::platform::Platform;
 use uvm::qemu::{AcceleratorChoice, QemuHost, QemuOptions};
 use uvm::{LcowOptions, MemoryMib, ProcessSpec, UtilityVm};
-use uvm_bench_guest::{TRUE, WRITE};
+use uvm_bench_guest::{FILE, TRUE, WRITE};
 
 use crate::command_line::CommandLine;
 
@@ -59,7 +59,8 @@ impl Context {
             .with_kernel(kernel)
             .with_agent(program(guest.unwrap_or(AGENT)))
             .with_extra_file(ExtraFile::new(TRUE, program("bench-true"))?)
-            .with_extra_file(ExtraFile::new(WRITE, program("bench-write"))?);
+            .with_extra_file(ExtraFile::new(WRITE, program("bench-write"))?)
+            .with_extra_file(ExtraFile::new(FILE, program("bench-file"))?);
         BootFiles::ensure(&options).context("boot files")
     }
 

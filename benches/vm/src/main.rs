@@ -4,13 +4,18 @@
 
 mod bare;
 mod boot;
+mod by_hand;
 mod command_line;
 mod context;
+mod disks;
 mod exec;
+mod layers;
 mod machine;
 mod mux;
 mod page;
 mod parallel;
+mod plan9;
+mod raw_stream;
 mod report;
 mod run;
 mod size;
@@ -50,7 +55,8 @@ struct Options {
 }
 
 /// The measurements, in the order of the page.
-const NAMES: [&str; 9] = ["boot", "run", "exec", "stdout", "mux", "vsock", "vsock-exec", "size", "parallel"];
+const NAMES: [&str; 12] =
+    ["boot", "run", "exec", "stdout", "mux", "vsock", "vsock-exec", "size", "parallel", "disks", "layers", "plan9"];
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
@@ -93,6 +99,9 @@ async fn measure(name: &str, context: &Context) -> anyhow::Result<Report> {
         "vsock" => vsock::measure(context).await,
         "vsock-exec" => vsock_exec::measure(context).await,
         "size" => size::measure(context).await,
+        "disks" => disks::measure(context).await,
+        "plan9" => plan9::measure(context).await,
+        "layers" => layers::measure(context).await,
         _ => parallel::measure(context).await,
     }
 }

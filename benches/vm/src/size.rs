@@ -56,7 +56,7 @@ pub(crate) async fn measure(context: &Context) -> anyhow::Result<Report> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "sizes far below 2^52")]
-fn mib(bytes: u64) -> f64 {
+pub(crate) fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
@@ -121,7 +121,7 @@ pub(crate) fn pss_of(pid: u32) -> anyhow::Result<f64> {
 }
 
 /// The number of KiB on the line `name:`.
-fn kib_of(text: &str, name: &str) -> anyhow::Result<u64> {
+pub(crate) fn kib_of(text: &str, name: &str) -> anyhow::Result<u64> {
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     let number = value.and_then(|value| value.trim().strip_suffix("kB"));
     number.and_then(|number| number.trim().parse().ok()).with_context(|| format!("no {name} in {text:?}"))

@@ -1,19 +1,14 @@
 //! How fast a process's standard output comes, against a stream of the same transport without process, pipe and bridge.
 
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use uvm::image::KernelSource;
 use uvm::{ProcessSpec, UtilityVm};
-use uvm_bench_guest::{BLOCK, SOURCE, WRITE};
-use uvm_mux::channel::SocketChannel;
-use uvm_mux::{Config, Greeting, GuestState, Mux, Role};
+use uvm_bench_guest::{BLOCK, WRITE};
 
-use crate::bare::BareQemu;
-use crate::command_line::MUX;
 use crate::context::{Context, command_line, first_exec, options};
+use crate::raw_stream::{self, RawStream, blocks, count, speed};
 use crate::report::{Report, Statistic, Target};
 
 const ROUNDS: usize = 7;
@@ -21,7 +16,7 @@ const MEMORY_MIB: u64 = 1024;
 const PROCESSORS: [u32; 2] = [1, 2];
 const MIB: u64 = 1024;
 const PIPE_ROUNDS: usize = 3;
-const BLOCKS: u64 = (MIB << 20) / BLOCK as u64;
+const BLOCKS: u64 = blocks(MIB);
 /// The agent loads modules two seconds after the start.
 const SETTLE: Duration = Duration::from_secs(5);
 
@@ -34,13 +29,11 @@ pub(crate) async fn measure(context: &Context) -> anyhow::Result<Report> {
     report.set("memory_mib", MEMORY_MIB);
     let files = context.boot_files(KernelSource::Distribution, None)?;
     report.set("kernel", files.manifest().kernel.release.clone());
-    let reference = context.boot_files(KernelSource::Distribution, Some("bench-guest-stream"))?;
+    let reference = context.boot_files(KernelSource::Distribution, Some(raw_stream::GUEST))?;
     for processors in PROCESSORS {
         let options = options(&files, processors, MEMORY_MIB)?;
         let line = command_line(context, &options).await?;
-        let mut qemu = BareQemu::spawn(context.host.program(), &line, &reference)?;
-        let mux = connect(qemu.channel(MUX)?)?;
-        tokio::time::timeout(PATIENCE, mux.up()).await.context("the reference guest did not come up")??;
+        let raw = RawStream::boot(context, &line, &reference).await?;
         let (vm, _) = first_exec(context.platform(), &options).await?;
         tokio::time::sleep(SETTLE).await;
         let series = |what: &str| format!("{what}, {processors} cpu");
@@ -48,7 +41,7 @@ pub(crate) async fn measure(context: &Context) -> anyhow::Result<Report> {
         for round in 0..=rounds {
             for turn in 0..2 {
                 let ours = (turn + round) % 2 == 0;
-                let speed = if ours { stdout(&vm).await? } else { raw(&mux).await? };
+                let speed = if ours { stdout(&vm).await? } else { raw.guest_to_host(MIB).await? };
                 if round > 0 {
                     report.sample(if ours { &name } else { &raw_name }, "MiB/s", speed);
                 }
@@ -58,8 +51,7 @@ pub(crate) async fn measure(context: &Context) -> anyhow::Result<Report> {
             report.sample(&pipe_name, "MiB/s", pipe(&vm).await?);
         }
         vm.close().await?;
-        mux.close();
-        drop(mux);
+        drop(raw);
         let what = format!("stdout of 1 GiB / raw stream, {processors} cpu");
         report.figure(&what, &name, Statistic::Median, Some(&raw_name), Some(Target::AtLeast(0.9)))?;
         let what = format!("between two processes of the guest, by a pipe / raw stream, {processors} cpu");
@@ -69,23 +61,12 @@ pub(crate) async fn measure(context: &Context) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// The host's end, with its driver on a thread of its own, as the library has it.
-fn connect(socket: UnixStream) -> anyhow::Result<Mux> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-    let context = runtime.enter();
-    let role = Role::Owner(Greeting::new(GuestState::Fresh)?);
-    let (mux, driver) = Mux::new(SocketChannel::new(socket)?, role, Config::default());
-    drop(context);
-    std::thread::Builder::new().name("mux".into()).spawn(move || runtime.block_on(driver))?;
-    Ok(mux)
-}
-
 async fn stdout(vm: &UtilityVm) -> anyhow::Result<f64> {
     let began = Instant::now();
     let mut process = vm.create_process(&ProcessSpec::new([WRITE.to_owned(), BLOCKS.to_string()])).await?;
     let output = process.stdout.take().context("no output")?;
-    count(output).await?;
-    let speed = speed(began);
+    count(output, MIB).await?;
+    let speed = speed(MIB, began);
     let exit = process.output().await?.exit;
     ensure!(exit.is_success(), "{WRITE}: {exit}");
     Ok(speed)
@@ -96,35 +77,7 @@ async fn pipe(vm: &UtilityVm) -> anyhow::Result<f64> {
     let script = format!("{WRITE} {BLOCKS} | dd of=/dev/null bs={BLOCK} 2>/dev/null");
     let began = Instant::now();
     let exit = vm.create_process(&ProcessSpec::new(["sh", "-c", &script])).await?.wait().await?;
-    let speed = speed(began);
+    let speed = speed(MIB, began);
     ensure!(exit.is_success(), "{script}: {exit}");
     Ok(speed)
 }
-
-async fn raw(mux: &Mux) -> anyhow::Result<f64> {
-    let began = Instant::now();
-    let mut stream = mux.dial(SOURCE).await?;
-    stream.write_u64_le(BLOCKS).await?;
-    count(stream).await?;
-    Ok(speed(began))
-}
-
-/// Reads to the end, which must come after all blocks.
-async fn count(mut from: impl AsyncRead + Unpin) -> anyhow::Result<()> {
-    let (mut buffer, mut total) = (vec![0; 2 * BLOCK], 0);
-    loop {
-        match from.read(&mut buffer).await? {
-            0 => break,
-            n => total += n as u64,
-        }
-    }
-    ensure!(total == MIB << 20, "{total} bytes came instead of {MIB} MiB");
-    Ok(())
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a small number")]
-fn speed(began: Instant) -> f64 {
-    MIB as f64 / began.elapsed().as_secs_f64()
-}
-
-const PATIENCE: Duration = Duration::from_secs(120);

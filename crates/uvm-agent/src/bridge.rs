@@ -262,7 +262,10 @@ impl Connection<'_> {
             delete_container_state: true,
             external_process_signal: true,
             exit_detail: true,
+            mapped_sockets: true,
+            disk_sizes: true,
             virtio_fs: true,
+            pci_ports: true,
             uvm_agent_version: env!("CARGO_PKG_VERSION").into(),
             ..Default::default()
         });

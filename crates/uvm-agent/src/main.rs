@@ -1,4 +1,5 @@
-//! The guest agent as a program: /init of the initramfs, and /bin/gcs and /bin/vsockexec where another init starts them.
+//! The guest agent as a program: /init of the initramfs, /bin/gcs and /bin/vsockexec where another init starts them, and
+//! /bin/uvm-enter.
 
 /// Who looks into the file finds the version here.
 #[cfg(target_os = "linux")]
@@ -14,6 +15,7 @@ fn main() {
     }
     match (name.rsplit('/').next(), arguments) {
         (_, [only]) if only.trim_start_matches('-') == "version" => println!("uvm-agent {}", env!("CARGO_PKG_VERSION")),
+        (Some("uvm-enter"), _) => uvm_agent::enter::run(arguments),
         (Some("vsockexec"), _) => uvm_agent::vsockexec::run(arguments),
         (_, []) => {
             eprintln!(

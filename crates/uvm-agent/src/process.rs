@@ -330,9 +330,12 @@ mod tests {
     async fn the_first_wait_takes_the_process_off_the_table() {
         let processes = Processes::new(Reap::Known);
         reap_soon(&processes);
-        let (id, _drained) = start(&processes, "exit 42");
-        let both = tokio::join!(processes.wait(id, None), processes.wait(id, None));
-        assert_eq!(both, (Ok(Some(Exit::Code(42))), Ok(Some(Exit::Code(42)))));
+        let (id, _drained) = start(&processes, "exec sleep 1000");
+        // It ends once both wait: an end that is known already is taken by the first of them alone.
+        let end = async { processes.signal(id, 15) };
+        let (first, second, signal) = tokio::join!(processes.wait(id, None), processes.wait(id, None), end);
+        assert_eq!((first, second), (Ok(Some(Exit::Signal(15))), Ok(Some(Exit::Signal(15)))));
+        signal.expect("sent");
         assert_eq!(processes.wait(id, None).await, Err(ProcessError::Unknown));
         assert_eq!(processes.signal(id, 9), Err(ProcessError::Unknown));
     }

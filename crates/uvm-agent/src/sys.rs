@@ -1,9 +1,10 @@
 //! System calls that no safe library has: starting a process, signals without names, crediting entropy, watching a
-//! descriptor, connecting a virtual socket.
+//! descriptor, connecting a virtual socket, growing a file system,
+//! zeros on a disk.
 
 #![expect(unsafe_code, reason = "C interfaces; each block says why it is sound")]
 
-use std::ffi::{CStr, CString, c_char, c_int, c_short};
+use std::ffi::{CStr, CString, c_char, c_int, c_short, c_ulong};
 use std::fs::File;
 use std::io;
 use std::mem::{self, MaybeUninit};
@@ -16,6 +17,43 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::Pid;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+/// `EXT4_IOC_RESIZE_FS`, `_IOW('f', 16, __u64)`.
+const EXT4_IOC_RESIZE_FS: c_ulong = 0x4008_6610;
+/// `XFS_IOC_FSGROWFSDATA`, `_IOW('X', 110, struct xfs_growfs_data)`.
+const XFS_IOC_FSGROWFSDATA: c_ulong = 0x4010_586e;
+
+/// `BLKZEROOUT`, `_IO(0x12, 127)`.
+const BLKZEROOUT: c_ulong = 0x127f;
+
+/// Has a block device write zeros, in its own way where it has one.
+pub(crate) fn zero_out(device: &File, at: u64, length: u64) -> io::Result<()> {
+    let range = [at, length];
+    // SAFETY: the descriptor is open; the call reads two numbers of 64 bits at the address, which are those of `range`.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), BLKZEROOUT as _, &raw const range) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Has the mounted ext4 that `directory` is in grow to so many of its blocks.
+pub(crate) fn grow_ext4(directory: BorrowedFd<'_>, blocks: u64) -> io::Result<()> {
+    // SAFETY: the descriptor is open; the call reads 8 bytes at the address, which are those of `blocks`.
+    let result = unsafe { libc::ioctl(directory.as_raw_fd(), EXT4_IOC_RESIZE_FS as _, &raw const blocks) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Has the mounted XFS that `directory` is in grow to so many of its blocks, of which so many in a hundred may be inodes.
+pub(crate) fn grow_xfs(directory: BorrowedFd<'_>, blocks: u64, inode_percent: u8) -> io::Result<()> {
+    /// `struct xfs_growfs_data`.
+    #[repr(C)]
+    struct GrowData {
+        blocks: u64,
+        inode_percent: u32,
+    }
+    let data = GrowData { blocks, inode_percent: inode_percent.into() };
+    // SAFETY: the descriptor is open; the call reads a `struct xfs_growfs_data` at the address, of the same layout as `data`.
+    let result = unsafe { libc::ioctl(directory.as_raw_fd(), XFS_IOC_FSGROWFSDATA as _, &raw const data) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
 
 /// A process to start.
 pub(crate) struct Spawn<'a> {

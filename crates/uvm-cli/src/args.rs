@@ -115,6 +115,16 @@ pub(crate) struct RunArgs {
     /// at GUEST if that is given; `:ro` keeps the guest from writing. May be repeated: the first is /dev/sda.
     #[arg(long = "disk", value_name = "PATH[:GUEST][:ro]", value_parser = disk)]
     pub(crate) disks: Vec<Disk>,
+    /// Offer a Unix socket of the host in the guest, at GUEST [default: at the same path]; each connection is one to the
+    /// socket. May be repeated.
+    #[arg(long = "socket", value_name = "SOCKET[:GUEST]", value_parser = socket)]
+    pub(crate) sockets: Vec<OfferedSocket>,
+    /// Put the image of a file system (ext4, erofs, squashfs; raw, or as its name says) over those of earlier --layer
+    /// options: the first is at the bottom. The command has all of them together for its root, with /proc, /sys and /dev of
+    /// the guest, and shares and disks where GUEST says. What it writes is in the guest's memory, and is gone with it: the
+    /// images are not changed. May be repeated.
+    #[arg(long = "layer", value_name = "IMAGE")]
+    pub(crate) layers: Vec<PathBuf>,
     /// The command and its arguments [default: sh].
     #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
@@ -223,6 +233,13 @@ pub(crate) struct SharedPath {
     pub(crate) read_only: bool,
 }
 
+/// A Unix socket of the host, and where it is in the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OfferedSocket {
+    pub(crate) path: PathBuf,
+    pub(crate) guest_path: Option<String>,
+}
+
 /// A way of sharing directories.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ShareBy {
@@ -250,18 +267,20 @@ pub(crate) enum Accel {
 /// The command line, with what its parts alone do not tell checked, too.
 pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let cli = Cli::try_parse_from(words)?;
-    if let Command::Run(args) = &cli.command
-        && let Some(port) = twice(&args.virtual_sockets)
-    {
-        let why = format!("port {port} is given twice by '--vsock': one socket for each port is allowed");
-        return Err(Cli::command().error(clap::error::ErrorKind::ArgumentConflict, why));
+    let Command::Run(args) = &cli.command else { return Ok(cli) };
+    let conflict = |why: String| Err(Cli::command().error(clap::error::ErrorKind::ArgumentConflict, why));
+    if let Some(port) = twice(args.virtual_sockets.iter().map(|socket| socket.port)) {
+        return conflict(format!("port {port} is given twice by '--vsock': one socket for each port is allowed"));
+    }
+    if let Some(layer) = twice(&args.layers) {
+        return conflict(format!("'--layer {}' is given twice: each image is one layer", layer.display()));
     }
     Ok(cli)
 }
 
-fn twice(sockets: &[VirtualSocket]) -> Option<u32> {
+fn twice<T: Ord + Copy>(all: impl IntoIterator<Item = T>) -> Option<T> {
     let mut seen = BTreeSet::new();
-    sockets.iter().map(|socket| socket.port).find(|port| !seen.insert(*port))
+    all.into_iter().find(|one| !seen.insert(*one))
 }
 
 /// Tells what is wrong with the command line, or the help that was asked for; gives the exit code. `uvm run` gives
@@ -313,14 +332,25 @@ fn disk(text: &str) -> Result<Disk, String> {
         Some(rest) => (rest, true),
         None => (text, false),
     };
-    let (path, guest_path) = match rest.rsplit_once(":/") {
+    let (path, guest_path) = paths(rest)?;
+    Ok(Disk { path, guest_path, read_only })
+}
+
+/// `SOCKET[:GUEST]`.
+fn socket(text: &str) -> Result<OfferedSocket, String> {
+    paths(text).map(|(path, guest_path)| OfferedSocket { path, guest_path })
+}
+
+/// A path of the host, and one of the guest, which begins with a slash.
+fn paths(text: &str) -> Result<(PathBuf, Option<String>), String> {
+    let (path, guest_path) = match text.rsplit_once(":/") {
         Some((path, guest_path)) => (path, Some(format!("/{guest_path}"))),
-        None => (rest, None),
+        None => (text, None),
     };
     if path.is_empty() {
         return Err("a path of the host is needed before the colon".into());
     }
-    Ok(Disk { path: path.into(), guest_path, read_only })
+    Ok((path.into(), guest_path))
 }
 
 fn virtual_socket(text: &str) -> Result<VirtualSocket, String> {
@@ -437,12 +467,31 @@ mod tests {
     }
 
     #[test]
+    fn sockets_of_the_host_are_at_the_same_path_if_nothing_else_is_said() {
+        let good = |path: &str, guest_path: Option<&str>| {
+            Ok(OfferedSocket { path: path.into(), guest_path: guest_path.map(str::to_owned) })
+        };
+        assert_eq!(socket("/run/a:b.sock"), good("/run/a:b.sock", None));
+        assert_eq!(socket("a.sock:/run/b.sock"), good("a.sock", Some("/run/b.sock")));
+        assert!(socket(":/run/b.sock").is_err() && socket("").is_err());
+    }
+
+    #[test]
     fn a_port_has_one_socket() {
         let words = |second| ["uvm", "run", "--vsock", "7:/a", "--vsock", second, "ls"].map(Into::into);
         let Command::Run(run) = parse(words("8:/a")).expect("valid").command else { panic!("run") };
         assert_eq!(run.virtual_sockets.len(), 2);
         let error = parse(words("7:/b")).expect_err("twice").to_string();
         assert!(error.contains("port 7 is given twice"), "{error}");
+    }
+
+    #[test]
+    fn a_layer_is_one_layer() {
+        let words = |second| ["uvm", "run", "--layer", "a.img", "--layer", second, "ls"].map(Into::into);
+        let Command::Run(run) = parse(words("b.img")).expect("valid").command else { panic!("run") };
+        assert_eq!(run.layers, ["a.img", "b.img"].map(PathBuf::from));
+        let error = parse(words("a.img")).expect_err("twice").to_string();
+        assert!(error.contains("'--layer a.img' is given twice"), "{error}");
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! use uvm_hcs::document::modify::modify;
 //! use uvm_platform::requests::{Change, Device, VpmemDevice};
 //!
-//! let layer = Device::Vpmem(VpmemDevice { slot: 1, path: r"C:\layers\base.vhdx".into() });
+//! let layer = Device::Vpmem(VpmemDevice::new(1, r"C:\layers\base.vhdx"));
 //! let request = modify(&Change::Add(layer), None, WindowsBuild(19041))?;
 //! assert!(request.contains(r#""ImageFormat":"Vhdx""#));
 //! # Ok::<(), uvm_hcs::document::DocumentError>(())

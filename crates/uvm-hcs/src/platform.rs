@@ -11,7 +11,7 @@ use uvm_platform::{
 
 use crate::PLATFORM;
 use crate::create::{Created, Creation, logical_processors};
-use crate::document::modify::VIRTIO_FS;
+use crate::document::modify::{FROM_THE_IMAGE, NO_RESIZE, VIRTIO_FS};
 use crate::files::HcsFiles;
 use crate::home::Home;
 use crate::host::HcsHost;
@@ -207,10 +207,12 @@ fn capabilities(build: WindowsBuild) -> Capabilities {
         (Feature::SingleFileShares, WindowsBuild::V19H1),
         (Feature::ColdDiscardHint, WindowsBuild::COLD_DISCARD),
     ];
+    let all = Capabilities::all(PLATFORM)
+        .without(Feature::DiskSettings, FROM_THE_IMAGE)
+        .without(Feature::DiskResize, NO_RESIZE)
+        .without(Feature::VirtioFsShares, VIRTIO_FS);
     gates
         .into_iter()
         .filter(|(_, needed)| build < *needed)
-        .fold(Capabilities::all(PLATFORM).without(Feature::VirtioFsShares, VIRTIO_FS), |all, (feature, needed)| {
-            all.without(feature, format!("it needs build {needed}, this is {build}"))
-        })
+        .fold(all, |all, (feature, needed)| all.without(feature, format!("it needs build {needed}, this is {build}")))
 }

@@ -7,6 +7,8 @@ mod driver;
 mod error;
 pub mod frame;
 mod mux;
+#[cfg(all(target_os = "linux", not(loom)))]
+pub mod relay;
 mod shared;
 mod stream;
 

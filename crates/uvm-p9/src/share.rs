@@ -98,6 +98,11 @@ impl Shares {
         Ok(())
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// Removes a share and [closes](Share::close) it. `false`: there was none.
     pub fn remove(&self, name: &[u8]) -> bool {
         let removed = self.shares.lock().unwrap_or_else(PoisonError::into_inner).remove(name);

@@ -49,6 +49,10 @@ pub enum Feature {
     VirtualSockets,
     /// SCSI disks added to a running VM.
     ScsiDisks,
+    /// Formats, serial numbers and block sizes of SCSI disks said apart from the image.
+    DiskSettings,
+    /// A running VM's SCSI disks made larger.
+    DiskResize,
     /// Memory-backed layers added to a running VM.
     Vpmem,
     /// 9P shares.
@@ -57,7 +61,7 @@ pub enum Feature {
     VirtioFsShares,
     /// Shares of Windows guests.
     VsmbShares,
-    /// Named pipes of the host.
+    /// Named pipes, or on Linux Unix sockets, of the host.
     Pipes,
     /// Network adapters added to a running VM.
     NetworkAdapters,
@@ -96,11 +100,13 @@ impl fmt::Display for Feature {
             Self::HostOwnedGuestConnection => "a guest connection owned by the host's service",
             Self::VirtualSockets => "virtual sockets",
             Self::ScsiDisks => "adding SCSI disks",
+            Self::DiskSettings => "formats, serial numbers and block sizes of disks",
+            Self::DiskResize => "resizing disks",
             Self::Vpmem => "adding memory-backed layers",
             Self::Plan9Shares => "9P shares",
             Self::VirtioFsShares => "virtio-fs shares",
             Self::VsmbShares => "VSMB shares",
-            Self::Pipes => "named pipes",
+            Self::Pipes => "pipes and sockets of the host",
             Self::NetworkAdapters => "adding network adapters",
             Self::PciDevices => "assigning PCI devices",
             Self::MemoryResize => "changing memory",
@@ -132,12 +138,25 @@ pub struct Capabilities {
     pub missing: BTreeMap<Feature, String>,
     /// The control group controllers this host wants, by name, and how each can be used. Empty off Linux.
     pub cgroups: BTreeMap<&'static str, CgroupSupport>,
+    /// What memory-backed layers can be; `None` where the host sets no limits but those that a VM is created with.
+    pub vpmem: Option<VpmemLimits>,
+}
+
+/// What memory-backed layers of one VM can be, as memory. What cannot be is a read-only disk instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VpmemLimits {
+    /// The most that a VM can have, removed ones included whose files are kept open.
+    pub devices: u32,
+    /// The size of each, in bytes, is a multiple of this.
+    pub multiple_of: u64,
+    /// The most for all of a VM together, in bytes.
+    pub bytes: u64,
 }
 
 impl Capabilities {
     /// A host called `platform` that can do everything.
     pub fn all(platform: &'static str) -> Self {
-        Self { platform, missing: BTreeMap::new(), cgroups: BTreeMap::new() }
+        Self { platform, missing: BTreeMap::new(), cgroups: BTreeMap::new(), vpmem: None }
     }
 
     /// The same host without `feature`, because of `why`.

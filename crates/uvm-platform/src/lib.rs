@@ -41,7 +41,7 @@ pub mod vm;
 mod vm_thread;
 pub mod windows;
 
-pub use capabilities::{Capabilities, CgroupSupport, Feature};
+pub use capabilities::{Capabilities, CgroupSupport, Feature, VpmemLimits};
 pub use deadlines::Deadlines;
 pub use error::{LastWords, PlatformError};
 pub use files::{FileKind, LocalFiles, PlatformFiles};

@@ -28,6 +28,7 @@ impl Change {
     pub fn feature(&self) -> Feature {
         match self {
             Self::Add(device) | Self::Remove(device) | Self::UndoAdd(device) => match device {
+                Device::Scsi(disk) if disk.settings != ScsiSettings::default() => Feature::DiskSettings,
                 Device::Scsi(_) => Feature::ScsiDisks,
                 Device::Vpmem(_) => Feature::Vpmem,
                 Device::Plan9(_) => Feature::Plan9Shares,
@@ -43,6 +44,7 @@ impl Change {
                 Setting::CpuLimits(_) => Feature::ProcessorLimitChange,
                 Setting::CpuGroup(_) => Feature::CpuGroups,
                 Setting::VsmbFiles(_) => Feature::VsmbShares,
+                Setting::ScsiSize(_) => Feature::DiskResize,
             },
         }
     }
@@ -65,7 +67,7 @@ pub enum Device {
     Network(NetworkAdapter),
     /// A PCI device of the host.
     Pci(PciAssignment),
-    /// A named pipe of the host.
+    /// A named pipe, or a Unix socket, of the host.
     Pipe(MappedPipe),
     /// A virtual socket service; adding one that is there changes it.
     HvSocketService(HvSocketService),
@@ -82,6 +84,8 @@ pub enum Setting {
     CpuGroup(CpuGroup),
     /// The files that may be seen in a share of single files.
     VsmbFiles(VsmbExport),
+    /// How large a SCSI disk is. It never shrinks.
+    ScsiSize(ScsiSize),
 }
 
 /// Where a SCSI disk sits.
@@ -104,6 +108,62 @@ pub struct ScsiAttachment {
     pub kind: ScsiKind,
     /// The guest cannot write.
     pub read_only: bool,
+    /// What else is said of it.
+    pub settings: ScsiSettings,
+}
+
+/// What may be said of a SCSI disk, and is as image and host have it where it is not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ScsiSettings {
+    /// How the image keeps the disk's bytes. `None`: as its name says.
+    pub format: Option<ImageFormat>,
+    /// The serial number that the guest reads: 1 to 36 printable ASCII characters without spaces. `None`: it has none.
+    pub serial: Option<String>,
+    /// The least that the guest reads or writes. `None`: 512 bytes.
+    pub block_size: Option<BlockSize>,
+}
+
+/// How an image keeps a disk's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ImageFormat {
+    /// As they are.
+    Raw,
+    /// A VHD, fixed or dynamic.
+    Vhd,
+    /// A VHDX.
+    Vhdx,
+    /// A qcow2.
+    Qcow2,
+}
+
+/// A disk's logical block, and its physical one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockSize {
+    /// 512 bytes.
+    Bytes512,
+    /// 4096 bytes. What is behind the last whole block of an image is not seen.
+    Bytes4096,
+}
+
+impl BlockSize {
+    /// In bytes.
+    pub fn bytes(self) -> u32 {
+        match self {
+            Self::Bytes512 => 512,
+            Self::Bytes4096 => 4096,
+        }
+    }
+}
+
+/// The size of the SCSI disk at a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScsiSize {
+    /// Where the disk is.
+    pub slot: ScsiSlot,
+    /// Its size, not less than before.
+    pub bytes: u64,
 }
 
 /// What a SCSI disk is on the host.
@@ -122,6 +182,45 @@ pub struct VpmemDevice {
     pub slot: u32,
     /// The image.
     pub path: PathBuf,
+    /// What becomes of the file when the layer is removed.
+    pub file: LayerFile,
+}
+
+impl VpmemDevice {
+    /// An image whose file may stay open.
+    pub fn new(slot: u32, path: impl Into<PathBuf>) -> Self {
+        Self { slot, path: path.into(), file: LayerFile::default() }
+    }
+}
+
+/// What becomes of a layer's file once the layer is removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LayerFile {
+    /// The host may keep it open for as long as the VM lives, and has the layer back at once when it is added again.
+    #[default]
+    MayStayOpen,
+    /// The host closes it before the removal ends.
+    Closed,
+}
+
+/// Where a Linux guest finds a memory-backed layer, on hosts that do not keep them in the order of their slots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LayerPlace {
+    /// It is a memory-backed device.
+    Memory {
+        /// How many of them came before it, since the VM was created: `/dev/pmem<number>`, where the guest keeps all.
+        number: u32,
+        /// Slot and function on each PCI bus from the root on, in hexadecimal: `12.0/03.0`. It tells the device apart from
+        /// all others whatever numbers the guest gives them.
+        pci_path: String,
+    },
+    /// It is a read-only SCSI disk.
+    Disk {
+        /// Where.
+        slot: ScsiSlot,
+        /// Why it is not a memory-backed device.
+        why: String,
+    },
 }
 
 /// A directory served by 9P.
@@ -233,17 +332,22 @@ pub struct NetworkAdapter {
 pub struct PciAssignment {
     /// The GUID of the channel it appears on in the guest, as text without braces.
     pub channel: String,
-    /// The device's instance path on the host.
+    /// The device's instance path on the host; on Linux its PCI address.
     pub device: String,
     /// Which virtual function of it; 0 for the device itself.
     pub virtual_function: u16,
+    /// Which of the VM's [ports](crate::PlatformVm::pci_ports) it is plugged into; `None` on hosts that have none.
+    pub port: Option<u32>,
 }
 
-/// A named pipe of the host, to be reached from the guest.
+/// A named pipe of the host, or on Linux a Unix socket, to be reached from the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MappedPipe {
-    /// The pipe.
+    /// The pipe, or the socket.
     pub path: PathBuf,
+    /// Where the guest's agent dials for each connection, on a host whose
+    /// [guests do not reach pipes by themselves](crate::PlatformVm::guest_reaches_pipes); `None` on others.
+    pub port: Option<Port>,
 }
 
 /// How much memory a VM has.

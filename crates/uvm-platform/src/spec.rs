@@ -32,6 +32,8 @@ pub struct VmSpec {
     pub scsi_controllers: u32,
     /// A device for virtual sockets (vsock), for programs in the guest. The VM's own streams do not need it.
     pub virtual_sockets: bool,
+    /// Ports that PCI devices of the host can be plugged into, where the host needs them at boot.
+    pub pci_ports: u32,
     /// Slots for memory-backed layers.
     pub vpmem: VpmemSpec,
     /// Limits on disk traffic of the whole VM.
@@ -61,6 +63,7 @@ impl VmSpec {
             graphics_console: false,
             scsi_controllers: 1,
             virtual_sockets: false,
+            pci_ports: 0,
             vpmem: VpmemSpec { count: 0, size_bytes: 0 },
             storage_qos: StorageQos::default(),
             cpu_group: None,

@@ -14,7 +14,7 @@ use crate::files::PlatformFiles;
 use crate::hosted::HostedGuest;
 use crate::hvsocket::{HvSocketServiceConfig, HvSocketServiceId};
 use crate::network::PlatformNetwork;
-use crate::requests::{Change, HostFile, VmAccess};
+use crate::requests::{Change, HostFile, LayerPlace, PciAssignment, VmAccess};
 use crate::spec::VmSpec;
 use crate::stream::{GuestListener, GuestStream, Port};
 use crate::windows::WcowSpec;
@@ -190,6 +190,32 @@ pub trait PlatformVm: Send + Sync + 'static {
     /// Whether a Linux guest notices by itself a disk that is attached to it; one that does not is told to look.
     fn guest_notices_disks(&self) -> bool {
         true
+    }
+
+    /// Whether guests reach a named pipe of the host by themselves; one whose guest does not has its agent offer a socket, and
+    /// carries each connection on a port.
+    fn guest_reaches_pipes(&self) -> bool {
+        true
+    }
+
+    /// The ports that PCI devices are plugged into, by the PCI addresses that the guest knows them by; `None` on a host that
+    /// needs none, whose devices come on channels with GUIDs.
+    fn pci_ports(&self) -> Option<Vec<String>> {
+        None
+    }
+
+    /// The guest's PCI address of a device that is plugged in, as far as the host knows it.
+    ///
+    /// # Errors
+    /// The host does not tell.
+    fn pci_address<'a>(&'a self, device: &'a PciAssignment) -> BoxFuture<'a, Result<Option<String>, PlatformError>> {
+        let _ = device;
+        Box::pin(async { Ok(None) })
+    }
+
+    /// Where a Linux guest finds the layer in this slot, while it is attached; `None`: at the number of its slot.
+    fn layer_place(&self, _slot: u32) -> Option<LayerPlace> {
+        None
     }
 
     /// Has the host's service pass `request`, JSON, on to the guest.

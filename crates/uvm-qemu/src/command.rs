@@ -5,6 +5,8 @@ use std::os::fd::RawFd;
 use uvm_platform::Accelerator;
 use uvm_platform::spec::MemoryBacking;
 
+use crate::layers::Room;
+
 /// What one QEMU process is told. Descriptor numbers are those of the owner: the child inherits them unchanged.
 #[derive(Clone, Debug)]
 pub(crate) struct QemuCommand<'a> {
@@ -16,6 +18,8 @@ pub(crate) struct QemuCommand<'a> {
     pub(crate) backing: MemoryBacking,
     pub(crate) processors: u32,
     pub(crate) scsi_controllers: u32,
+    /// For layers that are plugged in later.
+    pub(crate) layers: Room,
     pub(crate) kernel_line: &'a str,
     pub(crate) kernel: RawFd,
     pub(crate) initrd: Option<RawFd>,
@@ -23,6 +27,8 @@ pub(crate) struct QemuCommand<'a> {
     pub(crate) console: RawFd,
     /// The multiplexer's end; `None` for an agent that does not know it.
     pub(crate) mux: Option<RawFd>,
+    /// Ports that PCI devices of the host can be plugged into.
+    pub(crate) pci_ports: u32,
     /// The connection to the device for virtual sockets.
     pub(crate) vsock: Option<RawFd>,
     /// The root disk, and how much of it is mapped.
@@ -37,10 +43,23 @@ pub(crate) const MUX_PORT_NAME: &str = "uvm.mux";
 pub(crate) const VSOCK_DEVICE: &str = "vsock";
 /// The bus that devices can be added to while the VM runs; it has 32 slots.
 pub(crate) const HOT_PLUG_BUS: &str = "pb0";
+/// QEMU's name of a port for a PCI device of the host, and of its bus.
+pub(crate) fn pci_port(number: u32) -> String {
+    format!("rp{number}")
+}
+
+/// Where such a port is on the first bus: the guest's address of it.
+pub(crate) fn pci_port_address(number: u32) -> String {
+    format!("0000:00:{:02x}.0", FIRST_PCI_PORT + number)
+}
+
+/// The slot of the first of them, behind the bridges of layers; QEMU gives what says none slots from 1 on, and 0x1f is the
+/// chipset's.
+const FIRST_PCI_PORT: u32 = 0x16;
 /// The adapter of all SCSI disks, and the bus it has.
 const SCSI_ADAPTER: &str = "scsi0";
 pub(crate) const SCSI_BUS: &str = "scsi0.0";
-/// Address space beyond memory and root disk: what maps them begins at a multiple of 1 GiB.
+/// Address space beyond memory, root disk and layers: what maps them begins at a multiple of 1 GiB.
 const ROOM_MIB: u64 = 2048;
 
 impl QemuCommand<'_> {
@@ -74,8 +93,12 @@ impl QemuCommand<'_> {
         );
         args.pair("-cpu", cpu);
         args.pair("-smp", self.processors.to_string());
-        let room = self.root.map(|(_, bytes)| format!(",maxmem={}M", self.memory_mib + (bytes >> 20) + ROOM_MIB));
-        args.pair("-m", format!("{}M{}", self.memory_mib, room.unwrap_or_default()));
+        let mapped_mib = self.layers.mib + self.root.map_or(0, |(_, bytes)| bytes >> 20);
+        let room = match mapped_mib {
+            0 => String::new(),
+            mapped => format!(",maxmem={}M", self.memory_mib + mapped + ROOM_MIB),
+        };
+        args.pair("-m", format!("{}M{room}", self.memory_mib));
         let prealloc = if self.backing == MemoryBacking::Physical { ",prealloc=on" } else { "" };
         args.pair("-object", format!("memory-backend-memfd,id=mem,size={}M,share=on{prealloc}", self.memory_mib));
     }
@@ -95,6 +118,14 @@ impl QemuCommand<'_> {
 
     fn devices(&self, args: &mut Args) {
         args.pair("-device", format!("pcie-pci-bridge,id={HOT_PLUG_BUS},bus=pcie.0,addr=0x11"));
+        for (id, slot) in self.layers.bridges() {
+            args.pair("-device", format!("pcie-pci-bridge,id={id},bus=pcie.0,addr={slot:#x}"));
+        }
+        for number in 0..self.pci_ports {
+            let (name, slot, place) = (pci_port(number), number + 1, FIRST_PCI_PORT + number);
+            let port = format!("pcie-root-port,id={name},chassis={slot},slot={slot},bus=pcie.0,addr={place:#x}");
+            args.pair("-device", port);
+        }
         if let Some(vsock) = self.vsock {
             args.pair("-chardev", format!("socket,id={VSOCK_DEVICE},fd={vsock}"));
             let name = VSOCK_DEVICE;
@@ -141,12 +172,14 @@ mod tests {
             backing: MemoryBacking::Overcommit,
             processors: 2,
             scsi_controllers: 1,
+            layers: Room::default(),
             kernel_line: "console=ttyS0 -- -e 1 /bin/gcs",
             kernel: 10,
             initrd: Some(11),
             qmp: 12,
             console: 13,
             mux: Some(14),
+            pci_ports: 0,
             vsock: None,
             root: None,
         }
@@ -177,8 +210,28 @@ mod tests {
     }
 
     #[test]
+    fn ports_for_pci_devices_are_where_the_guest_looks() {
+        let command = QemuCommand { pci_ports: 2, ..command() };
+        let ports: Vec<_> = command.arguments().into_iter().filter(|word| word.starts_with("pcie-root-port")).collect();
+        assert_eq!(
+            ports,
+            [
+                "pcie-root-port,id=rp0,chassis=1,slot=1,bus=pcie.0,addr=0x16",
+                "pcie-root-port,id=rp1,chassis=2,slot=2,bus=pcie.0,addr=0x17"
+            ]
+        );
+        assert_eq!(pci_port_address(1), "0000:00:17.0");
+    }
+
+    #[test]
     fn golden_original_agent_on_a_root_disk() {
         let command = QemuCommand { initrd: None, mux: None, vsock: Some(15), root: Some((16, 6 << 20)), ..command() };
+        insta::assert_snapshot!(lines(&command));
+    }
+
+    #[test]
+    fn golden_room_for_layers() {
+        let command = QemuCommand { layers: Room { bridges: 2, mib: 128 << 10 }, ..command() };
         insta::assert_snapshot!(lines(&command));
     }
 }

@@ -27,6 +27,9 @@ use crate::full_disk::FullDisk;
 use crate::host::Shared;
 use crate::kernel_line::{HostFacts, kernel_line};
 use crate::kill_point::kill_point;
+use crate::layers::{Layers, Room};
+use crate::pci::PciDevices;
+use crate::pipes::Pipes;
 use crate::process_info::ProcessInfo;
 use crate::qmp::{CallError, QemuVersion, Qmp};
 use crate::residue::Residue;
@@ -58,6 +61,7 @@ pub(crate) async fn create(host: Arc<Shared>, spec: VmSpec, thread: Arc<VmThread
     let launched = launch(&host, &spec, plan, &residue, cgroups).await?;
 
     let handle = thread.handle();
+    let layers = Layers::new(&spec, matches!(spec.boot.root, RootFs::Disk(_)));
     let (console, host_output) = (Ring::default(), Ring::default());
     handle.spawn(collect(launched.output, host_output.clone()));
     handle.spawn(console::pump(launched.console, console.clone(), outlet));
@@ -83,8 +87,11 @@ pub(crate) async fn create(host: Arc<Shared>, spec: VmSpec, thread: Arc<VmThread
         transport,
         sockets: Sockets::new(launched.vsock),
         disks: Disks::default(),
+        layers,
         shares: Shares::default(),
+        pipes: Pipes::default(),
         virtio_fs: VirtioFs::new(host.share_helper.clone(), launched.token, launched.cgroups),
+        pci: PciDevices::new(spec.pci_ports, spec.memory.size_mib, host.vfio.clone()),
         full_disk: FullDisk::default(),
         power: tokio::sync::Mutex::default(),
         life: watch::Sender::new(Life::Created),
@@ -209,6 +216,8 @@ async fn launch(
         backing: spec.memory.backing,
         processors: spec.processors.count,
         scsi_controllers: spec.scsi_controllers,
+        pci_ports: spec.pci_ports,
+        layers: Room::of(spec),
         kernel_line: &plan.kernel_line,
         kernel: plan.kernel.fd.as_raw_fd(),
         initrd: plan.initrd.as_ref().map(|file| file.fd.as_raw_fd()),

@@ -1,6 +1,6 @@
 //! A disk on the host: an image or a block device, opened by us, since QEMU opens nothing by its path.
 //!
-//! The format is what the file's name says, and is never found out from what is in it: a guest that writes the header of
+//! The format is what is said, else what the file's name says, and is never found out from what is in it: a guest that writes the header of
 //! another format into its raw disk does not make it one. What names further files is refused, so that no image reaches
 //! beyond itself.
 
@@ -12,7 +12,7 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use uvm_platform::PlatformError;
-use uvm_platform::requests::ScsiKind;
+use uvm_platform::requests::{ImageFormat, ScsiKind};
 
 use crate::vhd::{self, Footer, Kind};
 
@@ -31,16 +31,23 @@ pub(crate) enum DiskFormat {
 }
 
 impl DiskFormat {
-    /// What a file holds: as its name's extension says, or bytes as they are. Refuses what is not of that format, and what
-    /// names other files.
-    fn of(path: &Path, file: &File, bytes: u64) -> Result<Self, String> {
-        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-        match extension.to_ascii_lowercase().as_str() {
-            "vhd" => vhd(file, bytes),
+    /// What a file holds. Refuses what is not of the format that is said, and what names other files.
+    fn of(format: ImageFormat, file: &File, bytes: u64) -> Result<Self, String> {
+        match format {
+            ImageFormat::Raw => Ok(Self::Raw),
+            ImageFormat::Vhd => vhd(file, bytes),
             // QEMU knows no parents of these, and says so.
-            "vhdx" => Ok(Self::Vhdx),
-            "qcow2" => check_qcow2(file).map(|()| Self::Qcow2),
-            _ => Ok(Self::Raw),
+            ImageFormat::Vhdx => Ok(Self::Vhdx),
+            ImageFormat::Qcow2 => check_qcow2(file).map(|()| Self::Qcow2),
+            other => Err(format!("images of format {other:?} are not known here")),
+        }
+    }
+
+    /// The same for a block device, which is no image unless it is said.
+    fn of_device(format: ImageFormat, file: &File) -> Result<Self, String> {
+        match format {
+            ImageFormat::Raw | ImageFormat::Qcow2 => Self::of(format, file, 0),
+            other => Err(format!("a block device is raw or a qcow2, not {other:?}")),
         }
     }
 
@@ -85,13 +92,29 @@ impl FileKey {
     }
 }
 
-/// Opens a disk. Blocking.
-pub(crate) fn open(path: &Path, kind: ScsiKind, read_only: bool) -> Result<DiskImage, PlatformError> {
-    let bad = |why: String| PlatformError::BadInput { what: "disk", value: path.display().to_string(), why };
-    look(path, kind, read_only).map_err(bad)
+/// The format that a file's name says: bytes as they are, where it says none.
+fn format_by_name(path: &Path) -> ImageFormat {
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    match extension.to_ascii_lowercase().as_str() {
+        "vhd" => ImageFormat::Vhd,
+        "vhdx" => ImageFormat::Vhdx,
+        "qcow2" => ImageFormat::Qcow2,
+        _ => ImageFormat::Raw,
+    }
 }
 
-fn look(path: &Path, kind: ScsiKind, read_only: bool) -> Result<DiskImage, String> {
+/// Opens a disk. Blocking.
+pub(crate) fn open(
+    path: &Path,
+    kind: ScsiKind,
+    format: Option<ImageFormat>,
+    read_only: bool,
+) -> Result<DiskImage, PlatformError> {
+    let bad = |why: String| PlatformError::BadInput { what: "disk", value: path.display().to_string(), why };
+    look(path, kind, format, read_only).map_err(bad)
+}
+
+fn look(path: &Path, kind: ScsiKind, format: Option<ImageFormat>, read_only: bool) -> Result<DiskImage, String> {
     // What it is first: to open a FIFO waits for the other end, to open a watchdog starts it.
     let found = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
     let found = File::from(found.map_err(|e| io::Error::from(e).to_string())?);
@@ -114,7 +137,11 @@ fn look(path: &Path, kind: ScsiKind, read_only: bool) -> Result<DiskImage, Strin
         }
         _ => e.to_string(),
     })?;
-    let format = if is_block_device { DiskFormat::Raw } else { DiskFormat::of(path, &file, meta.len())? };
+    let format = if is_block_device {
+        DiskFormat::of_device(format.unwrap_or(ImageFormat::Raw), &file)?
+    } else {
+        DiskFormat::of(format.unwrap_or_else(|| format_by_name(path)), &file, meta.len())?
+    };
     Ok(DiskImage { file, format, is_block_device, key: FileKey::of(&meta) })
 }
 
@@ -123,7 +150,7 @@ fn check_qcow2(file: &File) -> Result<(), String> {
     let mut header = Vec::new();
     file.take(104).read_to_end(&mut header).map_err(|e| e.to_string())?;
     if header.len() < 72 || !header.starts_with(b"QFI\xfb") {
-        return Err("its name says qcow2, but it is none".into());
+        return Err("it is said to be a qcow2, and is none".into());
     }
     // Version 2 has less of it.
     header.resize(104, 0);
@@ -151,9 +178,9 @@ fn check_qcow2(file: &File) -> Result<(), String> {
 /// not the guest's.
 fn vhd(file: &File, file_bytes: u64) -> Result<DiskFormat, String> {
     if file_bytes < vhd::FOOTER_BYTES {
-        return Err("its name says VHD, but it is too short for one".into());
+        return Err("it is said to be a VHD, and is too short for one".into());
     }
-    let footer = Footer::at_end(file, file_bytes)?.ok_or("its name says VHD, but it has no footer of one")?;
+    let footer = Footer::at_end(file, file_bytes)?.ok_or("it is said to be a VHD, and has no footer of one")?;
     match footer.kind {
         Kind::Fixed => footer.fixed_bytes(file_bytes).map(|bytes| DiskFormat::FixedVhd { bytes }),
         Kind::Dynamic if Footer::at(file, 0)?.is_some() => Ok(DiskFormat::DynamicVhd),
@@ -173,7 +200,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join(name);
         fs::write(&path, content).expect("written");
-        let error = open(&path, kind, true).map(|_| ()).expect_err(name).to_string();
+        let error = open(&path, kind, None, true).map(|_| ()).expect_err(name).to_string();
         assert!(error.contains(&path.display().to_string()), "{error}");
         error
     }
@@ -206,7 +233,7 @@ mod tests {
         for content in raw {
             let path = dir.path().join("disk.img");
             fs::write(&path, content).expect("written");
-            let image = open(&path, ScsiKind::VirtualDisk, false).expect("a disk");
+            let image = open(&path, ScsiKind::VirtualDisk, None, false).expect("a disk");
             assert_eq!((image.format, image.is_block_device), (DiskFormat::Raw, false));
         }
         for (name, content, format) in [
@@ -217,8 +244,28 @@ mod tests {
         ] {
             let path = dir.path().join(name);
             fs::write(&path, content).expect("written");
-            assert_eq!(open(&path, ScsiKind::VirtualDisk, true).expect("a disk").format, format);
+            assert_eq!(open(&path, ScsiKind::VirtualDisk, None, true).expect("a disk").format, format);
         }
+    }
+
+    #[test]
+    fn a_format_that_is_said_goes_before_the_name() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for (name, content, said, format) in [
+            ("disk", qcow2(|_| {}), ImageFormat::Qcow2, DiskFormat::Qcow2),
+            ("a.qcow2", qcow2(|_| {}), ImageFormat::Raw, DiskFormat::Raw),
+            ("layer", vhd(3), ImageFormat::Vhd, DiskFormat::DynamicVhd),
+            ("x.img", vec![0; 512], ImageFormat::Vhdx, DiskFormat::Vhdx),
+        ] {
+            let path = dir.path().join(name);
+            fs::write(&path, content).expect("written");
+            assert_eq!(open(&path, ScsiKind::VirtualDisk, Some(said), true).expect("a disk").format, format);
+        }
+        // What names another file is refused by whichever way it is called a qcow2.
+        let path = dir.path().join("disk");
+        fs::write(&path, qcow2(|header| header[79] = 4)).expect("written");
+        let error = open(&path, ScsiKind::VirtualDisk, Some(ImageFormat::Qcow2), true).map(drop).expect_err("refused");
+        assert!(error.to_string().contains("data is in another file"), "{error}");
     }
 
     #[test]
@@ -245,7 +292,7 @@ mod tests {
         // The beginning is the guest's.
         image[..512].copy_from_slice(&vhd(3)[..512]);
         fs::write(&path, image).expect("written");
-        let format = open(&path, ScsiKind::VirtualDisk, false).expect("a disk").format;
+        let format = open(&path, ScsiKind::VirtualDisk, None, false).expect("a disk").format;
         assert_eq!((format, format.driver()), (DiskFormat::FixedVhd { bytes: 4096 }, "raw"));
     }
 
@@ -266,7 +313,7 @@ mod tests {
             for name in ["a.qcow2", "a.vhd", "a.vhdx", "a.img"] {
                 let path = dir.path().join(name);
                 fs::write(&path, &bytes).expect("written");
-                match open(&path, ScsiKind::VirtualDisk, true) {
+                match open(&path, ScsiKind::VirtualDisk, None, true) {
                     Ok(DiskImage { format: DiskFormat::FixedVhd { bytes: size }, .. }) => {
                         proptest::prop_assert!(size <= last as u64);
                     }
@@ -283,7 +330,7 @@ mod tests {
 
     #[test]
     fn what_is_no_disk_is_refused_with_the_reason() {
-        assert!(refused("a.qcow2", b"short", ScsiKind::VirtualDisk).contains("it is none"));
+        assert!(refused("a.qcow2", b"short", ScsiKind::VirtualDisk).contains("and is none"));
         assert!(refused("a.vhd", b"short", ScsiKind::VirtualDisk).contains("too short"));
         assert!(refused("a.vhd", &[0; 600], ScsiKind::VirtualDisk).contains("no footer"));
         assert!(refused("a.vhd", &vhd(9), ScsiKind::VirtualDisk).contains("unknown type 9"));
@@ -294,15 +341,17 @@ mod tests {
         assert!(refused("a.vhd", short, ScsiKind::VirtualDisk).contains("says it holds 4096 bytes, and has 96"));
         assert!(refused("a.img", &[0; 600], ScsiKind::PassThrough).contains("a block device"));
         let dir = tempfile::tempdir().expect("a directory");
-        let error = open(dir.path(), ScsiKind::VirtualDisk, true).map(|_| ()).expect_err("a directory").to_string();
+        let error =
+            open(dir.path(), ScsiKind::VirtualDisk, None, true).map(|_| ()).expect_err("a directory").to_string();
         assert!(error.contains("neither a regular file nor a block device"), "{error}");
         let fifo = dir.path().join("fifo");
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("made");
         for read_only in [true, false] {
-            let error = open(&fifo, ScsiKind::VirtualDisk, read_only).map(|_| ()).expect_err("a FIFO").to_string();
+            let error =
+                open(&fifo, ScsiKind::VirtualDisk, None, read_only).map(|_| ()).expect_err("a FIFO").to_string();
             assert!(error.contains("neither a regular file nor a block device"), "{error}");
         }
-        let error = open(&dir.path().join("none"), ScsiKind::VirtualDisk, true).map(|_| ()).expect_err("none");
+        let error = open(&dir.path().join("none"), ScsiKind::VirtualDisk, None, true).map(|_| ()).expect_err("none");
         assert!(error.to_string().contains("No such file"), "{error}");
     }
 }

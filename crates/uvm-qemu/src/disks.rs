@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
 use uvm_platform::PlatformError;
-use uvm_platform::requests::{ScsiAttachment, ScsiSlot};
+use uvm_platform::requests::{ScsiAttachment, ScsiSize, ScsiSlot};
 
 use crate::command::SCSI_BUS;
 use crate::disk_image::{self, DiskFormat, DiskImage};
@@ -33,6 +33,8 @@ struct Entry {
     names: Names,
     /// For people to read.
     path: PathBuf,
+    /// Why it keeps its size.
+    keeps_size: Option<&'static str>,
 }
 
 impl Disks {
@@ -41,14 +43,14 @@ impl Disks {
     }
 
     /// Takes the place.
-    fn enter(&self, slot: ScsiSlot, path: &Path) -> Option<Names> {
+    fn enter(&self, slot: ScsiSlot, path: &Path, keeps_size: Option<&'static str>) -> Option<Names> {
         let mut table = self.lock();
         if table.disks.contains_key(&slot) {
             return None;
         }
         table.count += 1;
         let names = Names { number: table.count };
-        table.disks.insert(slot, Entry { names, path: path.to_owned() });
+        table.disks.insert(slot, Entry { names, path: path.to_owned(), keeps_size });
         Some(names)
     }
 
@@ -62,6 +64,13 @@ impl Disks {
         if table.disks.get(&slot).is_some_and(|entry| entry.names == names) {
             table.disks.remove(&slot);
         }
+    }
+
+    /// The disk at a place, if it can become larger.
+    fn resizable(&self, slot: ScsiSlot) -> Result<(Names, PathBuf), &'static str> {
+        let table = self.lock();
+        let entry = table.disks.get(&slot).ok_or("there is no disk")?;
+        entry.keeps_size.map_or_else(|| Ok((entry.names, entry.path.clone())), Err)
     }
 
     /// The file that a node of QEMU's stands for.
@@ -105,10 +114,10 @@ impl Vm {
     /// Plugs a disk in. If that fails, nothing is left of it; what went unanswered is taken back by
     /// [`remove_disk`](Self::remove_disk).
     pub(crate) async fn add_disk(&self, disk: &ScsiAttachment) -> Result<(), PlatformError> {
-        let (path, kind, read_only) = (disk.path.clone(), disk.kind, disk.read_only);
-        let opened = tokio::task::spawn_blocking(move || disk_image::open(&path, kind, read_only)).await;
+        let (path, kind, format, read_only) = (disk.path.clone(), disk.kind, disk.settings.format, disk.read_only);
+        let opened = tokio::task::spawn_blocking(move || disk_image::open(&path, kind, format, read_only)).await;
         let image = opened.unwrap_or_else(|e| Err(PlatformError::host("open a disk", e)))?;
-        let Some(names) = self.disks.enter(disk.slot, &disk.path) else {
+        let Some(names) = self.disks.enter(disk.slot, &disk.path, keeps_size(disk, &image)) else {
             let ScsiSlot { controller, lun } = disk.slot;
             let why = format!("controller {controller}, LUN {lun} has a disk");
             return Err(PlatformError::host(format!("attach {}", disk.path.display()), why));
@@ -133,7 +142,7 @@ impl Vm {
         // The node has its own copy, and keeps none in the set; without a node nobody needs the set.
         self.forget_set(names).await?;
         node?;
-        self.disk_call(disk, image, "device_add", device(disk.slot, names)).await
+        self.disk_call(disk, image, "device_add", device(disk, names)).await
     }
 
     /// A command that may find the disk in use: QEMU does not say by whom.
@@ -182,12 +191,49 @@ impl Vm {
         Ok(())
     }
 
+    /// Makes the disk at a place larger; the guest's driver is told by QEMU.
+    pub(crate) async fn resize_disk(&self, size: ScsiSize) -> Result<(), PlatformError> {
+        let ScsiSize { slot, bytes } = size;
+        let bad = |why: String| PlatformError::BadInput { what: "size of a disk", value: bytes.to_string(), why };
+        let (names, path) = self.disks.resizable(slot).map_err(|why| bad(why.into()))?;
+        let now = self.disk_bytes(names).await?;
+        if bytes < now {
+            return Err(bad(format!("{} has {now} bytes, and disks do not shrink", path.display())));
+        }
+        let arguments = json!({ "node-name": names.node(), "size": bytes });
+        match self.qmp.call("block_resize", arguments).await {
+            Ok(_) => Ok(()),
+            Err(e @ CallError::Refused(_)) => {
+                Err(PlatformError::host(format!("make {} {bytes} bytes large", path.display()), e))
+            }
+            Err(e) => Err(self.call_error("block_resize", e).await),
+        }
+    }
+
+    /// How large the guest sees it.
+    async fn disk_bytes(&self, names: Names) -> Result<u64, PlatformError> {
+        let nodes = self.call("query-named-block-nodes", json!({ "flat": true })).await?;
+        let node = nodes.as_array().into_iter().flatten().find(|node| node["node-name"] == names.node());
+        let bytes = node.and_then(|node| node["image"]["virtual-size"].as_u64());
+        bytes.ok_or_else(|| PlatformError::host("look at the size of a disk", "QEMU does not tell it"))
+    }
+
     async fn forget_set(&self, names: Names) -> Result<(), PlatformError> {
         match self.qmp.call("remove-fd", json!({ "fdset-id": names.set() })).await {
             // Refused: it is not there.
             Ok(_) | Err(CallError::Refused(_)) => Ok(()),
             Err(e) => Err(self.call_error("remove-fd", e).await),
         }
+    }
+}
+
+/// Why a disk keeps the size it has.
+fn keeps_size(disk: &ScsiAttachment, image: &DiskImage) -> Option<&'static str> {
+    match image.format {
+        _ if disk.read_only => Some("it is attached read-only"),
+        DiskFormat::Raw | DiskFormat::Qcow2 => None,
+        DiskFormat::FixedVhd { .. } => Some("its VHD has a footer behind it, and keeps its size"),
+        DiskFormat::DynamicVhd | DiskFormat::Vhdx => Some("QEMU does not resize VHD and VHDX images"),
     }
 }
 
@@ -224,8 +270,9 @@ fn node(image: &DiskImage, names: Names, read_only: bool) -> Value {
     node
 }
 
-fn device(slot: ScsiSlot, names: Names) -> Value {
-    json!({
+fn device(disk: &ScsiAttachment, names: Names) -> Value {
+    let ScsiAttachment { slot, settings, .. } = disk;
+    let mut device = json!({
         "driver": "scsi-hd",
         "id": names.device(),
         "drive": names.node(),
@@ -233,7 +280,15 @@ fn device(slot: ScsiSlot, names: Names) -> Value {
         "channel": 0,
         "scsi-id": slot.controller,
         "lun": slot.lun,
-    })
+    });
+    if let Some(serial) = &settings.serial {
+        device["serial"] = serial.as_str().into();
+    }
+    if let Some(size) = settings.block_size {
+        device["logical_block_size"] = size.bytes().into();
+        device["physical_block_size"] = size.bytes().into();
+    }
+    device
 }
 
 #[cfg(test)]
@@ -252,11 +307,12 @@ mod tests {
     fn a_place_has_one_disk_and_each_disk_its_own_names() {
         let disks = Disks::default();
         let slot = ScsiSlot { controller: 0, lun: 1 };
-        let first = disks.enter(slot, Path::new("image")).expect("free");
-        assert!(disks.enter(slot, Path::new("image")).is_none());
+        let first = disks.enter(slot, Path::new("image"), None).expect("free");
+        assert!(disks.enter(slot, Path::new("image"), None).is_none());
         disks.leave(slot, first);
         assert!(disks.find(slot).is_none());
-        let second = disks.enter(slot, Path::new("image")).expect("free again");
+        let second = disks.enter(slot, Path::new("image"), Some("kept")).expect("free again");
+        assert_eq!(disks.resizable(slot).map(|_| ()), Err("kept"));
         assert_ne!(first.node(), second.node());
         // What comes late of the first changes nothing.
         disks.leave(slot, first);

@@ -13,8 +13,10 @@ use uvm_platform::{
 use crate::accel::{self, AcceleratorChoice, Chosen};
 use crate::cgroup::Hierarchies;
 use crate::create;
+use crate::layers;
 use crate::share_helper;
 use crate::state::{self, StateRoot};
+use crate::vfio::Vfio;
 use crate::vm::{CANNOT_YET, not_here};
 
 /// How to run QEMU. Plain data; change what you need after [`QemuOptions::default`].
@@ -30,6 +32,9 @@ pub struct QemuOptions {
     /// The program that serves virtio-fs shares, `uvm-fs`. Default: `$UVM_FS`, else beside the running program. Where it
     /// is missing, shares go by 9P, and [`Capabilities`] say why.
     pub share_helper: Option<PathBuf>,
+    /// Where PCI devices of the host are found, and what QEMU drives them by: for tests, which have emulated ones.
+    #[doc(hidden)]
+    pub vfio: Vfio,
 }
 
 /// A Linux host that runs each VM as one QEMU process.
@@ -46,6 +51,7 @@ pub(crate) struct Shared {
     pub(crate) state_root: StateRoot,
     pub(crate) hierarchies: Hierarchies,
     pub(crate) capabilities: Capabilities,
+    pub(crate) vfio: Vfio,
     processors: u32,
     tidied: Once,
 }
@@ -66,7 +72,7 @@ impl QemuHost {
         })?;
         let hierarchies = Hierarchies::of_this_process();
         let share_helper = share_helper::find(options.share_helper.as_deref());
-        let mut capabilities = capabilities(&hierarchies);
+        let mut capabilities = capabilities(&hierarchies, &options.vfio);
         if let Err(why) = &share_helper {
             capabilities = capabilities.without(Feature::VirtioFsShares, why);
         }
@@ -79,6 +85,7 @@ impl QemuHost {
             state_root,
             hierarchies,
             capabilities,
+            vfio: options.vfio.clone(),
             processors,
             tidied: Once::new(),
         };
@@ -187,18 +194,11 @@ const PROGRAM: &str = "qemu-system-x86_64";
 const INSTALL: &str = "on Debian and Ubuntu: apt-get install --no-install-recommends qemu-system-x86";
 
 /// Changes of running VMs that are still to come.
-const NOT_YET: [Feature; 6] = [
-    Feature::Vpmem,
-    Feature::Pipes,
-    Feature::NetworkAdapters,
-    Feature::PciDevices,
-    Feature::MemoryResize,
-    Feature::ProcessorLimitChange,
-];
+const NOT_YET: [Feature; 3] = [Feature::NetworkAdapters, Feature::MemoryResize, Feature::ProcessorLimitChange];
 
 const WINDOWS_GUESTS: &str = "they need the Host Compute Service";
 
-fn capabilities(hierarchies: &Hierarchies) -> Capabilities {
+fn capabilities(hierarchies: &Hierarchies, vfio: &Vfio) -> Capabilities {
     let hcs_only = "only the Host Compute Service has it";
     let mut all = Capabilities::all("qemu")
         .without(Feature::WindowsGuests, WINDOWS_GUESTS)
@@ -214,10 +214,14 @@ fn capabilities(hierarchies: &Hierarchies) -> Capabilities {
     for feature in NOT_YET {
         all = all.without(feature, CANNOT_YET);
     }
+    if let Some(why) = vfio.obstacle() {
+        all = all.without(Feature::PciDevices, why);
+    }
     if let Some(why) = hierarchies.kill_obstacle() {
         all = all.without(Feature::KillAsOne, why);
     }
     all.cgroups = hierarchies.support();
+    all.vpmem = Some(layers::LIMITS);
     if let Some(CgroupSupport::Missing(why)) = all.cgroups.get("cpu").cloned() {
         all = all.without(Feature::ProcessorLimit, why.clone()).without(Feature::ProcessorWeight, why);
     }
@@ -247,10 +251,12 @@ mod tests {
 
     #[test]
     fn what_qemu_lacks_is_said_with_a_reason() {
-        let capabilities = capabilities(&Hierarchies::default());
+        let capabilities = capabilities(&Hierarchies::default(), &Vfio::default());
         for feature in [Feature::WindowsGuests, Feature::KillAsOne, Feature::ProcessorLimit] {
             assert!(capabilities.require(feature).is_err(), "{feature}");
         }
         assert!(capabilities.has(Feature::PauseResume));
+        let layers = capabilities.vpmem.expect("limits");
+        assert_eq!((layers.devices, layers.multiple_of), (128, 2 << 20));
     }
 }

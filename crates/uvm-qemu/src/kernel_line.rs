@@ -32,6 +32,11 @@ pub(crate) fn kernel_line(spec: &VmSpec, host: HostFacts) -> String {
 /// The measured line: a quiet serial console costs nothing and has the last words of a dying guest.
 fn ours(spec: &VmSpec, host: HostFacts, words: &mut Vec<String>) {
     words.push("console=ttyS0 quiet panic=-1 memhp_default_state=online_movable scsi_mod.scan=manual".into());
+    if spec.vpmem.count > 0 && spec.memory.size_mib < HIGH_MEMORY_FROM_MIB {
+        // For address space that layers may come to, above 4 GiB, the kernel would set 64 MiB aside for devices that cannot
+        // reach it. All of virtio's can.
+        words.push("swiotlb=noforce".into());
+    }
     let tcg = host.accelerator == Accelerator::Tcg;
     if tcg {
         // What these skip is slow under emulation and meaningless there: the guest's instructions are translated, so
@@ -49,6 +54,9 @@ fn ours(spec: &VmSpec, host: HostFacts, words: &mut Vec<String>) {
         words.push("nolapic_timer".into());
     }
 }
+
+/// A guest with so much memory has some above 4 GiB (`pc_q35.c`: 0xb0000000), and the kernel its reserve for that anyway.
+const HIGH_MEMORY_FROM_MIB: u64 = 2816;
 
 /// The original's line without what only Hyper-V has (`spec/hcs.md` section 4): `pci=off` would hide every device.
 fn original(spec: &VmSpec, words: &mut Vec<String>) {
@@ -81,6 +89,19 @@ mod tests {
     fn several_processors_start_with_one_and_a_known_delay_loop() {
         let line = kernel_line(&spec(4), TCG);
         assert!(line.contains(" maxcpus=1 lpj=10400000 ") && !line.contains("nolapic_timer"), "{line}");
+    }
+
+    #[test]
+    fn room_for_layers_takes_no_memory_from_a_guest_that_has_it_all_low() {
+        let line = |count, mib| {
+            let mut spec = spec(1);
+            (spec.vpmem.count, spec.memory.size_mib) = (count, mib);
+            kernel_line(&spec, KVM)
+        };
+        assert!(line(1, 2815).contains(" swiotlb=noforce "));
+        for line in [line(0, 512), line(1, 2816)] {
+            assert!(!line.contains("swiotlb"), "{line}");
+        }
     }
 
     #[test]

@@ -13,6 +13,8 @@
 //! | `transport`, `sockets` | guest streams over the multiplexed serial port or by virtual sockets; the latter plugged |
 //! | `disks`, `disk_image`, `vhd`, `devices` | disks that are plugged in and out, what they are on the host; removing devices |
 //! | `shares`, `virtio_fs`, `share_helper`, `helper_relay` | directories of the host, served to the guest: by 9P in this process, as devices by processes of their own |
+//! | `pipes` | sockets of the host, offered in the guest |
+//! | `pci`, `vfio` | PCI devices of the host, plugged into ports; whether one can be |
 //! | `full_disk` | a guest that waits for room on the host |
 //! | `file_users` | who has a file open |
 //! | `short_path` | paths that fit a socket's address |
@@ -37,6 +39,10 @@ mod helper_relay;
 mod host;
 mod kernel_line;
 mod kill_point;
+mod layer_image;
+mod layers;
+mod pci;
+mod pipes;
 mod platform_vm;
 mod process_info;
 mod qmp;
@@ -54,6 +60,7 @@ mod state;
 mod test_spec;
 mod transport;
 mod user;
+mod vfio;
 mod vhd;
 mod virtio_fs;
 mod vm;
@@ -64,3 +71,5 @@ pub use host::{QemuHost, QemuOptions};
 pub use kill_point::{KILL_POINTS, KILL_POINTS_OF_SHARES};
 pub use qmp::{QemuVersion, QmpError};
 pub use state::{LiveVm, Reclaimed, StateRoot, gc};
+#[doc(hidden)]
+pub use vfio::Vfio;

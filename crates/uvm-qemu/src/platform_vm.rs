@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 
 use tokio::time::Instant;
 use uvm_platform::hvsocket::HvSocketServices;
-use uvm_platform::requests::{Change, Device, HostFile, VmAccess};
+use uvm_platform::requests::{Change, Device, HostFile, LayerPlace, PciAssignment, Setting, VmAccess};
 use uvm_platform::{
     Accelerator, BoxFuture, Feature, GuestListener, GuestStream, HostGuestConnection, HostedGuest,
     HvSocketServiceConfig, HvSocketServiceId, LastWords, PlatformError, PlatformNetwork, PlatformVm, Port,
@@ -148,9 +148,23 @@ impl PlatformVm for QemuVm {
                 Change::Remove(Device::Scsi(disk)) | Change::UndoAdd(Device::Scsi(disk)) => {
                     vm.remove_disk(disk.slot).await
                 }
+                Change::Update(Setting::ScsiSize(size)) => vm.resize_disk(size).await,
+                Change::Add(Device::Vpmem(layer)) => vm.add_layer(&layer).await,
+                Change::Remove(Device::Vpmem(layer)) | Change::UndoAdd(Device::Vpmem(layer)) => {
+                    vm.remove_layer(layer.slot).await
+                }
                 Change::Add(Device::Plan9(export)) => vm.add_share(export).await,
                 Change::Remove(Device::Plan9(export)) | Change::UndoAdd(Device::Plan9(export)) => {
                     vm.remove_share(&export);
+                    Ok(())
+                }
+                Change::Add(Device::Pci(device)) => vm.add_pci(&device).await,
+                Change::Remove(Device::Pci(device)) | Change::UndoAdd(Device::Pci(device)) => {
+                    vm.remove_pci(&device).await
+                }
+                Change::Add(Device::Pipe(pipe)) => vm.add_pipe(pipe).await,
+                Change::Remove(Device::Pipe(pipe)) | Change::UndoAdd(Device::Pipe(pipe)) => {
+                    vm.remove_pipe(&pipe);
                     Ok(())
                 }
                 Change::Add(Device::VirtioFs(export)) => vm.add_virtio_fs(&export).await,
@@ -165,6 +179,24 @@ impl PlatformVm for QemuVm {
     /// Its kernel does not look for units 0, and not for what was there before its driver.
     fn guest_notices_disks(&self) -> bool {
         false
+    }
+
+    /// Its agent listens for them, and dials the host.
+    fn guest_reaches_pipes(&self) -> bool {
+        false
+    }
+
+    fn pci_ports(&self) -> Option<Vec<String>> {
+        Some(self.vm.pci.addresses())
+    }
+
+    fn pci_address<'a>(&'a self, device: &'a PciAssignment) -> BoxFuture<'a, Result<Option<String>, PlatformError>> {
+        let (vm, device) = (Arc::clone(&self.vm), device.clone());
+        self.run(async move { vm.pci_address(&device).await })
+    }
+
+    fn layer_place(&self, slot: u32) -> Option<LayerPlace> {
+        self.vm.layer_place(slot)
     }
 
     fn pass_on<'a>(&'a self, _request: &'a str) -> BoxFuture<'a, Result<(), PlatformError>> {

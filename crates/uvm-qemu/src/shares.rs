@@ -13,10 +13,12 @@ use uvm_platform::{GuestListener, PlatformError, Port, VmThread};
 
 use crate::vm::Vm;
 
-/// Mounts that a guest may have at a time. Each takes of this process what [`limits`] says, so a guest takes 128 threads at
-/// most, 128 MiB of messages and 32 of those that are being read, and about 96 MiB for what it knows: files, locks,
-/// attributes, and what threads use to read these.
-const MOUNTS: usize = 32;
+/// Shares of a VM at a time; one more is refused.
+const SHARES: usize = 32;
+/// Mounts that a guest may have at a time: one of each share, and some that are just being closed. Each takes of this
+/// process what [`limits`] says, so a guest takes 160 threads at most, 160 MiB of messages and 40 of those that are being
+/// read, and about 120 MiB for what it knows: files, locks, attributes, and what threads use to read these.
+const MOUNTS: usize = SHARES + 8;
 
 /// What one mount may take. There may be many, so it is less than what a client may take by default.
 fn limits() -> Limits {
@@ -55,6 +57,20 @@ impl Shares {
         self.server.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Lets the guest mount it.
+    fn export(&self, name: &str, share: Arc<Share>) -> Result<(), PlatformError> {
+        // Two at once are both counted: whoever finds one too many takes its own back.
+        self.exports
+            .add(share)
+            .map_err(|_| PlatformError::host(format!("share under the name {name:?}"), "a share has this name"))?;
+        if self.exports.count() > SHARES {
+            self.exports.remove(name.as_bytes());
+            let why = format!("the VM has {SHARES} shares by 9P, and more are not served");
+            return Err(PlatformError::host("share one more directory", why));
+        }
+        Ok(())
+    }
+
     /// Ends everything: the VM has ended.
     pub(crate) fn close(&self) {
         drop(self.server().take());
@@ -69,10 +85,7 @@ impl Vm {
         let opened = tokio::task::spawn_blocking(move || open(export, descriptors)).await;
         let share = opened.unwrap_or_else(|e| Err(PlatformError::host("open a share", e)))?;
         self.serve_shares(port)?;
-        self.shares
-            .exports
-            .add(share)
-            .map_err(|_| PlatformError::host(format!("share under the name {name:?}"), "a share has this name"))
+        self.shares.export(&name, share)
     }
 
     /// Ends a share, and whatever the guest has open there. One that is not there has ended.
@@ -263,6 +276,20 @@ mod tests {
         drop(dial);
         server.await.expect("it ends with the listener");
         assert_eq!(warnings.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_share_too_many_is_refused_with_the_number_and_another_can_take_the_place_of_one() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let shares = Shares::default();
+        let add = |name: &str| shares.export(name, Share::open(name, TreeOptions::new(dir.path())).expect("opened"));
+        for number in 0..SHARES {
+            add(&number.to_string()).expect("there is room");
+        }
+        let error = add("more").expect_err("one too many");
+        assert!(with_causes(&error).contains("has 32 shares"), "{error:?}");
+        assert!(shares.exports.remove(b"0"));
+        add("more").expect("there is room again");
     }
 
     #[test]

@@ -25,6 +25,9 @@ use crate::command::MUX_DEVICE;
 use crate::disks::Disks;
 use crate::exit::{self, Evidence};
 use crate::full_disk::FullDisk;
+use crate::layers::Layers;
+use crate::pci::PciDevices;
+use crate::pipes::Pipes;
 use crate::process_info::ProcessInfo;
 use crate::qmp::{CallError, Qmp, QmpEvent};
 use crate::residue::Residue;
@@ -74,8 +77,11 @@ pub(crate) struct Vm {
     pub(crate) transport: AgentTransport,
     pub(crate) sockets: Sockets,
     pub(crate) disks: Disks,
+    pub(crate) layers: Layers,
     pub(crate) shares: Shares,
+    pub(crate) pipes: Pipes,
     pub(crate) virtio_fs: VirtioFs,
+    pub(crate) pci: PciDevices,
     pub(crate) full_disk: FullDisk,
     /// Held while the guest is stopped or let go on.
     pub(crate) power: tokio::sync::Mutex<()>,
@@ -331,6 +337,7 @@ impl Vm {
         tracing::info!(vm = %self.id, %status, "utility VM ended");
         self.life.send_replace(Life::Ended(status.clone()));
         self.shares.close();
+        self.pipes.close();
         self.virtio_fs.close();
         let _ = events.send(VmEvent::Exited(status)).await;
     }

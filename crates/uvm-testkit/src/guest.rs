@@ -188,6 +188,9 @@ impl Guest {
             delete_container_state: true,
             external_process_signal: true,
             exit_detail: true,
+            mapped_sockets: true,
+            disk_sizes: true,
+            pci_ports: true,
             uvm_agent_version: env!("CARGO_PKG_VERSION").into(),
             ..Default::default()
         });

@@ -139,7 +139,7 @@ pub enum GuestOs {
 omitting_object! {
     /// What this kind of guest can do.
     ///
-    /// The last four keys are extensions of ours. They are left out unless set, and hosts that do not know them read
+    /// The last seven keys are extensions of ours. They are left out unless set, and hosts that do not know them read
     /// past them; nothing basic depends on them.
     pub struct GuestDefinedCapabilities {
         /// The host may send `Network` requests.
@@ -160,8 +160,14 @@ omitting_object! {
         pub external_process_signal: bool = "ExternalProcessSignalSupported",
         /// Ours: answers carry [`signal`](crate::process::WaitForProcessReply::signal) and [`errno`](Failure::errno).
         pub exit_detail: bool = "ExitDetailSupported",
+        /// Ours: [`MappedSocket`](crate::modify::MappedSocket) can be added and removed.
+        pub mapped_sockets: bool = "MappedSocketSupported",
+        /// Ours: [`DiskSize`](crate::modify::DiskSize) can be updated.
+        pub disk_sizes: bool = "DiskSizeSupported",
         /// Ours: shares that are virtio-fs devices are mounted by their [`tag`](crate::modify::MappedDirectory::tag).
         pub virtio_fs: bool = "VirtioFsSupported",
+        /// Ours: a PCI device is found by its [port](crate::modify::VpciDevice::port).
+        pub pci_ports: bool = "PCIPortSupported",
         /// Ours: the version of the agent, when it is one of ours.
         pub uvm_agent_version: String = "UvmAgentVersion",
     }

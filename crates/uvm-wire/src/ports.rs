@@ -8,6 +8,9 @@ pub const ENTROPY_PORT: u32 = 1;
 pub const LOG_PORT: u32 = 109;
 /// The 9P server of the host.
 pub const PLAN9_PORT: u32 = 564;
+/// The first port for connections to Unix sockets of the host (see [`MappedSocket`](crate::modify::MappedSocket)): each
+/// socket has its own, from here up to the bridge.
+pub const FIRST_SOCKET_PORT: u32 = 0x3000_0000;
 /// The bridge: the protocol of this crate.
 pub const BRIDGE_PORT: u32 = 0x4000_0000;
 /// The first port for a process's stdio. A host counts up from here and uses no port twice in a connection.

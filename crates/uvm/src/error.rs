@@ -439,9 +439,11 @@ impl UvmError {
 
 fn resource_kind(error: &ResourceError) -> ErrorKind {
     match error {
-        ResourceError::NoScsiControllers | ResourceError::NotForThisGuest { .. } | ResourceError::NoGuestConnection => {
-            ErrorKind::Unsupported
-        }
+        ResourceError::NoScsiControllers
+        | ResourceError::NoPciPorts
+        | ResourceError::NotForThisGuest { .. }
+        | ResourceError::NotForThisAgent { .. }
+        | ResourceError::NoGuestConnection => ErrorKind::Unsupported,
         ResourceError::NoAvailableLocation { .. }
         | ResourceError::NamespaceInUse { .. }
         | ResourceError::Pinned { .. }

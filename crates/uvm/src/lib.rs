@@ -44,14 +44,15 @@ pub use host::{Gc, Reclaimed, gc};
 pub use host::{image, qemu};
 pub use options::{
     DEFAULT_VPMEM_COUNT, DEFAULT_VPMEM_SIZE_BYTES, GuestConnection, INITRD_FILE, KERNEL_FILE, KernelBoot, LcowOptions,
-    MAX_SCSI_CONTROLLERS, MAX_VPMEM_COUNT, MemoryBacking, MemoryMib, OptionsError, ProcessorCount, RootFsType,
-    UNCOMPRESSED_KERNEL_FILE, VHD_FILE, WcowOptions,
+    MAX_PCI_PORTS, MAX_SCSI_CONTROLLERS, MAX_VPMEM_COUNT, MemoryBacking, MemoryMib, OptionsError, ProcessorCount,
+    RootFsType, UNCOMPRESSED_KERNEL_FILE, VHD_FILE, WcowOptions,
 };
 pub use output::{GuestLogEntry, GuestLogParser, LogLevel, NotALog, OutputHandler};
 pub use process::{Output, Process, ProcessExit, ProcessInput, ProcessOutput, ProcessSpec, TerminalSize};
 pub use resources::{
-    CombinedLayers, ContainerPipeMapping, NetworkEndpoints, PipeMount, Plan9Share, Plan9ShareOptions, ResourceError,
-    ScsiDisk, ScsiMount, Share, ShareKind, ShareOptions, ShareWay, VpciDevice, VpmemMount, VsmbShare, is_pipe,
+    CombinedLayers, ContainerPipeMapping, FileSystem, Grow, LayerMechanism, NetworkEndpoints, PipeMount, Plan9Share,
+    Plan9ShareOptions, ResourceError, ScsiDisk, ScsiMount, Share, ShareKind, ShareOptions, ShareWay, VpciDevice,
+    VpmemMount, VsmbShare, is_pipe,
 };
-pub use uvm_platform::requests::{ScsiKind, ShareOwners, VmAccess, VsmbOptions};
+pub use uvm_platform::requests::{BlockSize, ImageFormat, ScsiKind, ScsiSettings, ShareOwners, VmAccess, VsmbOptions};
 pub use vm::{Refusal, UtilityVm};

@@ -2,6 +2,7 @@
 //!
 //! * `dial PORT COUNT BYTES`: dials the host COUNT times at once, sends BYTES on each in writes of 64 KiB, half-closes, reads
 //!   to the end; prints how many bytes came on all of them.
+//! * `unix PATH COUNT BYTES`: the same over a Unix socket. `ask PATH TEXT` sends TEXT there and prints what comes, to the end.
 //! * `echo PORT`: listens, says `ready`, sends back what one connection sends, to the end of file.
 //! * `close PORT BYTES`: dials the host, sends BYTES, and is gone.
 //! * `exchange PORT SEED STREAMS UP DOWN RECORD`: dials the host STREAMS times and says on each which it is (4 bytes); then
@@ -26,10 +27,13 @@ fn main() -> std::io::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize| arguments.get(at).and_then(|text| text.parse::<u64>().ok()).unwrap_or_default();
     let small = |at: usize| number(at) as u32;
+    let text = |at: usize| arguments.get(at).map_or("", String::as_str);
     let plan = || Plan { seed: number(2), streams: small(3), up: number(4), down: number(5) };
     let record = arguments.get(6).map_or("/dev/null", String::as_str);
     match arguments.first().map(String::as_str) {
         Some("dial") => simple::dial(small(1), small(2), number(3) as usize),
+        Some("unix") => simple::unix(text(1), small(2), number(3) as usize),
+        Some("ask") => simple::ask(text(1), text(2)),
         Some("echo") => simple::echo(small(1)),
         Some("close") => simple::close(small(1), number(2) as usize),
         Some("exchange") => exchange::sockets(&plan(), small(1), record, End::HalfClose),

@@ -1,7 +1,8 @@
-//! One thing at a time on a virtual socket.
+//! One thing at a time on a virtual socket, or a Unix one.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::thread;
 
 use vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockAddr, VsockListener, VsockStream};
@@ -13,7 +14,25 @@ pub(crate) fn host(port: u32) -> io::Result<VsockStream> {
     VsockStream::connect(&VsockAddr::new(VMADDR_CID_HOST, port))
 }
 
-fn send(stream: &mut VsockStream, bytes: usize) -> io::Result<()> {
+/// What both kinds of sockets do.
+trait Socket: Read + Write + Send + 'static {
+    /// Closes the direction that is written.
+    fn finish(&self) -> io::Result<()>;
+}
+
+impl Socket for VsockStream {
+    fn finish(&self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+}
+
+impl Socket for UnixStream {
+    fn finish(&self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+}
+
+fn send(stream: &mut impl Socket, bytes: usize) -> io::Result<()> {
     let block: Vec<u8> = (0..BLOCK).map(|at| (at % 251) as u8).collect();
     let mut left = bytes;
     while left > 0 {
@@ -25,13 +44,30 @@ fn send(stream: &mut VsockStream, bytes: usize) -> io::Result<()> {
 }
 
 pub(crate) fn dial(port: u32, count: u32, bytes: usize) -> io::Result<()> {
-    let streams: Vec<VsockStream> = (0..count).map(|_| host(port)).collect::<io::Result<_>>()?;
+    all((0..count).map(|_| host(port)).collect::<io::Result<_>>()?, bytes)
+}
+
+pub(crate) fn unix(path: &str, count: u32, bytes: usize) -> io::Result<()> {
+    all((0..count).map(|_| UnixStream::connect(path)).collect::<io::Result<_>>()?, bytes)
+}
+
+pub(crate) fn ask(path: &str, text: &str) -> io::Result<()> {
+    let mut stream = UnixStream::connect(path)?;
+    stream.write_all(text.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    print!("{answer}");
+    Ok(())
+}
+
+/// Sends so much on each at once, half-closes, reads to the end; prints how much came.
+fn all(streams: Vec<impl Socket>, bytes: usize) -> io::Result<()> {
     let threads: Vec<_> = streams
         .into_iter()
         .map(|mut stream| {
             thread::spawn(move || -> io::Result<usize> {
                 send(&mut stream, bytes)?;
-                stream.shutdown(Shutdown::Write)?;
+                stream.finish()?;
                 let mut answer = Vec::new();
                 stream.read_to_end(&mut answer)
             })

@@ -4,6 +4,9 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
 use super::StorageError;
 
 /// How long the kernel may take to read a table of partitions.
@@ -16,18 +19,46 @@ const LOOK: Duration = Duration::from_millis(10);
 pub(super) struct BlockDevice {
     /// Its directory beneath /sys.
     directory: PathBuf,
+    /// `/dev`, but in tests.
+    dev: PathBuf,
     name: String,
 }
 
 impl BlockDevice {
     /// The disk `name`.
-    pub(super) fn new(sys: &Path, name: &str) -> Self {
-        Self { directory: sys.join("block").join(name), name: name.to_owned() }
+    pub(super) fn new(sys: &Path, dev: &Path, name: &str) -> Self {
+        Self { directory: sys.join("block").join(name), dev: dev.to_owned(), name: name.to_owned() }
     }
 
     /// Where programs open it.
     pub(super) fn node(&self) -> PathBuf {
-        Path::new("/dev").join(&self.name)
+        self.dev.join(&self.name)
+    }
+
+    /// Has the kernel ask the disk what it is.
+    pub(super) fn rescan(&self) -> Result<(), StorageError> {
+        let path = self.directory.join("device/rescan");
+        std::fs::write(&path, "1").map_err(StorageError::at(format!("write {}", path.display())))
+    }
+
+    /// How large it is, as the kernel has seen it: it counts in 512 bytes, whatever the disk does.
+    pub(super) fn bytes(&self) -> Result<u64, StorageError> {
+        let path = self.directory.join("size");
+        let failed = || StorageError::at(format!("read {}", path.display()));
+        let text = std::fs::read_to_string(&path).map_err(failed())?;
+        let sectors: u64 = text.trim().parse().map_err(|e| failed()(std::io::Error::other(e)))?;
+        Ok(sectors.saturating_mul(512))
+    }
+
+    /// Whether programs can open it, which is a little later than the kernel lists it.
+    pub(super) fn has_node(&self) -> bool {
+        self.node().exists()
+    }
+
+    /// Whether something has it for itself: a file system that is mounted somewhere.
+    pub(super) fn is_claimed(&self) -> bool {
+        let flags = OFlags::RDONLY | OFlags::EXCL | OFlags::CLOEXEC;
+        matches!(rustix::fs::open(self.node(), flags, Mode::empty()), Err(Errno::BUSY))
     }
 
     /// Its partition `number`, from 1; the kernel is waited for until `until` at the latest.
@@ -37,13 +68,15 @@ impl BlockDevice {
         let name = format!("{}{between}{number}", self.name);
         let directory = self.directory.join(&name);
         let until = until.min(Instant::now() + PARTITIONS_WITHIN);
-        while !directory.exists() {
+        let dev = self.dev.clone();
+        let partition = Self { directory, dev, name };
+        while !(partition.directory.exists() && partition.has_node()) {
             if Instant::now() >= until {
                 return Err(StorageError::Bad(format!("{} has no partition {number}", self.node().display())));
             }
             thread::sleep(LOOK);
         }
-        Ok(Self { directory, name })
+        Ok(partition)
     }
 }
 
@@ -53,13 +86,18 @@ mod tests {
 
     #[test]
     fn partitions_are_named_as_the_kernel_names_them() {
-        let sys = tempfile::tempdir().expect("a directory");
+        let dir = tempfile::tempdir().expect("a directory");
+        let (sys, dev) = (dir.path().join("sys"), dir.path().join("dev"));
+        std::fs::create_dir(&dev).expect("made");
         for (disk, partition) in [("sda", "sda2"), ("nvme0n1", "nvme0n1p2")] {
-            std::fs::create_dir_all(sys.path().join("block").join(disk).join(partition)).expect("made");
-            let part = BlockDevice::new(sys.path(), disk).partition(2, Instant::now()).expect("there");
-            assert_eq!(part.node(), Path::new("/dev").join(partition));
-            let error = BlockDevice::new(sys.path(), disk).partition(3, Instant::now()).expect_err("none").to_string();
-            assert_eq!(error, format!("/dev/{disk} has no partition 3"));
+            std::fs::create_dir_all(sys.join("block").join(disk).join(partition)).expect("made");
+            let whole = BlockDevice::new(&sys, &dev, disk);
+            whole.partition(2, Instant::now()).expect_err("nobody can open it yet");
+            std::fs::write(dev.join(partition), "").expect("made");
+            let part = whole.partition(2, Instant::now()).expect("there");
+            assert_eq!(part.node(), dev.join(partition));
+            let error = whole.partition(3, Instant::now()).expect_err("none").to_string();
+            assert_eq!(error, format!("{} has no partition 3", dev.join(disk).display()));
         }
     }
 }

@@ -2,15 +2,16 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags};
 
 use super::StorageError;
 use super::block::BlockDevice;
-use super::mount_point;
+use super::{empty, make_ext4, mount_point};
 use crate::modules::Modules;
 
 /// How a device is to be mounted.
@@ -19,8 +20,10 @@ pub(super) struct Mounting<'a> {
     pub(super) read_only: bool,
     /// Empty: the one that is found on the device.
     pub(super) filesystem: &'a str,
-    /// Propagation flags; as in the originals, others have no effect.
+    /// Of [`MOUNT_OPTIONS`](uvm_wire::modify::MOUNT_OPTIONS); as in the originals, others have no effect.
     pub(super) options: &'a [String],
+    /// Files are the device's memory, where file system and device can do that: they are not copied to be read.
+    pub(super) direct_access: bool,
 }
 
 /// A file system that guests mount.
@@ -66,10 +69,24 @@ pub(super) fn mount(
 
 fn mount_at(filesystem: &Filesystem, node: &Path, path: &str, mounting: &Mounting<'_>) -> Result<(), StorageError> {
     let read_only = mounting.read_only || filesystem.is_read_only;
-    let (flags, options) =
-        if read_only { (MountFlags::RDONLY, filesystem.read_only_options) } else { (MountFlags::empty(), "") };
-    let options = CString::new(options).unwrap_or_default();
-    rustix::mount::mount(node, path, filesystem.name, flags, Some(options.as_c_str())).map_err(|e| {
+    let (mut flags, options) = if read_only {
+        (MountFlags::RDONLY, filesystem.read_only_options)
+    } else if mounting.options.iter().any(|option| option == "discard") {
+        // Those that can be written to know it.
+        (MountFlags::empty(), "discard")
+    } else {
+        (MountFlags::empty(), "")
+    };
+    flags |=
+        mounting.options.iter().filter_map(|option| flag(option)).fold(MountFlags::empty(), |all, flag| all | flag);
+    let mount_with = |options: &[&str]| {
+        let options: Vec<_> = options.iter().copied().filter(|option| !option.is_empty()).collect();
+        let options = CString::new(options.join(",")).unwrap_or_default();
+        rustix::mount::mount(node, path, filesystem.name, flags, Some(options.as_c_str()))
+    };
+    let directly = if mounting.direct_access { mount_with(&[options, "dax"]) } else { Err(Errno::INVAL) };
+    // Whatever keeps it from being mounted otherwise says so again.
+    directly.or_else(|_| mount_with(&[options])).map_err(|e| {
         let step = format!("mount {} of {} at {path:?}", filesystem.name, node.display());
         StorageError::at(step)(e.into())
     })?;
@@ -81,6 +98,20 @@ fn mount_at(filesystem: &Filesystem, node: &Path, path: &str, mounting: &Mountin
         }
     }
     Ok(())
+}
+
+fn flag(option: &str) -> Option<MountFlags> {
+    Some(match option {
+        "nosuid" => MountFlags::NOSUID,
+        "nodev" => MountFlags::NODEV,
+        "noexec" => MountFlags::NOEXEC,
+        "noatime" => MountFlags::NOATIME,
+        "nodiratime" => MountFlags::NODIRATIME,
+        "relatime" => MountFlags::RELATIME,
+        "strictatime" => MountFlags::STRICTATIME,
+        "sync" => MountFlags::SYNCHRONOUS,
+        _ => return None,
+    })
 }
 
 fn propagation(option: &str) -> Option<MountPropagationFlags> {
@@ -107,26 +138,63 @@ fn named(name: &str) -> Result<&'static Filesystem, StorageError> {
     found.ok_or_else(|| StorageError::Bad(format!("file system {name:?} is none of {}", names())))
 }
 
+/// Whether this file system can be made.
+pub(super) fn check_makeable(name: &str) -> Result<(), StorageError> {
+    if matches!(name, "" | "ext4") {
+        return Ok(());
+    }
+    Err(StorageError::Bad(format!("a file system {name:?} cannot be made in this guest: ext4 can")))
+}
+
+/// Makes an ext4 on a device that is empty; one that holds a file system stays as it is, and so does one that holds anything
+/// else, which is an error.
+pub(super) fn ensure(device: &BlockDevice) -> Result<(), StorageError> {
+    let node = device.node();
+    let failed = || StorageError::at(format!("make an ext4 on {}", node.display()));
+    let mut file = File::options().read(true).write(true).open(&node).map_err(failed())?;
+    if find(&file).map_err(failed())?.is_some() {
+        return Ok(());
+    }
+    let bytes = file.seek(io::SeekFrom::End(0)).map_err(failed())?;
+    if let Some(at) = empty::first_content(&file, bytes).map_err(failed())? {
+        let node = node.display();
+        return Err(StorageError::Bad(format!(
+            "{node} is not empty: at byte {at} it holds something, and no file system that is known here ({}); none is made",
+            names()
+        )));
+    }
+    make_ext4::make(&file, bytes).map_err(failed())
+}
+
 /// The file system that a device holds.
 fn recognise(node: &Path) -> Result<&'static Filesystem, StorageError> {
     let failed = || StorageError::at(format!("read {}", node.display()));
     let device = File::open(node).map_err(failed())?;
+    let found = find(&device).map_err(failed())?;
+    found.ok_or_else(|| {
+        StorageError::Bad(format!("{} holds no file system that is known here: {}", node.display(), names()))
+    })
+}
+
+fn find(device: &File) -> io::Result<Option<&'static Filesystem>> {
     for known in &KNOWN {
         let mut found = [0; 8];
         let found = &mut found[..known.magic.len()];
         match device.read_exact_at(found, known.offset) {
-            Ok(()) if found == known.magic => return Ok(known),
+            Ok(()) if found == known.magic => return Ok(Some(known)),
             Ok(()) => {}
             // It is too small for that.
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {}
-            Err(e) => return Err(failed()(e)),
+            Err(e) => return Err(e),
         }
     }
-    Err(StorageError::Bad(format!("{} holds no file system that is known here: {}", node.display(), names())))
+    Ok(None)
 }
 
 #[cfg(test)]
 mod tests {
+    use uvm_wire::modify::MOUNT_OPTIONS;
+
     use super::*;
 
     #[test]
@@ -155,9 +223,15 @@ mod tests {
     }
 
     #[test]
-    fn only_propagation_has_an_effect() {
+    fn each_option_that_may_be_said_has_one_effect() {
         assert_eq!(propagation("rslave"), Some(MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC));
         assert_eq!(propagation("shared"), Some(MountPropagationFlags::SHARED));
-        assert_eq!(propagation("noatime").or(propagation("ro")).or(propagation("")), None);
+        assert_eq!(flag("noexec"), Some(MountFlags::NOEXEC));
+        for option in MOUNT_OPTIONS.into_iter().filter(|option| *option != "discard") {
+            assert_ne!(flag(option).is_some(), propagation(option).is_some(), "{option}");
+        }
+        for other in ["ro", "", "rnoatime", "errors=continue"] {
+            assert_eq!((flag(other), propagation(other)), (None, None), "{other}");
+        }
     }
 }

@@ -1,14 +1,22 @@
-//! Disks of the VM and directories of the host: found, mounted, let go of.
+//! Disks and PCI devices of the VM, layers, directories and sockets of the host: found, mounted, put over each other, let go of.
 //!
 //! What is asked for is done on threads of its own: each step waits for the kernel, and many disks come at a time. Requests
 //! about one disk or one path are done in the order they came.
 
 mod block;
+mod disk_size;
+mod empty;
 mod filesystem;
+mod layers;
+mod make_ext4;
 mod mount_point;
+mod overlay;
+mod pci;
 mod plan9;
+mod pmem;
 mod request;
 mod scsi;
+mod socket;
 mod turns;
 mod virtio_fs;
 
@@ -23,9 +31,12 @@ use crate::link::Link;
 use crate::modules::Modules;
 use crate::not_yet;
 
+use self::layers::Combined;
 pub(crate) use self::mount_point::unmount_disks;
+use self::pmem::PmemBus;
 use self::request::Request;
 use self::scsi::ScsiBus;
+use self::socket::Sockets;
 use self::turns::{Place, Turns};
 
 /// What the disks of a VM are found by. Clones share it.
@@ -33,13 +44,23 @@ use self::turns::{Place, Turns};
 pub(crate) struct Storage {
     modules: Arc<Modules>,
     scsi: ScsiBus,
+    sockets: Sockets,
+    pmem: PmemBus,
+    combined: Combined,
     turns: Turns,
 }
 
 impl Storage {
     /// With the modules that file systems and disks may need.
     pub(crate) fn new(modules: Arc<Modules>) -> Self {
-        Self { modules, scsi: ScsiBus::of_this_system(), turns: Turns::default() }
+        Self {
+            modules,
+            scsi: ScsiBus::of_this_system(),
+            pmem: PmemBus::of_this_system(),
+            combined: Combined::default(),
+            sockets: Sockets::default(),
+            turns: Turns::default(),
+        }
     }
 
     /// Does what is asked. What is not for the VM itself, or not for its disks, is refused by name.
@@ -56,14 +77,22 @@ impl Storage {
             (RequestType::Add, Resource::MappedVirtualDisk(disk)) => scsi::add(self, disk).await,
             (RequestType::Remove, Resource::MappedVirtualDisk(disk)) => scsi::remove(self, disk).await,
             (RequestType::Remove, Resource::ScsiDevice(disk)) => scsi::unplug(self, disk.controller, disk.lun).await,
+            (RequestType::Update, Resource::DiskSize(size)) => disk_size::update(self, size).await,
             (RequestType::Add, Resource::MappedDirectory(share)) if !share.tag.is_empty() => {
                 virtio_fs::add(self, share).await
             }
             (RequestType::Remove, Resource::MappedDirectory(share)) if !share.tag.is_empty() => {
                 virtio_fs::remove(self, share).await
             }
+            (RequestType::Add, Resource::VpmemDevice(device)) => pmem::add(self, device).await,
+            (RequestType::Remove, Resource::VpmemDevice(device)) => pmem::remove(self, device).await,
+            (RequestType::Add, Resource::CombinedLayers(combined)) => layers::add(self, combined).await,
+            (RequestType::Remove, Resource::CombinedLayers(combined)) => layers::remove(self, combined).await,
             (RequestType::Add, Resource::MappedDirectory(share)) => plan9::add(self, link, share).await,
             (RequestType::Remove, Resource::MappedDirectory(share)) => plan9::remove(self, share).await,
+            (RequestType::Add, Resource::VpciDevice(device)) => pci::add(self, device).await,
+            (RequestType::Add, Resource::MappedSocket(socket)) => socket::add(self, link, socket).await,
+            (RequestType::Remove, Resource::MappedSocket(socket)) => socket::remove(self, socket).await,
             _ => return Err(not_yet::modify(container, &change)),
         };
         done.map(|()| Done {}).map_err(StorageError::into_failure)

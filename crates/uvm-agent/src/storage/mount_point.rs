@@ -53,8 +53,7 @@ pub(super) fn link(path: &str, device: &Path) -> Result<(), StorageError> {
 /// [`clear`], but if something is mounted there that is not `expected`, that is an error.
 pub(super) fn clear_if(path: &str, expected: impl FnOnce(&Mounted) -> bool) -> Result<(), StorageError> {
     let at = absolute(path)?;
-    // The last one hides the others.
-    match Mounted::all().into_iter().rfind(|mounted| mounted.path == at) {
+    match Mounted::at(at) {
         Some(mounted) if !expected(&mounted) => Err(StorageError::Bad(format!(
             "{} ({}) is mounted at {}, not what is to be removed",
             mounted.source,
@@ -127,7 +126,8 @@ fn leave_share(path: PathBuf) -> Result<(), Errno> {
     has_left.recv_timeout(LEFT_WITHIN).unwrap_or(Err(Errno::TIMEDOUT))
 }
 
-/// What is to be unmounted, in this order, and whether it is a share: shares, disks, and all that is mounted beneath a disk.
+/// What is to be unmounted, in this order, and whether it is a share: shares, disks, overlays, and all that is mounted
+/// beneath one of the latter.
 /// Not the root: that cannot be unmounted.
 fn to_unmount(mounts: Vec<Mounted>) -> Vec<(PathBuf, bool)> {
     let mut disks: Vec<PathBuf> = Vec::new();
@@ -138,10 +138,12 @@ fn to_unmount(mounts: Vec<Mounted>) -> Vec<(PathBuf, bool)> {
         }
         let is_share = matches!(filesystem.as_str(), "9p" | "virtiofs");
         let is_disk = source.starts_with("/dev/");
-        if is_share || is_disk || disks.iter().any(|disk| path.starts_with(disk)) {
+        // It keeps the disks it stands on.
+        let is_overlay = filesystem == "overlay";
+        if is_share || is_overlay || is_disk || disks.iter().any(|disk| path.starts_with(disk)) {
             found.push((path.clone(), is_share));
         }
-        if is_disk {
+        if is_disk || is_overlay {
             disks.push(path);
         }
     }
@@ -158,6 +160,11 @@ pub(super) struct Mounted {
 }
 
 impl Mounted {
+    /// What is mounted there; the last one hides the others.
+    pub(super) fn at(path: &Path) -> Option<Self> {
+        Self::all().into_iter().rfind(|mounted| mounted.path == path)
+    }
+
     /// All that is mounted, in the order it came.
     fn all() -> Vec<Self> {
         Self::listed(&fs::read_to_string("/proc/self/mounts").unwrap_or_default())
@@ -192,7 +199,8 @@ fn unescaped(word: &str) -> Vec<u8> {
     bytes
 }
 
-fn absolute(path: &str) -> Result<&Path, StorageError> {
+/// The path, if something may be mounted there.
+pub(super) fn absolute(path: &str) -> Result<&Path, StorageError> {
     let directory = Path::new(path);
     if directory.is_absolute() && directory.parent().is_some() {
         return Ok(directory);
@@ -268,11 +276,19 @@ mod tests {
     fn disks_are_unmounted_after_what_is_on_them() {
         let mounts = "/dev/pmem0 / ext4 ro 0 0\nproc /proc proc rw 0 0\n/dev/sda /a\\040b ext4 rw 0 0\n\
                       tmpfs /a\\040b/tmp tmpfs rw 0 0\nshare /a\\040b/share 9p rw 0 0\n\
-                      /dev/sdb /back\\134slash\\ ext4 rw 0 0\ntmpfs /back tmpfs rw 0 0\n9p /alone 9p rw 0 0\n\n";
+                      /dev/sdb /back\\134slash\\ ext4 rw 0 0\ntmpfs /back tmpfs rw 0 0\n9p /alone 9p rw 0 0\n\
+                      overlay /root overlay rw 0 0\nproc /root/proc proc rw 0 0\n\n";
         let found = to_unmount(Mounted::listed(mounts));
         let found: Vec<_> = found.iter().map(|(path, share)| (path.to_str().expect("text"), *share)).collect();
-        let expected =
-            [("/alone", true), ("/back\\slash\\", false), ("/a b/share", true), ("/a b/tmp", false), ("/a b", false)];
+        let expected = [
+            ("/root/proc", false),
+            ("/root", false),
+            ("/alone", true),
+            ("/back\\slash\\", false),
+            ("/a b/share", true),
+            ("/a b/tmp", false),
+            ("/a b", false),
+        ];
         assert_eq!(found, expected);
     }
 

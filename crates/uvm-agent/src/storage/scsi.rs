@@ -29,6 +29,8 @@ const LAST_LOOK: Duration = Duration::from_millis(50);
 pub(super) struct ScsiBus {
     /// `/sys`, but in tests.
     sys: PathBuf,
+    /// `/dev`, likewise.
+    dev: PathBuf,
     /// Controller and LUN of what was added and not let go of since.
     added: Arc<Mutex<HashSet<(u8, u8)>>>,
 }
@@ -39,7 +41,7 @@ pub(super) async fn add(storage: &Storage, disk: MappedVirtualDisk) -> Result<()
         return Err(StorageError::NotYet { what: "encryption of a disk" });
     }
     if disk.ensure_filesystem {
-        return Err(StorageError::NotYet { what: "making a file system" });
+        filesystem::check_makeable(&disk.filesystem)?;
     }
     let request = storage.begin(places(&disk)).await?;
     let until = request.steps_until().into_std();
@@ -47,7 +49,7 @@ pub(super) async fn add(storage: &Storage, disk: MappedVirtualDisk) -> Result<()
     let (late, late_disk) = (storage.clone(), disk.clone());
     let is_first = !storage.scsi.added().contains(&(disk.controller, disk.lun));
     let undo = move || {
-        let undone = if is_first { clear_and_unplug(&late, &late_disk) } else { clear(&late_disk) };
+        let undone = if is_first { clear_and_unplug(&late, &late_disk) } else { clear(&late, &late_disk) };
         if let Err(e) = undone {
             log::console(format_args!("a disk that was found too late stays: {e}"));
         }
@@ -83,7 +85,15 @@ fn find_and_mount(storage: &Storage, disk: &MappedVirtualDisk, until: Instant) -
     if disk.block_dev {
         return mount_point::link(&disk.mount_path, &device.node());
     }
-    let mounting = Mounting { read_only: disk.read_only, filesystem: &disk.filesystem, options: &disk.options };
+    if disk.ensure_filesystem {
+        filesystem::ensure(&device)?;
+    }
+    let mounting = Mounting {
+        read_only: disk.read_only,
+        filesystem: &disk.filesystem,
+        options: &disk.options,
+        direct_access: false,
+    };
     filesystem::mount(&storage.modules, &device, &disk.mount_path, &mounting)
 }
 
@@ -105,12 +115,16 @@ pub(super) async fn unplug(storage: &Storage, controller: u8, lun: u8) -> Result
     request.run(&task, move || bus.unplug(controller, lun), || (), || ()).await
 }
 
-fn clear(disk: &MappedVirtualDisk) -> Result<(), StorageError> {
-    if disk.mount_path.is_empty() { Ok(()) } else { mount_point::clear(&disk.mount_path) }
+fn clear(storage: &Storage, disk: &MappedVirtualDisk) -> Result<(), StorageError> {
+    if disk.mount_path.is_empty() {
+        return Ok(());
+    }
+    storage.combined.check_unused(&disk.mount_path)?;
+    mount_point::clear(&disk.mount_path)
 }
 
 fn clear_and_unplug(storage: &Storage, disk: &MappedVirtualDisk) -> Result<(), StorageError> {
-    clear(disk)?;
+    clear(storage, disk)?;
     storage.scsi.unplug(disk.controller, disk.lun)
 }
 
@@ -126,7 +140,7 @@ fn places(disk: &MappedVirtualDisk) -> Vec<Place> {
 
 impl ScsiBus {
     pub(super) fn of_this_system() -> Self {
-        Self { sys: "/sys".into(), added: Arc::default() }
+        Self { sys: "/sys".into(), dev: "/dev".into(), added: Arc::default() }
     }
 
     fn added(&self) -> MutexGuard<'_, HashSet<(u8, u8)>> {
@@ -134,7 +148,7 @@ impl ScsiBus {
     }
 
     /// Has the kernel look at the place, and waits for a disk there.
-    fn find(&self, controller: u8, lun: u8, within: Duration) -> Result<BlockDevice, StorageError> {
+    pub(super) fn find(&self, controller: u8, lun: u8, within: Duration) -> Result<BlockDevice, StorageError> {
         let began = Instant::now();
         let mut pause = FIRST_LOOK;
         let mut asked = false;
@@ -142,8 +156,9 @@ impl ScsiBus {
             // The driver may have been loaded just now.
             if let Some(host) = self.host()? {
                 let place = self.place(host, controller, lun);
-                if let Some(device) = block_of(&place)? {
-                    return Ok(BlockDevice::new(&self.sys, &device));
+                let found = block_of(&place)?.map(|name| BlockDevice::new(&self.sys, &self.dev, &name));
+                if let Some(device) = found.filter(BlockDevice::has_node) {
+                    return Ok(device);
                 }
                 if !asked {
                     self.ask(host, controller, lun)?;
@@ -209,14 +224,16 @@ fn names(directory: &Path) -> io::Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::turns::Turns;
     use super::*;
 
-    /// A tree like the kernel's, with one adapter.
+    /// Trees like the kernel's, with one adapter, and the node of an empty disk.
     fn bus() -> (tempfile::TempDir, ScsiBus) {
         let dir = tempfile::tempdir().expect("a directory");
         fs::create_dir_all(dir.path().join("class/scsi_host/host3")).expect("made");
-        let bus = ScsiBus { sys: dir.path().to_owned(), added: Arc::default() };
+        let dev = dir.path().join("dev");
+        fs::create_dir(&dev).expect("made");
+        fs::write(dev.join("sdq"), "").expect("made");
+        let bus = ScsiBus { sys: dir.path().to_owned(), dev, added: Arc::default() };
         (dir, bus)
     }
 
@@ -235,8 +252,18 @@ mod tests {
             }
         });
         let device = bus.find(2, 0, Duration::from_secs(60)).expect("found");
-        assert_eq!(device.node(), Path::new("/dev/sdq"));
+        assert_eq!(device.node(), dir.path().join("dev/sdq"));
         assert_eq!(later.join().expect("joined"), "0 2 0");
+    }
+
+    #[test]
+    fn a_disk_that_nobody_can_open_yet_is_waited_for() {
+        let (dir, bus) = bus();
+        fs::remove_file(dir.path().join("dev/sdq")).expect("removed");
+        fs::create_dir_all(dir.path().join("bus/scsi/devices/3:0:2:0/block/sdq")).expect("made");
+        bus.find(2, 0, Duration::ZERO).expect_err("listed, and no more");
+        fs::write(dir.path().join("dev/sdq"), "").expect("made");
+        bus.find(2, 0, Duration::ZERO).expect("found");
     }
 
     #[test]
@@ -263,7 +290,7 @@ mod tests {
     #[tokio::test]
     async fn a_removal_waits_for_the_addition_before_it() {
         let (dir, bus) = bus();
-        let storage = Storage { modules: Arc::default(), scsi: bus, turns: Turns::default() };
+        let storage = Storage { scsi: bus, ..Storage::new(Arc::default()) };
         let place = dir.path().join("bus/scsi/devices/3:0:1:5");
         fs::create_dir_all(&place).expect("made");
         let disk = MappedVirtualDisk { controller: 1, lun: 5, ..MappedVirtualDisk::default() };
@@ -288,18 +315,17 @@ mod tests {
     #[tokio::test]
     async fn a_disk_that_cannot_be_mounted_is_let_go_of_unless_it_was_added_before() {
         let (dir, bus) = bus();
-        let storage = Storage { modules: Arc::default(), scsi: bus, turns: Turns::default() };
+        let storage = Storage { scsi: bus, ..Storage::new(Arc::default()) };
         let place = dir.path().join("bus/scsi/devices/3:0:1:5");
-        // There is no such node, so that it cannot be read.
-        fs::create_dir_all(place.join("block/no-such-disk")).expect("made");
+        fs::create_dir_all(place.join("block/sdq")).expect("made");
         let attached = MappedVirtualDisk { controller: 1, lun: 5, ..MappedVirtualDisk::default() };
-        let mounted = MappedVirtualDisk { mount_path: "/run/no-such-disk".into(), ..attached.clone() };
+        let mounted = MappedVirtualDisk { mount_path: "/run/no-file-system".into(), ..attached.clone() };
         add(&storage, attached.clone()).await.expect("attached");
-        add(&storage, mounted.clone()).await.expect_err("no node");
+        add(&storage, mounted.clone()).await.expect_err("it is empty");
         assert!(!place.join("delete").exists(), "it was attached before");
         remove(&storage, attached).await.expect("removed");
         fs::remove_file(place.join("delete")).expect("let go of");
-        add(&storage, mounted).await.expect_err("no node");
+        add(&storage, mounted).await.expect_err("it is empty");
         assert!(place.join("delete").exists(), "it stays in the guest");
     }
 }

@@ -17,6 +17,8 @@ pub(super) enum Place {
         controller: u8,
         lun: u8,
     },
+    /// By where it is, or its number.
+    Memory(String),
     /// Paths that differ in slashes alone are the same one.
     Path(PathBuf),
 }
@@ -25,6 +27,7 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Disk { controller, lun } => write!(f, "the disk at controller {controller}, LUN {lun}"),
+            Self::Memory(name) => write!(f, "the memory-backed disk {name}"),
             Self::Path(path) => path.display().fmt(f),
         }
     }

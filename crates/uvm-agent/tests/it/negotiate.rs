@@ -12,14 +12,15 @@ over_each_link! {
     an_answer_that_a_host_did_not_wait_for_does_not_reach_the_next_one
 }
 
-/// What this agent can do. The last four keys are extensions; hosts that do not know them read past them.
+/// What this agent can do. The last seven keys are extensions; hosts that do not know them read past them.
 fn capabilities() -> String {
     let version = env!("CARGO_PKG_VERSION");
     format!(
         concat!(
             r#"{{"SupportedSchemaVersions":[{{"Major":2,"Minor":1}}],"RuntimeOsType":"Linux","GuestDefinedCapabilities":"#,
             r#"{{"SignalProcessSupported":true,"DumpStacksSupported":true,"DeleteContainerStateSupported":true,"#,
-            r#""ExternalProcessSignalSupported":true,"ExitDetailSupported":true,"VirtioFsSupported":true,"UvmAgentVersion":"{version}"}}}}"#
+            r#""ExternalProcessSignalSupported":true,"ExitDetailSupported":true,"MappedSocketSupported":true,"#,
+            r#""DiskSizeSupported":true,"VirtioFsSupported":true,"PCIPortSupported":true,"UvmAgentVersion":"{version}"}}}}"#
         ),
         version = version
     )

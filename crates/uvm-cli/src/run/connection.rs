@@ -1,288 +1,48 @@
-//! One connection of a program in the guest, relayed to a Unix socket of the host.
-//!
-//! The two directions are independent: where the one is not taken any more, the other goes on to its end.
+//! When all that a command sent over one connection has been passed on to the host.
 
-use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use rustix::net::Shutdown;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::UnixStream;
-use tokio::sync::Notify;
+use uvm_mux::relay::Progress;
 
 use super::settle::{Settling, TICK};
-use crate::report;
 
-/// Bytes that are on their way in one direction.
-const BUFFER: usize = 16 * 1024;
 /// So many ticks in which the host takes nothing of what waits for it are too many (10 s).
 const STALLED_TICKS: u32 = 200;
 
-/// How far the guest's bytes have come.
-#[derive(Debug)]
-pub(super) struct Outwards {
-    /// How many came from the guest, and how many the host's end took.
-    came: AtomicU64,
-    taken: AtomicU64,
-    /// Whether some wait for the host.
-    waits: AtomicBool,
-    /// Whether the host has all that there will be, or wants no more.
-    over: AtomicBool,
-}
-
-impl Outwards {
-    /// Nothing has come; the host has not connected yet.
-    pub(super) fn new() -> Self {
-        Self { came: 0.into(), taken: 0.into(), waits: true.into(), over: false.into() }
-    }
-
-    /// The command has ended: waits until all that was on its way has come and was taken. Whether it was.
-    pub(super) async fn settled(&self) -> bool {
-        let mut settling = Settling::from(self.came.load(Ordering::Relaxed));
-        let (mut taken, mut stalled) = (self.taken.load(Ordering::Relaxed), 0);
-        while !self.over.load(Ordering::Relaxed) {
-            tokio::time::sleep(TICK).await;
-            let waits = self.waits.load(Ordering::Relaxed);
-            if settling.tick(self.came.load(Ordering::Relaxed), waits) {
-                break;
-            }
-            let before = std::mem::replace(&mut taken, self.taken.load(Ordering::Relaxed));
-            stalled = if waits && taken == before { stalled + 1 } else { 0 };
-            if stalled >= STALLED_TICKS {
-                return false;
-            }
+/// The command has ended: waits until all that was on its way has come and was taken. Whether it was.
+pub(super) async fn settled(progress: &Progress) -> bool {
+    let mut settling = Settling::from(progress.came());
+    let (mut taken, mut stalled) = (progress.taken(), 0);
+    while !progress.is_over() {
+        tokio::time::sleep(TICK).await;
+        let waits = progress.waits();
+        if settling.tick(progress.came(), waits) {
+            break;
         }
-        true
-    }
-}
-
-/// How one direction ended.
-enum Way {
-    /// With end of file, which was passed on.
-    Ended,
-    /// The one end takes no more. The other direction is not concerned.
-    NotTaken(io::Error),
-    /// What came to it was cut: there is no other direction either.
-    Cut(io::Error),
-}
-
-/// Relays until both directions have ended, or the connection was cut.
-///
-/// A guest that was reset is no end of file where that can be told: the host's end is closed with what it sent unread, which
-/// is a reset for it. If all it sent was read, Unix sockets have no way to say so.
-///
-/// # Errors
-/// It was cut. Dropping `guest` has reset it.
-pub(super) async fn relay(
-    guest: impl AsyncRead + AsyncWrite + Unpin,
-    mut host: UnixStream,
-    progress: &Outwards,
-) -> io::Result<()> {
-    let (mut from_guest, mut to_guest) = tokio::io::split(guest);
-    let (mut from_host, mut to_host) = host.split();
-    progress.waits.store(false, Ordering::Relaxed);
-    let inwards_over = Notify::new();
-    let outwards = async {
-        let way = outwards(&mut from_guest, &mut to_host, progress).await;
-        progress.over.store(true, Ordering::Relaxed);
-        match way {
-            Way::Ended => Ok(()),
-            Way::Cut(e) => Err(e),
-            Way::NotTaken(e) => {
-                tracing::debug!(error = report::chain(&e), "the host reads no more of a connection");
-                // The guest may write before it reads, so it is not held up: what it writes is for nobody.
-                let mut nobody = tokio::io::sink();
-                tokio::select! {
-                    discarded = tokio::io::copy(&mut from_guest, &mut nobody) => discarded.map(drop),
-                    () = inwards_over.notified() => Ok(()),
-                }
-            }
-        }
-    };
-    let inwards = async {
-        let way = inwards(&mut from_host, &mut to_guest).await;
-        let result = match way {
-            Way::Ended => Ok(()),
-            Way::Cut(e) => Err(e),
-            Way::NotTaken(e) => {
-                tracing::debug!(error = report::chain(&e), "the guest reads no more of a connection");
-                if e.kind() == io::ErrorKind::BrokenPipe {
-                    refuse(&mut from_host).await
-                } else {
-                    // It was cut; the other direction finds that behind what had come.
-                    Ok(())
-                }
-            }
-        };
-        inwards_over.notify_one();
-        result
-    };
-    tokio::try_join!(outwards, inwards).map(drop)
-}
-
-async fn outwards(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin), progress: &Outwards) -> Way {
-    let mut buffer = vec![0; BUFFER];
-    loop {
-        let mut rest = match from.read(&mut buffer).await {
-            Ok(0) => return end(to).await,
-            Ok(count) => &buffer[..count],
-            Err(e) => return Way::Cut(e),
-        };
-        progress.came.fetch_add(rest.len() as u64, Ordering::Relaxed);
-        progress.waits.store(true, Ordering::Relaxed);
-        while !rest.is_empty() {
-            match to.write(rest).await {
-                Ok(0) => return Way::NotTaken(io::ErrorKind::WriteZero.into()),
-                Ok(count) => {
-                    progress.taken.fetch_add(count as u64, Ordering::Relaxed);
-                    rest = &rest[count..];
-                }
-                Err(e) => return Way::NotTaken(e),
-            }
-        }
-        progress.waits.store(false, Ordering::Relaxed);
-    }
-}
-
-async fn inwards(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) -> Way {
-    let mut buffer = vec![0; BUFFER];
-    loop {
-        match from.read(&mut buffer).await {
-            Ok(0) => return end(to).await,
-            Ok(count) => {
-                if let Err(e) = to.write_all(&buffer[..count]).await {
-                    return Way::NotTaken(e);
-                }
-            }
-            Err(e) => return Way::Cut(e),
+        let before = std::mem::replace(&mut taken, progress.taken());
+        stalled = if waits && taken == before { stalled + 1 } else { 0 };
+        if stalled >= STALLED_TICKS {
+            return false;
         }
     }
-}
-
-async fn end(to: &mut (impl AsyncWrite + Unpin)) -> Way {
-    match to.shutdown().await {
-        Ok(()) => Way::Ended,
-        Err(e) => Way::NotTaken(e),
-    }
-}
-
-/// Nothing more can be sent to this end. What was sent is thrown away: left unread, it would make a reset of the end of
-/// what the guest sent.
-async fn refuse(from: &mut tokio::net::unix::ReadHalf<'_>) -> io::Result<()> {
-    rustix::net::shutdown(from.as_ref(), Shutdown::Read)?;
-    tokio::io::copy(from, &mut tokio::io::sink()).await?;
-    Ok(())
+    true
 }
 
 #[cfg(test)]
 mod tests {
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
-
-    use tokio::io::{DuplexStream, ReadBuf};
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::UnixStream;
+    use uvm_mux::relay::relay;
 
     use super::*;
-
-    /// A guest's end that is reset where a duplex stream ends.
-    struct Reset(DuplexStream);
-
-    impl AsyncRead for Reset {
-        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-            let before = buf.filled().len();
-            match Pin::new(&mut self.0).poll_read(cx, buf) {
-                Poll::Ready(Ok(())) if buf.filled().len() == before => {
-                    Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
-                }
-                other => other,
-            }
-        }
-    }
-
-    impl AsyncWrite for Reset {
-        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-            Pin::new(&mut self.0).poll_write(cx, buf).map_err(|_| io::ErrorKind::ConnectionReset.into())
-        }
-
-        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.0).poll_flush(cx)
-        }
-
-        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.0).poll_shutdown(cx)
-        }
-    }
-
-    /// Writes until there is no room.
-    fn fill(stream: &UnixStream) {
-        while stream.try_write(&[b'x'; 4096]).is_ok() {}
-    }
-
-    #[tokio::test]
-    async fn a_guest_that_left_is_read_to_its_last_byte_whatever_the_host_sends_it() {
-        const BYTES: usize = 500_000;
-        let (mut program, guest) = tokio::io::duplex(1 << 20);
-        let (mut host, ours) = UnixStream::pair().expect("a pair");
-        program.write_all(&vec![b'g'; BYTES]).await.expect("there is room");
-        // It closed both directions; the host sends more than one read takes before it has read anything.
-        drop(program);
-        fill(&host);
-        let progress = Outwards::new();
-        let read = async {
-            // Nothing is read before the relay knows that nobody reads what the host sent.
-            while host.try_write(b"x").map_err(|e| e.kind()) != Err(io::ErrorKind::BrokenPipe) {
-                tokio::task::yield_now().await;
-            }
-            let mut all = Vec::new();
-            host.read_to_end(&mut all).await.map(|_| all.len())
-        };
-        let (relayed, read) = tokio::join!(relay(guest, ours, &progress), read);
-        assert_eq!(read.expect("an end of file"), BYTES);
-        relayed.expect("not cut");
-    }
-
-    #[tokio::test]
-    async fn a_host_that_reads_no_more_is_heard_to_its_end() {
-        let (mut program, guest) = tokio::io::duplex(64);
-        let (mut host, ours) = UnixStream::pair().expect("a pair");
-        rustix::net::shutdown(&host, Shutdown::Read).expect("open");
-        let talk = async {
-            // Far more than all buffers hold: it is not held up.
-            program.write_all(&vec![b'g'; 1 << 20]).await.expect("taken");
-            host.write_all(b"all of the answer").await.expect("taken");
-            drop(host);
-            let mut answer = String::new();
-            program.read_to_string(&mut answer).await.expect("text");
-            answer
-        };
-        let progress = Outwards::new();
-        let (relayed, answer) = tokio::join!(relay(guest, ours, &progress), talk);
-        assert_eq!(answer, "all of the answer");
-        relayed.expect("not cut");
-    }
-
-    #[tokio::test]
-    async fn a_reset_of_the_guest_is_one_for_the_host_behind_what_had_come() {
-        let (mut program, guest) = tokio::io::duplex(1024);
-        let (mut host, ours) = UnixStream::pair().expect("a pair");
-        fill(&host);
-        program.write_all(b"had come").await.expect("there is room");
-        drop(program);
-        let cut = relay(Reset(guest), ours, &Outwards::new()).await.expect_err("cut");
-        assert_eq!(cut.kind(), io::ErrorKind::ConnectionReset);
-        let mut came = Vec::new();
-        let error = host.read_to_end(&mut came).await.expect_err("no end of file");
-        assert_eq!((error.kind(), &came[..]), (io::ErrorKind::ConnectionReset, &b"had come"[..]));
-    }
 
     #[tokio::test(start_paused = true)]
     async fn a_host_that_takes_nothing_is_not_waited_for_for_ever() {
         let (mut program, guest) = tokio::io::duplex(1 << 20);
         let (host, ours) = UnixStream::pair().expect("a pair");
         program.write_all(&vec![b'g'; 1 << 20]).await.expect("there is room");
-        let progress = Outwards::new();
+        let progress = Progress::default();
         tokio::select! {
             _ = relay(guest, ours, &progress) => panic!("it has not ended"),
-            all_taken = progress.settled() => assert!(!all_taken),
+            all_taken = settled(&progress) => assert!(!all_taken),
         }
         drop((host, program));
     }

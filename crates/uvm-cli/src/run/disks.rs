@@ -1,7 +1,10 @@
 //! Disks of the host, given to the command's VM.
 
+use std::path::PathBuf;
+
 use uvm::{ScsiDisk, ScsiMount, UtilityVm, UvmError};
 
+use super::layers::seen_at;
 use crate::args::Disk;
 use crate::report;
 
@@ -18,11 +21,11 @@ pub(crate) struct Disks(Vec<ScsiMount>);
 
 impl Disks {
     /// Attaches them in their order, so that the first is the guest's first.
-    pub(crate) async fn attach(vm: &UtilityVm, wanted: &[Disk]) -> Result<Self, UvmError> {
+    pub(crate) async fn attach(vm: &UtilityVm, wanted: &[Disk], layers: &[PathBuf]) -> Result<Self, UvmError> {
         let mut disks = Vec::new();
         for Disk { path, guest_path, read_only } in wanted {
             let mut disk = ScsiDisk::new(path);
-            disk.guest_path.clone_from(guest_path);
+            disk.guest_path = guest_path.as_ref().map(|path| seen_at(layers, path));
             disk.read_only = *read_only;
             disks.push(vm.add_scsi(&disk).await?);
         }

@@ -3,7 +3,9 @@
 mod connection;
 mod disks;
 mod end;
+mod layers;
 mod outside;
+mod pipes;
 mod settle;
 mod shares;
 mod signals;
@@ -28,6 +30,7 @@ use crate::progress::Line;
 use crate::report;
 use disks::Disks;
 use end::End;
+use layers::Layers;
 use outside::{Outside, Passing};
 use signals::Signals;
 use sockets::Sockets;
@@ -146,6 +149,7 @@ async fn prepare(args: &RunArgs) -> anyhow::Result<Prepared> {
     options.id.clone_from(&args.name);
     options.owner = Some("uvm run".into());
     options.scsi_controllers = disks::controllers(args.disks.len());
+    layers::make_room(&mut options, &args.layers)?;
     options.virtual_sockets = !args.virtual_sockets.is_empty();
     options.exec_command_line.clone_from(&args.agent_cmdline);
     options.kernel_boot_options = args.kernel_args.join(" ");
@@ -161,11 +165,20 @@ async fn in_vm(vm: &UtilityVm, args: &RunArgs, passing: &Passing) -> End {
     let interactive = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     let tty = args.tty || (interactive && !args.no_tty);
     let spec = spec(args, tty);
-    let _shares = match shares::mount(vm, &args.shares, args.share_by).await {
+    // What else is mounted may lie in them.
+    let _layers = match Layers::mount(vm, &args.layers).await {
+        Ok(layers) => layers,
+        Err(e) => return End::failed(&e),
+    };
+    let _shares = match shares::mount(vm, args).await {
         Ok(shares) => shares,
         Err(e) => return End::failed(&e),
     };
-    let disks = match Disks::attach(vm, &args.disks).await {
+    let _pipes = match pipes::offer(vm, args).await {
+        Ok(pipes) => pipes,
+        Err(e) => return End::failed(&e),
+    };
+    let disks = match Disks::attach(vm, &args.disks, &args.layers).await {
         Ok(disks) => disks,
         Err(e) => return End::failed(&e),
     };
@@ -213,10 +226,11 @@ async fn in_vm(vm: &UtilityVm, args: &RunArgs, passing: &Passing) -> End {
 
 fn spec(args: &RunArgs, tty: bool) -> ProcessSpec {
     let command = if args.command.is_empty() { vec!["sh".to_owned()] } else { args.command.clone() };
+    let (command, cwd) = layers::in_root(&args.layers, command, &args.cwd);
     let mut spec = ProcessSpec::new(command)
         .with_env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
         .with_env("HOME", "/root")
-        .with_cwd(args.cwd.clone());
+        .with_cwd(cwd);
     spec.stdin = !args.no_stdin;
     if tty {
         spec = spec.with_terminal(terminal::size());

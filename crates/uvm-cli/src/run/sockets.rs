@@ -11,8 +11,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use uvm::{GuestListener, HvSocketServiceConfig, HvSocketServiceId, UtilityVm, UvmError};
+use uvm_mux::relay::{Progress, relay};
 
-use super::connection::{self, Outwards};
+use super::connection;
 use crate::args::VirtualSocket;
 use crate::report;
 
@@ -135,17 +136,17 @@ async fn connection(
     socket: &Path,
     mut command_ended: watch::Receiver<bool>,
 ) -> Result<(), NotConnected> {
-    let progress = Outwards::new();
+    let progress = Progress::default();
     let relayed = async {
         let host = connect(socket).await.map_err(NotConnected)?;
-        if let Err(e) = connection::relay(guest, host, &progress).await {
+        if let Err(e) = relay(guest, host, &progress).await {
             tracing::debug!(socket = %socket.display(), error = report::chain(&e), "a connection was cut");
         }
         Ok(())
     };
     let settled = async {
         ends(&mut command_ended).await;
-        progress.settled().await
+        connection::settled(&progress).await
     };
     tokio::select! {
         relayed = relayed => relayed,

@@ -19,12 +19,12 @@ pub enum DocumentError {
         /// The host's.
         build: WindowsBuild,
     },
-    /// No build has it.
-    #[error("{feature}: not supported: {why}")]
-    NotHere {
+    /// The service has no such thing.
+    #[error("{feature}: {why}")]
+    Missing {
         /// What was asked for.
         feature: Feature,
-        /// Why not.
+        /// Why it cannot be had.
         why: &'static str,
     },
     /// A value that the service does not take.
@@ -66,7 +66,7 @@ impl From<DocumentError> for PlatformError {
                 platform: PLATFORM,
                 why: format!("it needs build {needed}, this is {build}"),
             },
-            DocumentError::NotHere { feature, why } => {
+            DocumentError::Missing { feature, why } => {
                 Self::Unsupported { feature, platform: PLATFORM, why: why.into() }
             }
             DocumentError::BadValue { what, value, why } => Self::BadInput { what, value, why: why.into() },

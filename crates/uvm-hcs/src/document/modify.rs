@@ -8,7 +8,7 @@ use serde_json::{Value, to_value};
 use uvm_platform::Feature;
 use uvm_platform::requests::{
     Change, CpuGroup, CpuLimits, Device, HvSocketService, NetworkAdapter, PciAssignment, Plan9Export, ScsiAttachment,
-    ScsiKind, Setting, VpmemDevice, VsmbExport, VsmbOptions,
+    ScsiKind, ScsiSettings, Setting, VpmemDevice, VsmbExport, VsmbOptions,
 };
 use uvm_wire::RawJson;
 
@@ -80,12 +80,12 @@ impl Host {
 /// Why this service has no shares of that kind.
 pub(crate) const VIRTIO_FS: &str = "the service shares directories with Linux guests by 9P";
 
-const NO_VIRTIO_FS: DocumentError = DocumentError::NotHere { feature: Feature::VirtioFsShares, why: VIRTIO_FS };
+const NO_VIRTIO_FS: DocumentError = DocumentError::Missing { feature: Feature::VirtioFsShares, why: VIRTIO_FS };
 
 fn add(device: &Device, build: WindowsBuild) -> Result<Host, DocumentError> {
     Ok(match device {
         Device::Scsi(disk) => Host::of("Add", path::scsi(disk.slot)).with(&scsi_settings(disk)?),
-        Device::Vpmem(VpmemDevice { slot, path: image }) => {
+        Device::Vpmem(VpmemDevice { slot, path: image, file: _ }) => {
             Host::of("Add", path::vpmem(*slot)).with(&vpmem_device(&win_path("layer", image)?))
         }
         Device::Plan9(share) => Host::of("Add", path::PLAN9_SHARES.into()).with(&plan9_settings(share, build)?),
@@ -134,6 +134,7 @@ fn update(setting: &Setting) -> Result<Host, DocumentError> {
             }
             untyped(path::CPU_GROUP).with(&schema::CpuGroup { id: id.to_owned() })
         }
+        Setting::ScsiSize(_) => return Err(DocumentError::Missing { feature: Feature::DiskResize, why: NO_RESIZE }),
         Setting::VsmbFiles(share) => Host::of("Update", path::VSMB_SHARES.into()).with(&vsmb_settings(share)?),
     })
 }
@@ -143,6 +144,9 @@ fn scsi_settings(disk: &ScsiAttachment) -> Result<schema::Attachment, DocumentEr
         ScsiKind::VirtualDisk => "VirtualDisk",
         ScsiKind::PassThrough => "PassThru",
     };
+    if disk.settings != ScsiSettings::default() {
+        return Err(DocumentError::Missing { feature: Feature::DiskSettings, why: FROM_THE_IMAGE });
+    }
     let path = win_path("disk", &disk.path)?;
     Ok(schema::Attachment { kind, path: path.as_str().to_owned(), read_only: disk.read_only })
 }
@@ -256,6 +260,10 @@ fn limit_settings(limits: CpuLimits) -> schema::CpuLimits {
     schema::CpuLimits { limit, weight, reservation, maximum_frequency_mhz }
 }
 
+/// Why nothing else can be said of a disk.
+pub(crate) const FROM_THE_IMAGE: &str = "the Host Compute Service takes them from the image";
+/// Why a disk stays as large as it is.
+pub(crate) const NO_RESIZE: &str = "the Host Compute Service cannot do it";
 /// What a VM joins to be in no group.
 const NO_CPU_GROUP: &str = "00000000-0000-0000-0000-000000000000";
 
@@ -285,6 +293,7 @@ mod tests {
             path: r"C:\d.vhdx".into(),
             kind: ScsiKind::VirtualDisk,
             read_only: true,
+            settings: ScsiSettings::default(),
         });
         let path = "VirtualMachine/Devices/Scsi/0/Attachments/63";
         assert_eq!(
@@ -298,7 +307,7 @@ mod tests {
     #[test]
     fn d1_a_layer_is_what_its_extension_says_in_any_case() {
         for (path, format) in [(r"C:\l.vhd", "Vhd1"), (r"C:\l.VhdX", "Vhdx"), (r"C:\vhdx", "Vhd1")] {
-            let layer = Device::Vpmem(VpmemDevice { slot: 1, path: path.into() });
+            let layer = Device::Vpmem(VpmemDevice::new(1, path));
             assert_eq!(request(&Change::Add(layer))["Settings"]["ImageFormat"], format, "{path}");
         }
     }

@@ -8,7 +8,7 @@ use uvm_hcs::{WinPath, WindowsBuild};
 use uvm_platform::Port;
 use uvm_platform::requests::{
     Change, CpuGroup, CpuLimits, Device, HvSocketService, MappedPipe, MemorySize, NetworkAdapter, PciAssignment,
-    Plan9Export, ScsiAttachment, ScsiKind, ScsiSlot, Setting, VpmemDevice, VsmbExport, VsmbOptions,
+    Plan9Export, ScsiAttachment, ScsiKind, ScsiSettings, ScsiSlot, Setting, VpmemDevice, VsmbExport, VsmbOptions,
 };
 use uvm_platform::{HvSocketServiceConfig, HvSocketServiceId};
 use uvm_wire::RawJson;
@@ -103,7 +103,7 @@ impl Case<'_> {
             "Share" | "AddVSMB" => Device::Vsmb(self.vsmb()),
             "AddEndpointsToNS" => Device::Network(self.adapter()),
             "AssignDevice" => Device::Pci(self.pci()),
-            "AddPipe" => Device::Pipe(MappedPipe { path: self.arg("hostPath").into() }),
+            "AddPipe" => Device::Pipe(MappedPipe { path: self.arg("hostPath").into(), port: None }),
             "UpdateHvSocketService" | "RemoveHvSocketService" => Device::HvSocketService(self.service()),
             other => panic!("{other} plugs in nothing"),
         }
@@ -131,12 +131,13 @@ impl Case<'_> {
         let (controller, lun) = self.place("Scsi/").split_once("/Attachments/").expect("a place");
         let slot = ScsiSlot { controller: controller.parse().expect("a number"), lun: lun.parse().expect("a number") };
         let kind = if self.call() == "AddSCSI" { ScsiKind::VirtualDisk } else { ScsiKind::PassThrough };
-        ScsiAttachment { slot, path: self.arg("hostPath").into(), kind, read_only: self.flag("readOnly") }
+        let settings = ScsiSettings::default();
+        ScsiAttachment { slot, path: self.arg("hostPath").into(), kind, read_only: self.flag("readOnly"), settings }
     }
 
     fn layer(&self) -> VpmemDevice {
         let slot = self.place("VirtualPMem/Devices/").parse().expect("a number");
-        VpmemDevice { slot, path: self.arg("hostPath").into() }
+        VpmemDevice::new(slot, self.arg("hostPath"))
     }
 
     /// A file is shared by its directory, which is named with a separator at its end.
@@ -214,7 +215,12 @@ impl Case<'_> {
     }
 
     fn pci(&self) -> PciAssignment {
-        PciAssignment { channel: self.place("VirtualPci/").into(), device: self.arg("deviceID"), virtual_function: 0 }
+        PciAssignment {
+            channel: self.place("VirtualPci/").into(),
+            device: self.arg("deviceID"),
+            virtual_function: 0,
+            port: None,
+        }
     }
 
     fn service(&self) -> HvSocketService {

@@ -126,7 +126,7 @@ async fn every_wait_has_a_deadline_that_names_what_was_waited_for() {
     plant("pause_system");
     assert_eq!(waited(vm.pause().await), (service("pause it"), 10));
     plant("modify_system");
-    let pipe = Change::Add(Device::Pipe(MappedPipe { path: r"\\.\pipe\p".into() }));
+    let pipe = Change::Add(Device::Pipe(MappedPipe { path: r"\\.\pipe\p".into(), port: None }));
     assert_eq!(waited(vm.change(pipe, None).await), (service("add a device to it"), 10));
     plant("get_properties");
     assert_eq!(waited(vm.properties().await.map(drop)), (service("read its properties"), 10));
@@ -350,7 +350,7 @@ async fn the_service_does_what_it_holds_the_guest_connection_for() {
     let (vm, _events) = create(&host, &lcow()).await;
     host.take_calls();
     let json = |text: &str| RawJson::parse(text).expect("JSON");
-    let pipe = Change::Add(Device::Pipe(MappedPipe { path: r"\\.\pipe\p".into() }));
+    let pipe = Change::Add(Device::Pipe(MappedPipe { path: r"\\.\pipe\p".into(), port: None }));
     vm.change(pipe, Some(json(r#"{"a":1}"#))).await.expect("changed");
     vm.guest_request(json(r#"{"b":2}"#)).await.expect("sent");
     let calls = host.take_calls();

@@ -172,7 +172,7 @@ fn busybox_target(path: &str) -> String {
 /// The agent's place.
 const INIT: &str = "init";
 /// Other names of the agent, under which the original's command lines start it.
-const AGENT_NAMES: &[&str] = &["bin/gcs", "bin/vsockexec"];
+const AGENT_NAMES: &[&str] = &["bin/gcs", "bin/vsockexec", "bin/uvm-enter"];
 
 const DIRECTORIES: &[(&str, u32)] = &[
     ("bin", 0o755),

@@ -47,7 +47,7 @@ fn it_holds_agent_tools_modules_and_little_else() {
     let listing: Vec<_> = entries.iter().map(|(path, (mode, _))| format!("{mode:o} {path}")).collect();
     let modules = format!("lib/modules/{RELEASE}");
     let expected = format!(
-        "40755 bin|100755 bin/busybox|120777 bin/gcs|120777 bin/ls|120777 bin/sh|120777 bin/vsockexec|40755 dev|\
+        "40755 bin|100755 bin/busybox|120777 bin/gcs|120777 bin/ls|120777 bin/sh|120777 bin/uvm-enter|120777 bin/vsockexec|40755 dev|\
          20600 dev/console|20666 dev/null|40755 etc|100644 etc/group|100644 etc/hosts|100644 etc/passwd|\
          100644 etc/profile|100644 etc/shells|40755 etc/udhcpc|100755 etc/udhcpc/default.script|\
          100644 etc/uvm-release|100755 init|40755 lib|40755 lib/modules|40755 {modules}|40755 {modules}/kernel|\

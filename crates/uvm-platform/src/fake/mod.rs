@@ -52,6 +52,7 @@ pub enum Fault {
 pub struct FakePlatform {
     capabilities: Arc<Capabilities>,
     processors: u32,
+    reaches_pipes: bool,
     script: GuestScript,
     shared: Arc<Mutex<Shared>>,
     census: Census,
@@ -85,6 +86,7 @@ impl FakePlatform {
         Self {
             capabilities: Arc::new(Capabilities::all("fake")),
             processors: 8,
+            reaches_pipes: true,
             script: Arc::new(|_| Box::pin(std::future::pending())),
             shared: Arc::default(),
             census: Census::default(),
@@ -113,6 +115,13 @@ impl FakePlatform {
     #[must_use]
     pub fn with_processors(mut self, processors: u32) -> Self {
         self.processors = processors;
+        self
+    }
+
+    /// The same host, whose guests do not reach pipes by themselves.
+    #[must_use]
+    pub fn with_carried_pipes(mut self) -> Self {
+        self.reaches_pipes = false;
         self
     }
 

@@ -241,6 +241,10 @@ impl PlatformVm for FakeVm {
         self.host.guest_connection().is_ok()
     }
 
+    fn guest_reaches_pipes(&self) -> bool {
+        self.host.reaches_pipes
+    }
+
     fn pass_on<'a>(&'a self, request: &'a str) -> BoxFuture<'a, Result<(), PlatformError>> {
         Box::pin(async move { self.host.call(&format!("pass on {request}")).await })
     }
@@ -327,6 +331,7 @@ fn name_of(change: &Change) -> String {
         Change::Update(Setting::CpuLimits(_)) => "update cpu limits".into(),
         Change::Update(Setting::CpuGroup(_)) => "update cpu group".into(),
         Change::Update(Setting::VsmbFiles(_)) => "update vsmb files".into(),
+        Change::Update(Setting::ScsiSize(_)) => "update scsi size".into(),
     }
 }
 

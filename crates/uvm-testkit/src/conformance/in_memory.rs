@@ -26,7 +26,7 @@ impl Host for InMemory {
 
     fn ways(&self) -> Ways {
         let is_fake = self.0 == Kind::Fake;
-        Ways { guest_combines_layers: true, gates_sockets: is_fake, removes_sockets: is_fake }
+        Ways { gates_sockets: is_fake, removes_sockets: is_fake }
     }
 
     fn create(&self, wanted: Wanted) -> BoxFuture<'_, TestResult<Created>> {
@@ -40,8 +40,13 @@ impl Host for InMemory {
                 GuestOs::Windows => host.create_wcow(wanted.name).await?,
             };
             let guest = tokio::spawn(guest::live(host.guest_end(&vm), wanted.os));
-            let things =
-                Things { directory: host.directory(), file: host.file(), nowhere: host.path("there-is-no-such-file") };
+            let things = Things {
+                directory: host.directory(),
+                file: host.file(),
+                nowhere: host.path("there-is-no-such-file"),
+                devices: [r"PCIP\VEN_1", r"PCIP\VEN_2"].map(str::to_owned),
+                pipe: r"\\.\pipe\conformance".into(),
+            };
             let gone = move || -> BoxFuture<'static, TestResult> {
                 Box::pin(async move {
                     // One of a VM that never ran waits for its power.

@@ -96,13 +96,15 @@ pub struct Things {
     pub file: PathBuf,
     /// Nothing is there.
     pub nowhere: PathBuf,
+    /// A named pipe, or a Unix socket.
+    pub pipe: PathBuf,
+    /// Two PCI devices, as the host or a careless caller spells them.
+    pub devices: [String; 2],
 }
 
 /// What hosts and their guests do in ways of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ways {
-    /// The guest puts layers over each other.
-    pub guest_combines_layers: bool,
     /// The host knows itself what no service allows, and refuses a listener there.
     pub gates_sockets: bool,
     /// The device for virtual sockets can be taken out.

@@ -1,8 +1,7 @@
 //! What is plugged into a VM that runs: shared, counted, released, refused.
 
 use uvm::{
-    Endpoint, ErrorKind, Plan9ShareOptions, ProcessExit, ResourceError, ScsiDisk, ScsiMount, UvmError, VmAccess,
-    VsmbOptions,
+    Endpoint, ErrorKind, Plan9ShareOptions, ResourceError, ScsiDisk, ScsiMount, UvmError, VmAccess, VsmbOptions,
 };
 use uvm_platform::Feature;
 
@@ -70,7 +69,18 @@ pub(super) async fn layers_of_memory_are_shared_and_counted(vm: &Subject) -> Tes
     not_attached("a second release", two.release().await)?;
     vm.remove_vpmem(&things.file).await?;
     not_attached("what was removed by its path", one.release().await)?;
-    not_attached("a layer that is gone", vm.remove_vpmem(&things.file).await)
+    not_attached("a layer that is gone", vm.remove_vpmem(&things.file).await)?;
+    // Its place is free; and with its file closed on removal it is the same to the guest.
+    let again = vm.add_vpmem(&things.file).await?;
+    assert_eq!((again.slot(), again.guest_path().as_deref()), (Some(0), Some("/run/layers/p0")));
+    let error = failure("otherwise", vm.add_closing_vpmem(&things.file).await)?;
+    assert!(matches!(resource(&error), ResourceError::AttachedOtherwise { .. }), "{error:?}");
+    again.release().await?;
+    let closing = vm.add_closing_vpmem(&things.file).await?;
+    let shared = vm.add_vpmem(&things.file).await?;
+    assert_eq!((closing.slot(), shared.guest_path().as_deref()), (Some(0), Some("/run/layers/p0")));
+    closing.release().await?;
+    Ok(shared.release().await?)
 }
 
 pub(super) async fn directories_are_each_a_share_of_their_own(vm: &Subject) -> TestResult {
@@ -98,25 +108,26 @@ pub(super) async fn directories_are_each_a_share_of_their_own(vm: &Subject) -> T
 }
 
 pub(super) async fn pipes_are_shared_and_counted(vm: &Subject) -> TestResult {
-    const PIPE: &str = r"\\.\pipe\conformance";
-    let Some(one) = vm.if_it_can(Feature::Pipes, vm.add_pipe(PIPE).await)? else {
-        return not_attached("a pipe that could not be had", vm.remove_pipe(PIPE).await);
+    let pipe = &vm.things().pipe;
+    let Some(one) = vm.if_it_can(Feature::Pipes, vm.add_pipe(pipe).await)? else {
+        return not_attached("a pipe that could not be had", vm.remove_pipe(pipe).await);
     };
-    let two = vm.add_pipe(PIPE).await?;
+    let two = vm.add_pipe(pipe).await?;
     one.release().await?;
     not_attached("a second release", one.release().await)?;
-    vm.remove_pipe(PIPE).await?;
+    vm.remove_pipe(pipe).await?;
     not_attached("what was removed by its path", two.release().await)?;
-    not_attached("a pipe that is gone", vm.remove_pipe(PIPE).await)
+    not_attached("a pipe that is gone", vm.remove_pipe(pipe).await)
 }
 
 pub(super) async fn devices_are_shared_and_counted(vm: &Subject) -> TestResult {
-    let Some(one) = vm.if_it_can(Feature::PciDevices, vm.assign_device(r"PCIP\VEN_1").await)? else { return Ok(()) };
+    let [first, second] = &vm.things().devices;
+    let Some(one) = vm.if_it_can(Feature::PciDevices, vm.assign_device(first).await)? else { return Ok(()) };
     // Spelt otherwise, it is the same.
-    let two = vm.assign_device(r"pcip\ven_1").await?;
+    let two = vm.assign_device(&first.to_lowercase()).await?;
     assert_eq!(one.vmbus_guid(), two.vmbus_guid());
     assert!(one.vmbus_instance_id().contains(one.vmbus_guid()));
-    let other = vm.assign_device(r"PCIP\VEN_2").await?;
+    let other = vm.assign_device(second).await?;
     assert_ne!(one.vmbus_guid(), other.vmbus_guid());
     for device in [one, two, other] {
         device.release().await?;
@@ -154,24 +165,20 @@ pub(super) async fn networks_come_and_go(vm: &Subject) -> TestResult {
 }
 
 pub(super) async fn combined_layers_are_each_their_own(vm: &Subject) -> TestResult {
-    let layers = ["/run/layers/p0".to_owned()];
-    let combine = || vm.combine_layers_lcow(&layers, "/run/scratch", "/run/rootfs");
-    let combined = combine().await;
-    if !vm.ways().guest_combines_layers {
-        let error = failure("layers", combined)?;
-        assert!(matches!(resource(&error), ResourceError::Guest(_)), "{error:?}");
-        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}");
-        // It goes on.
-        assert_eq!(vm.output(&["true"]).await?.exit, ProcessExit::Code(0));
-        return not_attached("layers that could not be had", vm.remove_combined_layers("/run/rootfs").await);
-    }
-    let (one, two) = (combined?, combine().await?);
-    assert_eq!(one.root(), "/run/rootfs");
-    // The last one goes first.
+    let Some(layer) = vm.if_it_can(Feature::Vpmem, vm.add_vpmem(&vm.things().file).await)? else { return Ok(()) };
+    let layers = [layer.guest_path().ok_or("the layer has no path")?];
+    let one = vm.combine_layers_lcow(&layers, "/run/scratch", "/run/rootfs").await?;
+    let two = vm.combine_layers_lcow(&layers, "/run/else/scratch", "/run/else/rootfs").await?;
+    assert_eq!((one.root(), two.root()), ("/run/rootfs", "/run/else/rootfs"));
     vm.remove_combined_layers("/run/rootfs").await?;
-    not_attached("what was removed by its root", two.release().await)?;
-    one.release().await?;
-    not_attached("layers that are gone", vm.remove_combined_layers("/run/rootfs").await)
+    not_attached("what was removed by its root", one.release().await)?;
+    not_attached("layers that are gone", vm.remove_combined_layers("/run/rootfs").await)?;
+    // The other is another; and what is gone can be had again.
+    let again = vm.combine_layers_lcow(&layers, "", "/run/rootfs").await?;
+    two.release().await?;
+    not_attached("a second release", two.release().await)?;
+    again.release().await?;
+    Ok(layer.release().await?)
 }
 
 pub(super) async fn what_only_windows_guests_have_is_refused(vm: &Subject) -> TestResult {

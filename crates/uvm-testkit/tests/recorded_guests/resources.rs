@@ -35,7 +35,7 @@ async fn refused(vm: &UtilityVm, request: Modification, words: &str) {
 pub(crate) async fn modify(vm: UtilityVm) -> TestResult {
     let resource = Resource::Other { resource_type: "NoSuchThing".into(), settings: Some(RawJson::parse("{}")?) };
     refused(&vm, Modification::add(resource), "invalid ResourceType 'NoSuchThing'").await;
-    let device = VpciDevice { vmbus_guid: "d0a3cf1b-4a6a-4d4c-a9a4-3f1b9b2f0001".into() };
+    let device = VpciDevice { vmbus_guid: "d0a3cf1b-4a6a-4d4c-a9a4-3f1b9b2f0001".into(), port: String::new() };
     refused(&vm, Modification::remove(Resource::VpciDevice(device)), "RequestType \"Remove\" is not supported").await;
 
     let script = "mkdir -p /run/wt/a /run/wt/b /run/wt/s; \

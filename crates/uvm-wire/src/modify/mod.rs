@@ -16,7 +16,10 @@ use crate::object::{Word, words};
 
 pub use network::{IpConfig, NetworkAdapter, Route, VpciDevice};
 pub use policy::{ContainerConstraints, SecurityPolicy, SecurityPolicyFragment};
-pub use storage::{CombinedLayers, DeviceMapping, Layer, MappedDirectory, MappedVirtualDisk, ScsiDevice, VpmemDevice};
+pub use storage::{
+    CombinedLayers, DeviceMapping, DiskSize, Layer, MOUNT_OPTIONS, MappedDirectory, MappedSocket, MappedVirtualDisk,
+    SOCKET_REACHED, ScsiDevice, VpmemDevice,
+};
 pub use windows::{
     HvSocketAddresses, NamespaceResource, WindowsMappedDirectory, WindowsMappedVirtualDisk, WindowsNetworkAdapter,
     WindowsNetworkNamespace, WindowsResource,
@@ -65,8 +68,12 @@ pub enum Resource {
     MappedVirtualDisk(MappedVirtualDisk),
     /// A SCSI disk to unplug. Newer agents (2023-05).
     ScsiDevice(ScsiDevice),
+    /// The size of a SCSI disk. Ours.
+    DiskSize(DiskSize),
     /// A 9P share.
     MappedDirectory(MappedDirectory),
+    /// A Unix socket of the host. Ours.
+    MappedSocket(MappedSocket),
     /// A memory-backed disk, and its mount.
     VpmemDevice(VpmemDevice),
     /// An overlay of layers.
@@ -126,12 +133,13 @@ impl Modification {
         let allowed: &[RequestType] = match &self.resource {
             Resource::MappedVirtualDisk(_)
             | Resource::MappedDirectory(_)
+            | Resource::MappedSocket(_)
             | Resource::VpmemDevice(_)
             | Resource::CombinedLayers(_)
             | Resource::Network(_) => &[Add, Remove],
             Resource::ScsiDevice(_) => &[Remove],
             Resource::VpciDevice(_) => &[Add],
-            Resource::PodCgroupMemoryLimit => &[Update],
+            Resource::PodCgroupMemoryLimit | Resource::DiskSize(_) => &[Update],
             // These have one meaning whatever the request type.
             Resource::ContainerConstraints(_) | Resource::SecurityPolicy(_) | Resource::SecurityPolicyFragment(_) => {
                 return Ok(());
@@ -205,7 +213,9 @@ macro_rules! linux_resources {
 linux_resources! {
     "MappedVirtualDisk" => MappedVirtualDisk(MappedVirtualDisk);
     "SCSIDevice" => ScsiDevice(ScsiDevice);
+    "DiskSize" => DiskSize(DiskSize);
     "MappedDirectory" => MappedDirectory(MappedDirectory);
+    "MappedSocket" => MappedSocket(MappedSocket);
     "VPMemDevice" => VpmemDevice(VpmemDevice);
     "CombinedLayers" => CombinedLayers(CombinedLayers);
     "Network" => Network(NetworkAdapter);
@@ -259,7 +269,8 @@ mod tests {
             r#"{"resourcetype":"VPCIDevice","requesttype":null,"settings":{"vmbusguid":"g"}}"#,
             r#"{"Settings":{"VMBusGUID":"g"},"RequestType":"","ResourceType":"VPCIDevice"}"#,
         ] {
-            let expected = Modification::add(Resource::VpciDevice(VpciDevice { vmbus_guid: "g".into() }));
+            let expected =
+                Modification::add(Resource::VpciDevice(VpciDevice { vmbus_guid: "g".into(), port: String::new() }));
             assert_eq!(read(text).unwrap(), expected, "{text}");
         }
     }
@@ -278,7 +289,14 @@ mod tests {
     #[test]
     fn settings_of_the_wrong_shape_do_not_decode() {
         let names = ["MappedVirtualDisk", "SCSIDevice", "MappedDirectory", "VPMemDevice", "CombinedLayers", "Network"];
-        let more = ["VPCIDevice", "ContainerConstraints", "SecurityPolicy", "SecurityPolicyFragment"];
+        let more = [
+            "MappedSocket",
+            "DiskSize",
+            "VPCIDevice",
+            "ContainerConstraints",
+            "SecurityPolicy",
+            "SecurityPolicyFragment",
+        ];
         for name in names.into_iter().chain(more) {
             for settings in [r#","Settings":7"#, r#","Settings":[]"#, r#","Settings":null"#, ""] {
                 let error = read(&format!(r#"{{"ResourceType":"{name}"{settings}}}"#)).unwrap_err();
@@ -313,6 +331,7 @@ mod tests {
             (Resource::MappedVirtualDisk(MappedVirtualDisk::default()), "Add Remove"),
             (Resource::ScsiDevice(ScsiDevice::default()), "Remove"),
             (Resource::MappedDirectory(MappedDirectory::default()), "Add Remove"),
+            (Resource::MappedSocket(MappedSocket::default()), "Add Remove"),
             (Resource::VpmemDevice(VpmemDevice::default()), "Add Remove"),
             (Resource::CombinedLayers(CombinedLayers::default()), "Add Remove"),
             (Resource::Network(NetworkAdapter::default()), "Add Remove"),
@@ -321,6 +340,7 @@ mod tests {
             (Resource::SecurityPolicy(SecurityPolicy::default()), "Add Remove Update PreAdd Xyz"),
             (Resource::SecurityPolicyFragment(SecurityPolicyFragment::default()), "Add Remove Update PreAdd Xyz"),
             (Resource::PodCgroupMemoryLimit, "Update"),
+            (Resource::DiskSize(DiskSize::default()), "Update"),
         ];
         for (resource, allowed) in resources {
             for word in ["Add", "Remove", "Update", "PreAdd", "Xyz"] {

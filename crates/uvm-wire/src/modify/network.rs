@@ -67,5 +67,8 @@ omitting_object! {
     pub struct VpciDevice {
         /// The GUID of its channel.
         pub vmbus_guid: String = "VMBusGUID",
+        /// Ours: the PCI address of the port that it is plugged into, where there are no channels. For agents that say
+        /// [`pci_ports`](crate::negotiate::GuestDefinedCapabilities::pci_ports).
+        pub port: String = "Port",
     }
 }

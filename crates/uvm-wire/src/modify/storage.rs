@@ -21,7 +21,8 @@ omitting_object! {
         pub partition: u64 = "Partition",
         /// Put dm-crypt on it. Newer agents (2021-09).
         pub encrypted: bool = "Encrypted",
-        /// Propagation flags (`shared`, `rslave`, ...); others have no effect. Newer agents (2021-04).
+        /// Propagation flags (`shared`, `rslave`, ...); others have no effect. Newer agents (2021-04). Agents of this project
+        /// take all [`MOUNT_OPTIONS`].
         pub options: Vec<String> = "Options",
         /// Make `mount_path` a link to the device instead of a mount. Newer agents (2024-06).
         pub block_dev: bool = "BlockDev",
@@ -31,6 +32,44 @@ omitting_object! {
         pub ensure_filesystem: bool = "EnsureFilesystem",
         /// `ext4` or `xfs`; empty: `ext4`. Newer agents (2023-05).
         pub filesystem: String = "Filesystem",
+    }
+}
+
+/// What may stand in [`MappedVirtualDisk::options`] for an agent of this project. Others have no effect, as in the originals.
+pub const MOUNT_OPTIONS: [&str; 17] = [
+    "shared",
+    "rshared",
+    "slave",
+    "rslave",
+    "private",
+    "rprivate",
+    "unbindable",
+    "runbindable",
+    "nosuid",
+    "nodev",
+    "noexec",
+    "noatime",
+    "nodiratime",
+    "relatime",
+    "strictatime",
+    "sync",
+    "discard",
+];
+
+omitting_object! {
+    /// The size that a SCSI disk of a Linux guest has on the host by now. An extension of ours, for agents that say
+    /// [`disk_sizes`](crate::negotiate::GuestDefinedCapabilities::disk_sizes).
+    ///
+    /// `Update` has the kernel look at the disk, and waits until it has that size.
+    pub struct DiskSize {
+        /// The controller.
+        pub controller: u8 = "Controller",
+        /// The LUN.
+        pub lun: u8 = "Lun",
+        /// The size in bytes.
+        pub bytes: u64 = "Bytes",
+        /// Where the disk's file system is mounted that is to grow with it; empty: none is.
+        pub grow: String = "Grow",
     }
 }
 
@@ -63,7 +102,27 @@ omitting_object! {
 }
 
 omitting_object! {
+    /// A Unix socket of the host, offered in a Linux guest. An extension of ours: for agents that say
+    /// [`mapped_sockets`](crate::negotiate::GuestDefinedCapabilities::mapped_sockets).
+    ///
+    /// The agent listens at `mount_path` and dials `port` for each connection. The host sends [`SOCKET_REACHED`] once it
+    /// has reached its socket, and resets the stream where it has not; from then on the stream carries the connection's
+    /// bytes in both directions. `Remove` ends the listening.
+    pub struct MappedSocket {
+        /// Where the guest's programs connect: an absolute path that is free.
+        pub mount_path: String = "MountPath",
+        /// The host's port; as one of a socket alone, it also tells sockets apart.
+        pub port: u32 = "Port",
+    }
+}
+
+/// The first byte on the stream of a connection to a [`MappedSocket`], from the host: the socket was reached.
+pub const SOCKET_REACHED: u8 = 1;
+
+omitting_object! {
     /// A memory-backed disk of a Linux guest, and its read-only mount.
+    ///
+    /// The last key is an extension of ours. It is left out unless set, and guests that do not know it read past it.
     pub struct VpmemDevice {
         /// The device: `/dev/pmem<n>`.
         pub device_number: u32 = "DeviceNumber",
@@ -73,6 +132,9 @@ omitting_object! {
         pub mapping_info: Option<DeviceMapping> = "MappingInfo",
         /// Deprecated, ignored by guests.
         pub verity_info: Option<RawJson> = "VerityInfo",
+        /// Ours: where the device is, whatever its number: slot and function on each PCI bus from the root on, in
+        /// hexadecimal, as `12.0/03.0`. The guest lets go of it on `Remove`, and takes it again on the next `Add`.
+        pub pci_path: String = "PciPath",
     }
 }
 

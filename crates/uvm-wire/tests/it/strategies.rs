@@ -13,9 +13,9 @@ use uvm_wire::execute::{
     ConsoleSize, ExecuteProcess, ExecuteProcessReply, ExecuteSettings, HvSocketStdio, ProcessParameters, VsockStdio,
 };
 use uvm_wire::modify::{
-    CombinedLayers, ContainerConstraints, DeviceMapping, IpConfig, Layer, MappedDirectory, MappedVirtualDisk,
-    Modification, ModifySettings, NetworkAdapter, RequestType, Resource, Route, ScsiDevice, SecurityPolicy,
-    SecurityPolicyFragment, VpciDevice, VpmemDevice,
+    CombinedLayers, ContainerConstraints, DeviceMapping, DiskSize, IpConfig, Layer, MappedDirectory, MappedSocket,
+    MappedVirtualDisk, Modification, ModifySettings, NetworkAdapter, RequestType, Resource, Route, ScsiDevice,
+    SecurityPolicy, SecurityPolicyFragment, VpciDevice, VpmemDevice,
 };
 use uvm_wire::negotiate::{Capabilities, GuestDefinedCapabilities, NegotiateProtocol, NegotiateProtocolReply};
 use uvm_wire::notification::{ExitType, Operation};
@@ -130,12 +130,12 @@ fn schema_version() -> impl Strategy<Value = SchemaVersion> {
 prop_compose! {
     pub(crate) fn negotiate_reply()(
         version in any::<u32>(),
-        flags in any::<[bool; 15]>(),
+        flags in any::<[bool; 18]>(),
         supported_schema_versions in vec(schema_version(), 0..3),
         runtime_os_type in text(),
         uvm_agent_version in text(),
     ) -> NegotiateProtocolReply {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o] = flags;
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, mapped_sockets, disk_sizes, virtio_fs, pci_ports] = flags;
         let guest_defined = GuestDefinedCapabilities {
             namespace_add_request: a,
             signal_process: b,
@@ -146,7 +146,10 @@ prop_compose! {
             host_process_container: g,
             external_process_signal: h,
             exit_detail: i,
-            virtio_fs: o,
+            mapped_sockets,
+            disk_sizes,
+            virtio_fs,
+            pci_ports,
             uvm_agent_version,
         };
         let capabilities = Capabilities {
@@ -335,12 +338,13 @@ prop_compose! {
         mount_path in text(),
         mapping in option::of(any::<(u64, u64)>()),
         verity_info in option::of(raw()),
+        pci_path in text(),
     ) -> VpmemDevice {
         let mapping_info = mapping.map(|(device_offset_bytes, device_size_bytes)| DeviceMapping {
             device_offset_bytes,
             device_size_bytes,
         });
-        VpmemDevice { device_number, mount_path, mapping_info, verity_info }
+        VpmemDevice { device_number, mount_path, mapping_info, verity_info, pci_path }
     }
 }
 
@@ -399,10 +403,16 @@ fn resource() -> impl Strategy<Value = Resource> {
         disk().prop_map(Resource::MappedVirtualDisk).boxed(),
         any::<(u8, u8)>().prop_map(|(controller, lun)| Resource::ScsiDevice(ScsiDevice { controller, lun })).boxed(),
         directory().prop_map(Resource::MappedDirectory).boxed(),
+        (any::<(u8, u8, u64)>(), text())
+            .prop_map(|((controller, lun, bytes), grow)| Resource::DiskSize(DiskSize { controller, lun, bytes, grow }))
+            .boxed(),
+        (text(), any::<u32>())
+            .prop_map(|(mount_path, port)| Resource::MappedSocket(MappedSocket { mount_path, port }))
+            .boxed(),
         vpmem().prop_map(Resource::VpmemDevice).boxed(),
         layers().prop_map(Resource::CombinedLayers).boxed(),
         adapter().prop_map(Resource::Network).boxed(),
-        text().prop_map(|vmbus_guid| Resource::VpciDevice(VpciDevice { vmbus_guid })).boxed(),
+        (text(), text()).prop_map(|(vmbus_guid, port)| Resource::VpciDevice(VpciDevice { vmbus_guid, port })).boxed(),
         (option::of(raw()), option::of(raw()))
             .prop_map(|(windows, linux)| Resource::ContainerConstraints(ContainerConstraints { windows, linux }))
             .boxed(),

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::{MAX_SCSI_CONTROLLERS, MAX_VPMEM_COUNT, MemoryMib};
+use super::{MAX_PCI_PORTS, MAX_SCSI_CONTROLLERS, MAX_VPMEM_COUNT, MemoryMib};
 
 /// What is wrong with options. Nothing was made.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +34,12 @@ pub enum OptionsError {
     /// More SCSI controllers than a VM can have.
     #[error("{count} SCSI controllers: 0 to {MAX_SCSI_CONTROLLERS} are allowed")]
     TooManyScsiControllers {
+        /// The number given.
+        count: u32,
+    },
+    /// More ports for PCI devices than a VM can have.
+    #[error("{count} PCI ports: 0 to {MAX_PCI_PORTS} are allowed")]
+    TooManyPciPorts {
         /// The number given.
         count: u32,
     },

@@ -5,13 +5,16 @@ use uvm_platform::{Feature, Platform, UvmId};
 use uvm_wire::ports::{ENTROPY_PORT, LOG_PORT};
 
 use super::shared::{Memory, Processors};
-use super::{BootPlan, KernelBoot, LcowOptions, MAX_SCSI_CONTROLLERS, MAX_VPMEM_COUNT, OptionsError};
+use super::{BootPlan, KernelBoot, LcowOptions, MAX_PCI_PORTS, MAX_SCSI_CONTROLLERS, MAX_VPMEM_COUNT, OptionsError};
 
 impl LcowOptions {
     /// Checks what the types cannot. The host checks what it lacks.
     pub(crate) fn check(&self) -> Result<(), OptionsError> {
         if self.scsi_controllers > MAX_SCSI_CONTROLLERS {
             return Err(OptionsError::TooManyScsiControllers { count: self.scsi_controllers });
+        }
+        if self.pci_ports > MAX_PCI_PORTS {
+            return Err(OptionsError::TooManyPciPorts { count: self.pci_ports });
         }
         if self.vpmem_devices > MAX_VPMEM_COUNT {
             return Err(OptionsError::TooManyVpmemDevices { count: self.vpmem_devices });
@@ -83,6 +86,7 @@ impl LcowOptions {
         spec.graphics_console = self.graphics_console;
         spec.scsi_controllers = self.scsi_controllers;
         spec.virtual_sockets = self.virtual_sockets;
+        spec.pci_ports = self.pci_ports;
         spec.vpmem = VpmemSpec { count: self.vpmem_devices, size_bytes: self.vpmem_size_bytes };
         spec.storage_qos = StorageQos {
             iops_maximum: self.storage_qos_iops_maximum,
@@ -144,6 +148,7 @@ mod tests {
     #[test]
     fn numbers_out_of_range_are_told_with_both_numbers() {
         assert_eq!(refused(|o| o.scsi_controllers = 5), "5 SCSI controllers: 0 to 4 are allowed");
+        assert_eq!(refused(|o| o.pci_ports = 9), "9 PCI ports: 0 to 8 are allowed");
         assert_eq!(refused(|o| o.vpmem_devices = 129), "129 VPMem devices: 0 to 128 are allowed");
         assert_eq!(
             refused(|o| o.vpmem_size_bytes = 4097),

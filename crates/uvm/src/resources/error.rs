@@ -13,6 +13,9 @@ pub enum ResourceError {
     /// The VM has no SCSI controller. Nothing was changed.
     #[error("no SCSI controllers configured for this utility VM")]
     NoScsiControllers,
+    /// The VM has no port that PCI devices are plugged into. Nothing was changed.
+    #[error("no PCI ports configured for this utility VM")]
+    NoPciPorts,
     /// All places for such a thing are taken. Nothing was changed.
     #[error("no available location: all {count} {what} are taken")]
     NoAvailableLocation {
@@ -69,6 +72,12 @@ pub enum ResourceError {
         what: &'static str,
         /// The guest's system.
         os: &'static str,
+    },
+    /// The agent in the guest has no such thing, as one of the original has not. Nothing was changed.
+    #[error("not supported by the agent in the guest: {what}")]
+    NotForThisAgent {
+        /// What was asked for.
+        what: &'static str,
     },
     /// Something given cannot be used. Nothing was changed.
     #[error("{what} {value:?}: {allowed}")]

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{mpsc, oneshot};
 use uvm_platform::UvmId;
 
-use super::{Count, Plan, ResourceError, Waiter};
+use super::{Attached, Count, Plan, ResourceError, Waiter, Wanted};
 use crate::error::UvmError;
 use crate::vm::{Refusal, Request, plugged};
 
@@ -56,6 +56,28 @@ impl Held {
             }
             fail(error)
         })
+    }
+
+    /// Has the thing changed to what is wanted, for all who have it.
+    pub(crate) async fn change(&self, intent: &'static str, wanted: Wanted) -> Result<(), UvmError> {
+        let fail = |source| UvmError::Resource {
+            id: self.vm.clone(),
+            intent,
+            what: self.what.clone(),
+            source: Box::new(source),
+        };
+        if self.is_released.load(Ordering::Acquire) {
+            return Err(fail(ResourceError::NotAttached));
+        }
+        let closed = || UvmError::Refused { id: self.vm.clone(), intent: "change something of", why: Refusal::Closed };
+        let requests = self.requests.upgrade().ok_or_else(closed)?;
+        let (reply, answer) = oneshot::channel();
+        let request = plugged::Request::Attach { wanted, waiter: Waiter::attach(reply) };
+        requests.send(Request::Plugged(request)).map_err(|_| closed())?;
+        let Attached { count, .. } = answer.await.map_err(|_| closed())?.map_err(fail)?;
+        // Who asks for a change has one count more when it is made.
+        give_back(&self.requests, count, None);
+        Ok(())
     }
 
     /// The count, which is now another's to give back.

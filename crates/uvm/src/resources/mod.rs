@@ -8,9 +8,10 @@
 //! | `table` | what is asked for, matched with what is there; places |
 //! | `waiter` | who waits for a thing or its end, and what is given back after that |
 //! | `held` | a caller's count of a thing |
-//! | `scsi`, `vpmem`, `plan9`, `virtio_fs`, `vsmb`, `pipe`, `layers`, `vpci`, `network`, `share` | the kinds |
+//! | `scsi`, `disk_options`, `resize`, `vpmem`, `plan9`, `virtio_fs`, `vsmb`, `pipe`, `layers`, `vpci`, `network`, `share` | the kinds |
 
 mod counts;
+mod disk_options;
 mod effect;
 mod error;
 mod held;
@@ -21,6 +22,7 @@ mod pipe;
 mod places;
 mod plan;
 mod plan9;
+mod resize;
 mod scsi;
 mod share;
 mod table;
@@ -30,15 +32,17 @@ mod vpmem;
 mod vsmb;
 mod waiter;
 
+pub use disk_options::{FileSystem, ScsiDisk};
 pub use error::ResourceError;
 pub use layers::CombinedLayers;
 pub use network::NetworkEndpoints;
 pub use pipe::{ContainerPipeMapping, PipeMount, is_pipe};
 pub use plan9::{Plan9Share, Plan9ShareOptions};
-pub use scsi::{ScsiDisk, ScsiMount};
+pub use resize::Grow;
+pub use scsi::ScsiMount;
 pub use share::{Share, ShareKind, ShareOptions, ShareWay};
 pub use vpci::VpciDevice;
-pub use vpmem::VpmemMount;
+pub use vpmem::{LayerMechanism, VpmemMount};
 pub use vsmb::VsmbShare;
 
 pub(crate) use effect::{Effect, EntryId};

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use uvm_platform::requests::{Change, Device, VmAccess};
 use uvm_platform::{Deadlines, PlatformError, PlatformVm};
-use uvm_wire::modify::{Modification, ModifySettings};
+use uvm_wire::modify::{Modification, ModifySettings, Resource};
 use uvm_wire::{ContainerId, RawJson};
 
-use super::{ResourceError, network};
+use super::{ResourceError, network, vpmem};
 use crate::bridge::BridgeError;
 use crate::vm::Guest;
 use crate::vm::on_host;
@@ -39,8 +39,8 @@ pub(crate) struct Plan {
 pub(crate) struct Step {
     /// How it is removed from then on.
     pub(crate) to: Plan,
-    /// The host's half, and how it is taken back.
-    pub(crate) host: Option<(Change, Change)>,
+    /// The host's half, and how it is taken back, if it is.
+    pub(crate) host: Option<(Change, Option<Change>)>,
     /// The guest's half.
     pub(crate) guest: Option<Modification>,
 }
@@ -85,6 +85,28 @@ pub(crate) enum Connection {
     None,
 }
 
+impl Connection {
+    /// What the guest's agent would have to be able to do for this resource, if it is not.
+    fn lacks(&self, resource: &Resource) -> Option<&'static str> {
+        let Self::Library(guest) = self else { return None };
+        let can = &guest.capabilities.guest_defined;
+        match resource {
+            // Whether newer ones do is not said; those of January 2021 would do something else than what is asked.
+            Resource::MappedVirtualDisk(disk) if can.update_container => {
+                let more = disk.partition != 0
+                    || disk.block_dev
+                    || disk.ensure_filesystem
+                    || !(disk.options.is_empty() && disk.filesystem.is_empty());
+                more.then_some("partitions, other file systems, mount options and links to disks")
+            }
+            Resource::VpciDevice(device) if !device.port.is_empty() && !can.pci_ports => Some("PCI devices in ports"),
+            Resource::DiskSize(_) if !can.disk_sizes => Some("new sizes of disks"),
+            Resource::MappedSocket(_) if !can.mapped_sockets => Some("sockets of the host"),
+            _ => None,
+        }
+    }
+}
+
 /// Whom to ask, and how long to wait.
 #[derive(Clone)]
 pub(crate) struct Ends {
@@ -99,6 +121,9 @@ impl Ends {
         let tells = plan.guest_before.is_some() || plan.guest_add.is_some();
         if tells && matches!(self.connection, Connection::None) {
             return Err(clean(ResourceError::NoGuestConnection));
+        }
+        if let Some(what) = plan.guest_add.as_ref().and_then(|add| self.connection.lacks(&add.resource)) {
+            return Err(clean(ResourceError::NotForThisAgent { what }));
         }
         if let Some((path, access)) = &plan.grant {
             self.host("let it open a file", self.vm.grant(path, *access)).await.map_err(clean)?;
@@ -138,7 +163,7 @@ impl Ends {
             return passed.map_err(|error| AttachFailed { error, is_left: false });
         }
         let Some(modification) = plan.guest_add.as_ref().filter(|_| along.is_none()) else { return Ok(()) };
-        let Err(error) = self.guest(modification).await else { return Ok(()) };
+        let Err(error) = self.guest(&self.placed(plan, modification)).await else { return Ok(()) };
         if plan.guest_before.is_some() || matches!(error, BridgeError::Timeout { .. }) {
             self.take_back(plan).await;
         }
@@ -182,11 +207,14 @@ impl Ends {
         if step.guest.is_some() && matches!(self.connection, Connection::None) {
             return Err(ResourceError::NoGuestConnection);
         }
+        if let Some(what) = step.guest.as_ref().and_then(|change| self.connection.lacks(&change.resource)) {
+            return Err(ResourceError::NotForThisAgent { what });
+        }
         let along = self.along(step.guest.as_ref());
         match (&step.host, &along) {
             (Some((change, back)), _) => {
                 if let Err(error) = self.change(change, along.as_ref()).await {
-                    if is_unclear(&error) {
+                    if let Some(back) = back.as_ref().filter(|_| is_unclear(&error)) {
                         // What was not answered may have been done, or never will be: then this fails, too.
                         let _ = self.change(back, None).await;
                     }
@@ -198,7 +226,7 @@ impl Ends {
         }
         let Some(modification) = step.guest.as_ref().filter(|_| along.is_none()) else { return Ok(()) };
         let Err(error) = self.guest(modification).await else { return Ok(()) };
-        if let Some((_, back)) = &step.host
+        if let Some((_, Some(back))) = &step.host
             && let Err(e) = self.change(back, None).await
         {
             tracing::warn!(error = crate::error::chain(&e), "a change that the guest would not have stays on the host");
@@ -209,11 +237,20 @@ impl Ends {
     /// The guest's half of removing it, as it is to be told now.
     async fn guest_remove(&self, plan: &Plan) -> Result<Option<Modification>, ResourceError> {
         let (Some(id), Some(otherwise)) = (&plan.namespace, &plan.guest_remove) else {
-            return Ok(plan.guest_remove.clone());
+            return Ok(plan.guest_remove.as_ref().map(|told| self.placed(plan, told)));
         };
         let network = self.vm.network().map_err(ResourceError::Host)?;
         let looked = self.host("look at a network namespace for", network.namespace(id)).await?;
         Ok(Some(network::namespace_removed(looked.as_deref(), otherwise)))
+    }
+
+    /// What the guest is told of a thing, as the host has put it there: known from the host's half on, until that is undone.
+    fn placed(&self, plan: &Plan, told: &Modification) -> Modification {
+        let place = match &plan.device {
+            Some(Device::Vpmem(layer)) => self.vm.layer_place(layer.slot),
+            _ => None,
+        };
+        place.map_or_else(|| told.clone(), |place| vpmem::placed(told, place))
     }
 
     /// The guest's half, if it goes along with the host's.
@@ -242,7 +279,7 @@ impl Ends {
     /// nothing of it, or does not answer, cannot be helped: nothing else will have the same name.
     async fn take_back(&self, plan: &Plan) {
         let Some(remove) = &plan.guest_remove else { return };
-        if let Err(e) = self.tell(remove).await {
+        if let Err(e) = self.tell(&self.placed(plan, remove)).await {
             tracing::debug!(error = crate::error::chain(&e), "what the guest was told is not taken back");
         }
     }

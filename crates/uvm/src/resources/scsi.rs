@@ -1,11 +1,13 @@
 //! SCSI disks: an image, or a disk of the host, at a controller and a LUN, mounted in the guest or only there.
 
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
-use uvm_platform::requests::{Device, ScsiAttachment, ScsiKind, ScsiSlot, VmAccess};
+use uvm_platform::requests::{Device, ScsiAttachment, ScsiSettings, ScsiSlot, VmAccess};
 use uvm_wire::modify::{MappedVirtualDisk, Modification, Resource, WindowsMappedVirtualDisk, WindowsResource};
 use uvm_wire::negotiate::GuestOs;
 
+use super::disk_options::{FileSystem, ScsiDisk};
 use super::places::Places;
 use super::table::{Fit, Place};
 use super::{EntryId, Held, Key, Limits, Plan, ResourceError, Step, Wanted};
@@ -15,68 +17,8 @@ use crate::vm::UtilityVm;
 /// Disks of one controller.
 pub(crate) const LUNS: u32 = 64;
 
-/// A SCSI disk to add.
-///
-/// On QEMU its format is what the name says (`.qcow2`, `.vhd`, `.vhdx`, else raw), and the owner of the VM opens it,
-/// whatever `access` says.
-///
-/// ```no_run
-/// use uvm::{ScsiDisk, UtilityVm};
-///
-/// # async fn example(vm: UtilityVm) -> Result<(), uvm::UvmError> {
-/// let disk = vm.add_scsi(&ScsiDisk::new("/images/data.img").with_guest_path("/data")).await?;
-/// // Processes in the guest use /data.
-/// disk.release().await
-/// # }
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ScsiDisk {
-    /// The image, or the host's disk.
-    pub host_path: PathBuf,
-    /// Where the guest mounts it; `None`: it is only attached.
-    pub guest_path: Option<String>,
-    /// The guest cannot write.
-    pub read_only: bool,
-    /// Whom the host opens the file to. Default: nobody, the caller sees to it.
-    pub access: VmAccess,
-    /// What it is on the host. Default: an image.
-    pub kind: ScsiKind,
-}
-
-impl ScsiDisk {
-    /// A disk image, writable, only attached.
-    pub fn new(host_path: impl Into<PathBuf>) -> Self {
-        let access = VmAccess::Noop;
-        Self { host_path: host_path.into(), guest_path: None, read_only: false, access, kind: ScsiKind::VirtualDisk }
-    }
-
-    /// A physical disk of the host, writable, only attached; the host opens it to this VM.
-    pub fn physical(host_path: impl Into<PathBuf>) -> Self {
-        Self { kind: ScsiKind::PassThrough, access: VmAccess::Individual, ..Self::new(host_path) }
-    }
-
-    /// Mounted there in the guest.
-    #[must_use]
-    pub fn with_guest_path(self, path: impl Into<String>) -> Self {
-        Self { guest_path: Some(path.into()).filter(|path| !path.is_empty()), ..self }
-    }
-
-    /// Not writable.
-    #[must_use]
-    pub fn read_only(self) -> Self {
-        Self { read_only: true, ..self }
-    }
-
-    /// Opened to those.
-    #[must_use]
-    pub fn with_access(self, access: VmAccess) -> Self {
-        Self { access, ..self }
-    }
-}
-
-pub(super) fn check(limits: &Limits) -> Result<(), ResourceError> {
-    if limits.scsi_controllers == 0 { Err(ResourceError::NoScsiControllers) } else { Ok(()) }
+pub(super) fn check(disk: &ScsiDisk, limits: &Limits) -> Result<(), ResourceError> {
+    if limits.scsi_controllers == 0 { Err(ResourceError::NoScsiControllers) } else { disk.check(limits.os) }
 }
 
 pub(super) fn plan(disk: &ScsiDisk, places: &Places<EntryId>, limits: &Limits) -> Result<(Plan, Place), ResourceError> {
@@ -88,7 +30,8 @@ pub(super) fn plan(disk: &ScsiDisk, places: &Places<EntryId>, limits: &Limits) -
 /// A disk in this place.
 pub(super) fn attached_at(disk: &ScsiDisk, place: u32, limits: &Limits) -> Plan {
     let slot = ScsiSlot { controller: byte(place / LUNS), lun: byte(place % LUNS) };
-    let attachment = ScsiAttachment { slot, path: disk.host_path.clone(), kind: disk.kind, read_only: disk.read_only };
+    let (path, settings) = (disk.host_path.clone(), disk.settings.clone());
+    let attachment = ScsiAttachment { slot, path, kind: disk.kind, read_only: disk.read_only, settings };
     whole(disk, attachment, limits)
 }
 
@@ -101,22 +44,29 @@ fn whole(disk: &ScsiDisk, attachment: ScsiAttachment, limits: &Limits) -> Plan {
     let (guest_path, os) = (disk.guest_path.as_deref(), limits.os);
     let grant = (disk.access != VmAccess::Noop).then(|| (disk.host_path.clone(), disk.access));
     let hears = guest_path.is_some() || limits.looks_for_disks;
-    let guest_add = hears.then(|| Modification::add(guest_disk(&attachment, guest_path, disk.read_only, os)));
+    let guest_add = hears.then(|| Modification::add(guest_disk(disk, attachment.slot, os)));
     // A Linux guest is always told, to let go of the disk; a Windows guest only of a mount.
     let tells = guest_path.is_some() || os == GuestOs::Linux;
-    let guest_remove = tells.then(|| Modification::remove(guest_disk(&attachment, guest_path, false, os)));
+    let bare = ScsiDisk { guest_path: disk.guest_path.clone(), block_device: disk.block_device, ..ScsiDisk::new("") };
+    let guest_remove = tells.then(|| Modification::remove(guest_disk(&bare, attachment.slot, os)));
     Plan { grant, device: Some(Device::Scsi(attachment)), guest_add, guest_remove, ..Plan::default() }
 }
 
-fn guest_disk(disk: &ScsiAttachment, guest_path: Option<&str>, read_only: bool, os: GuestOs) -> Resource {
-    let path = guest_path.unwrap_or_default().to_owned();
-    let ScsiSlot { controller, lun } = disk.slot;
+/// The guest's half of a disk at this place.
+fn guest_disk(disk: &ScsiDisk, slot: ScsiSlot, os: GuestOs) -> Resource {
+    let path = disk.guest_path.clone().unwrap_or_default();
+    let ScsiSlot { controller, lun } = slot;
     match os {
         GuestOs::Linux => Resource::MappedVirtualDisk(MappedVirtualDisk {
             mount_path: path,
             lun,
             controller,
-            read_only,
+            read_only: disk.read_only,
+            partition: disk.partition.map_or(0, NonZeroU64::get),
+            options: disk.mount_options.clone(),
+            block_dev: disk.block_device,
+            ensure_filesystem: disk.ensure_file_system,
+            filesystem: disk.file_system.map(FileSystem::name).unwrap_or_default().to_owned(),
             ..MappedVirtualDisk::default()
         }),
         GuestOs::Windows => Resource::Windows(WindowsResource::MappedVirtualDisk(WindowsMappedVirtualDisk {
@@ -137,9 +87,18 @@ pub(super) fn fit(disk: &ScsiDisk, plan: &Plan, limits: &Limits) -> Result<Fit, 
     if there.kind != disk.kind {
         return otherwise(format!("{:?}, asked for {:?}", there.kind, disk.kind));
     }
+    if let Some(how) = differs(&there.settings, &disk.settings) {
+        return otherwise(how);
+    }
     match (guest_path(plan), &disk.guest_path) {
         (_, None) => Ok(Fit::AsIs),
-        (Some(mounted), Some(wanted)) if mounted == wanted => Ok(Fit::AsIs),
+        (Some(mounted), Some(wanted)) if mounted == wanted => {
+            let asked = guest_disk(disk, there.slot, limits.os);
+            match plan.guest_add.as_ref().map(|add| &add.resource) {
+                Some(as_it_is) if *as_it_is != asked => otherwise(format!("mounted at {mounted:?} in another way")),
+                _ => Ok(Fit::AsIs),
+            }
+        }
         (Some(mounted), Some(wanted)) => otherwise(format!("mounted at {mounted:?}, asked for at {wanted:?}")),
         (None, Some(_)) => {
             let mut to = whole(disk, there.clone(), limits);
@@ -149,6 +108,20 @@ pub(super) fn fit(disk: &ScsiDisk, plan: &Plan, limits: &Limits) -> Result<Fit, 
             Ok(Fit::After(Box::new(Step { to, host: None, guest })))
         }
     }
+}
+
+/// How what is asked for differs from what is there; what is not said does not.
+fn differs(there: &ScsiSettings, asked: &ScsiSettings) -> Option<String> {
+    fn of<T: PartialEq + std::fmt::Debug>(what: &str, there: Option<&T>, asked: Option<&T>) -> Option<String> {
+        let asked = asked.filter(|asked| there != Some(asked))?;
+        Some(match there {
+            Some(there) => format!("with {what} {there:?}, asked for with {asked:?}"),
+            None => format!("without a {what} of its own, asked for with {asked:?}"),
+        })
+    }
+    of("format", there.format.as_ref(), asked.format.as_ref())
+        .or_else(|| of("serial number", there.serial.as_ref(), asked.serial.as_ref()))
+        .or_else(|| of("block size", there.block_size.as_ref(), asked.block_size.as_ref()))
 }
 
 /// Where the guest has mounted it.
@@ -165,7 +138,7 @@ fn guest_path(plan: &Plan) -> Option<&str> {
 /// A SCSI disk that is attached. Dropping it gives it back in the background; the last one detaches the disk.
 #[derive(Debug)]
 pub struct ScsiMount {
-    held: Held,
+    pub(super) held: Held,
 }
 
 impl ScsiMount {
@@ -267,7 +240,9 @@ mod tests {
     fn d39_a_windows_guest_hears_nothing_of_a_disk_it_never_mounted() {
         let slot = ScsiSlot { controller: 0, lun: 3 };
         let plan = |disk: ScsiDisk, os| {
-            let attachment = ScsiAttachment { slot, path: disk.host_path.clone(), kind: disk.kind, read_only: false };
+            let plain = attached_at(&disk, 3, &Limits::of_windows(Path::new("scratch")));
+            let Some(Device::Scsi(attachment)) = plain.device else { panic!("a disk") };
+            assert_eq!(attachment.slot, slot);
             whole(&disk, attachment, &Limits { os, ..Limits::of_windows(Path::new("scratch")) })
         };
         let bare = || ScsiDisk::new(r"C:\d.vhdx");

@@ -7,6 +7,7 @@ use uvm_platform::spec::RootFs;
 use uvm_platform::{PlatformError, PlatformVm};
 use uvm_wire::negotiate::GuestOs;
 
+use super::disk_options::ScsiDisk;
 use super::effect::{Effect, EntryId, Kept};
 use super::machine::Machine;
 use super::places::Places;
@@ -14,7 +15,7 @@ use super::plan::{AttachFailed, DetachFailed, Plan, Step};
 use super::waiter::{Count, GivenBack, Waiter};
 use crate::options::LcowOptions;
 
-use super::{ResourceError, layers, network, pipe, plan9, scsi, share, virtio_fs, vpci, vpmem, vsmb};
+use super::{ResourceError, layers, network, pipe, plan9, resize, scsi, share, virtio_fs, vpci, vpmem, vsmb};
 
 /// What tells things apart: who asks for one with the same key asks for the same. Paths are as the host compares them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,13 +45,14 @@ pub(crate) enum Key {
 /// What is asked for.
 #[derive(Clone, Debug)]
 pub(crate) enum Wanted {
-    Scsi(scsi::ScsiDisk),
+    Scsi(ScsiDisk),
+    Resize(resize::Resize),
     Vpmem(vpmem::Layer),
     Plan9(plan9::Plan9ShareOptions),
     VirtioFs(virtio_fs::DirectoryShare),
     Vsmb(vsmb::Part),
     Mapped(share::Mapped),
-    Pipe(PathBuf),
+    Pipe(pipe::Offered),
     Layers(layers::Overlay),
     Pci(vpci::Assignment),
     Network(network::Part),
@@ -70,6 +72,10 @@ pub(crate) struct Limits {
     pub(crate) scsi_controllers: u32,
     /// The guest has to look for a disk that is only attached.
     pub(crate) looks_for_disks: bool,
+    /// The guest reaches pipes of the host by itself.
+    pub(crate) reaches_pipes: bool,
+    /// Where PCI devices are plugged in, by the guest's addresses; `None`: anywhere.
+    pub(crate) pci_ports: Option<Vec<String>>,
     pub(crate) vpmem_devices: u32,
     pub(crate) vpmem_size_bytes: u64,
     /// The disk it booted from, which has the first memory-backed device.
@@ -85,6 +91,8 @@ impl Limits {
             os: GuestOs::Windows,
             scsi_controllers: 1,
             looks_for_disks: false,
+            reaches_pipes: true,
+            pci_ports: None,
             vpmem_devices: 0,
             vpmem_size_bytes: 0,
             root_disk: None,
@@ -104,6 +112,8 @@ impl Limits {
             os: GuestOs::Linux,
             scsi_controllers: options.scsi_controllers,
             looks_for_disks: false,
+            reaches_pipes: true,
+            pci_ports: None,
             vpmem_devices: options.vpmem_devices,
             vpmem_size_bytes: options.vpmem_size_bytes,
         }
@@ -119,10 +129,12 @@ pub(crate) struct Table {
     pub(super) limits: Limits,
     pub(super) scsi: Places<EntryId>,
     pub(super) vpmem: Places<EntryId>,
+    pci: Places<EntryId>,
     next_plan9: u64,
     next_virtio_fs: u64,
     next_vsmb: u64,
     next_mapped: u64,
+    next_pipe: u32,
     next_layers: u64,
 }
 
@@ -138,13 +150,17 @@ pub(super) enum Fit {
 pub(super) enum Place {
     Scsi(u32),
     Vpmem(u32),
+    Pci(u32),
     None,
 }
 
 impl Table {
     pub(crate) fn new(vm: Arc<dyn PlatformVm>, limits: Limits) -> Self {
         let looks_for_disks = limits.os == GuestOs::Linux && !vm.guest_notices_disks();
-        let limits = Limits { looks_for_disks, ..limits };
+        let limits =
+            Limits { looks_for_disks, reaches_pipes: vm.guest_reaches_pipes(), pci_ports: vm.pci_ports(), ..limits };
+        let pci =
+            Places::new(limits.pci_ports.as_ref().map_or(0, |ports| u32::try_from(ports.len()).unwrap_or(u32::MAX)));
         let scsi = Places::new(limits.scsi_controllers * scsi::LUNS);
         let vpmem = Places::new(limits.vpmem_devices);
         let (root_disk, scratch_disk) = (limits.root_disk.clone(), limits.scratch_disk.clone());
@@ -154,10 +170,12 @@ impl Table {
             limits,
             scsi,
             vpmem,
+            pci,
             next_plan9: 0,
             next_virtio_fs: 0,
             next_vsmb: 1,
             next_mapped: 0,
+            next_pipe: 0,
             next_layers: 0,
         };
         if let Some(path) = root_disk {
@@ -167,7 +185,7 @@ impl Table {
         }
         if let Some(path) = scratch_disk {
             let key = Key::Scsi(table.path(&path));
-            let plan = scsi::attached_at(&scsi::ScsiDisk::new(path), 0, &table.limits);
+            let plan = scsi::attached_at(&ScsiDisk::new(path), 0, &table.limits);
             let id = table.machine.pin(key, plan, "its guest writes to it");
             table.scsi.take(0, id);
         }
@@ -187,6 +205,7 @@ impl Table {
                 match place {
                     Place::Scsi(place) => self.scsi.take(place, id),
                     Place::Vpmem(place) => self.vpmem.take(place, id),
+                    Place::Pci(place) => self.pci.take(place, id),
                     Place::None => {}
                 }
                 vec![effect]
@@ -197,9 +216,10 @@ impl Table {
     fn look(&mut self, wanted: &Wanted) -> Result<Found, ResourceError> {
         let key = match wanted {
             Wanted::Scsi(disk) => {
-                scsi::check(&self.limits)?;
+                scsi::check(disk, &self.limits)?;
                 Key::Scsi(self.path(&disk.host_path))
             }
+            Wanted::Resize(resize) => resize.disk.clone(),
             Wanted::Vpmem(layer) => {
                 vpmem::check(&self.limits)?;
                 Key::Vpmem(self.path(&layer.host_path))
@@ -220,13 +240,12 @@ impl Table {
                 self.next_mapped += 1;
                 Key::Mapped(self.next_mapped)
             }
-            Wanted::Pipe(path) => Key::Pipe(self.path(path)),
+            Wanted::Pipe(pipe) => Key::Pipe(self.path(&pipe.host_path)),
             Wanted::Layers(overlay) => {
                 self.next_layers += 1;
                 Key::Layers(overlay.root.clone(), self.next_layers)
             }
-            // Instance paths differ in case only by who wrote them down.
-            Wanted::Pci(assignment) => Key::Pci(assignment.device.to_lowercase()),
+            Wanted::Pci(assignment) => vpci::key(&assignment.device, &self.limits),
             Wanted::Network(part) => {
                 if let Key::Adapter { namespace, .. } = &part.key
                     && self.adapters(namespace).is_none()
@@ -246,15 +265,14 @@ impl Table {
             }
             let fit = match wanted {
                 Wanted::Scsi(disk) => scsi::fit(disk, plan, &self.limits)?,
+                Wanted::Resize(resize) => Fit::After(Box::new(resize::step(resize, plan, &self.limits)?)),
                 Wanted::Vsmb(part) => vsmb::fit(part, plan, |path| self.path(path))?,
                 Wanted::Network(part) => network::fit(part)?,
-                Wanted::Vpmem(_)
-                | Wanted::Plan9(_)
-                | Wanted::VirtioFs(_)
-                | Wanted::Mapped(_)
-                | Wanted::Pipe(_)
-                | Wanted::Layers(_)
-                | Wanted::Pci(_) => Fit::AsIs,
+                Wanted::Pipe(pipe) => pipe::fit(pipe, plan)?,
+                Wanted::Vpmem(layer) => vpmem::fit(layer, plan)?,
+                Wanted::Plan9(_) | Wanted::VirtioFs(_) | Wanted::Mapped(_) | Wanted::Layers(_) | Wanted::Pci(_) => {
+                    Fit::AsIs
+                }
             };
             return Ok(match fit {
                 Fit::AsIs => Found::Same(id, part),
@@ -263,6 +281,7 @@ impl Table {
         }
         let (plan, place) = match wanted {
             Wanted::Scsi(disk) => scsi::plan(disk, &self.scsi, &self.limits)?,
+            Wanted::Resize(_) => return Err(ResourceError::NotAttached),
             Wanted::Vpmem(layer) => vpmem::plan(layer, &self.vpmem, &self.limits)?,
             Wanted::Plan9(share) => {
                 let Key::Plan9(number) = key else { return Err(ResourceError::NotAttached) };
@@ -278,9 +297,14 @@ impl Table {
                 (vsmb::plan(part, self.next_vsmb - 1), Place::None)
             }
             Wanted::Mapped(mapped) => (share::plan(mapped), Place::None),
-            Wanted::Pipe(path) => (pipe::plan(path), Place::None),
+            Wanted::Pipe(pipe) => {
+                let plan = pipe::plan(pipe, self.next_pipe, |path| self.path(path), &self.limits)?;
+                // What comes late over a port of an earlier pipe is not for this one.
+                self.next_pipe = self.next_pipe.wrapping_add(1);
+                (plan, Place::None)
+            }
             Wanted::Layers(overlay) => (layers::plan(overlay), Place::None),
-            Wanted::Pci(assignment) => (vpci::plan(assignment, &self.limits), Place::None),
+            Wanted::Pci(assignment) => vpci::plan(assignment, &self.pci, &self.limits)?,
             Wanted::Network(part) => ((*part.plan).clone(), Place::None),
         };
         Ok(Found::New { key, part, plan: Box::new(plan), place })
@@ -386,12 +410,14 @@ impl Table {
     pub(crate) fn freed(&mut self, id: EntryId) {
         self.scsi.leave(&id);
         self.vpmem.leave(&id);
+        self.pci.leave(&id);
     }
 
     /// The VM is gone, and everything with it. Gives who still waits.
     pub(crate) fn clear(&mut self) -> Vec<Waiter> {
         self.scsi = Places::new(self.scsi.count());
         self.vpmem = Places::new(self.vpmem.count());
+        self.pci = Places::new(self.pci.count());
         self.machine.clear()
     }
 }

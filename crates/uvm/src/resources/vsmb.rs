@@ -80,7 +80,7 @@ pub(super) fn without(file: &Key, plan: &Plan, path: impl Fn(&Path) -> String) -
 fn change(there: &VsmbExport, allowed_files: Vec<PathBuf>) -> Step {
     let to = VsmbExport { allowed_files, ..there.clone() };
     let update = |export: &VsmbExport| Change::Update(Setting::VsmbFiles(export.clone()));
-    Step { host: Some((update(&to), update(there))), to: whole(to), guest: None }
+    Step { host: Some((update(&to), Some(update(there)))), to: whole(to), guest: None }
 }
 
 /// The options by name, as far as they are on.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use tokio::sync::oneshot::error::RecvError;
-use tokio::sync::{mpsc, oneshot};
-use uvm_platform::requests::HostFile;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use uvm_platform::requests::{Device, HostFile};
 use uvm_platform::{PlatformError, PlatformVm};
 
 use super::driver::{self, Driver, on_host};
@@ -44,11 +44,18 @@ pub(crate) struct Plugged {
     connection: GuestConnection,
     /// Counts that were given back while the VM was starting.
     later: Vec<Request>,
+    /// Who may add or remove a layer: a guest takes such devices one after the other, and whoever waits there for its own
+    /// has a limit that counts from then on.
+    layer_turns: Arc<Semaphore>,
 }
+
+/// Layers that are added or removed at a time: enough to keep guest and host busy, and few enough that none waits for long.
+const LAYERS_AT_A_TIME: usize = 8;
 
 impl Plugged {
     pub(crate) fn new(vm: &Arc<dyn PlatformVm>, limits: Limits, connection: GuestConnection) -> Self {
-        Self { table: Table::new(Arc::clone(vm), limits), connection, later: Vec::new() }
+        let layer_turns = Arc::new(Semaphore::new(LAYERS_AT_A_TIME));
+        Self { table: Table::new(Arc::clone(vm), limits), connection, later: Vec::new(), layer_turns }
     }
 }
 
@@ -115,16 +122,22 @@ impl Driver {
             let table = &mut self.plugged.table;
             match effect {
                 Effect::Attach(id, plan) => {
-                    let ends = self.ends();
-                    self.operate(async move { Report::Attached(id, ends.attach(&plan).await) });
+                    let (ends, turn) = (self.ends(), self.turn_of(&plan));
+                    self.operate(async move {
+                        let _turn = turn.await;
+                        Report::Attached(id, ends.attach(&plan).await)
+                    });
                 }
                 Effect::Change(id, step) => {
                     let ends = self.ends();
                     self.operate(async move { Report::Changed(id, ends.change_to(&step).await) });
                 }
                 Effect::Detach(id, plan, progress) => {
-                    let ends = self.ends();
-                    self.operate(async move { Report::Detached(id, ends.detach(&plan, progress).await) });
+                    let (ends, turn) = (self.ends(), self.turn_of(&plan));
+                    self.operate(async move {
+                        let _turn = turn.await;
+                        Report::Detached(id, ends.detach(&plan, progress).await)
+                    });
                 }
                 Effect::Grant(id, part, waiter) => effects.extend(table.grant(Count { id, part }, waiter)),
                 Effect::Fail(waiter, error) => effects.extend(table.give_back(waiter.fail(*error))),
@@ -133,6 +146,14 @@ impl Driver {
                 Effect::Freed(id) => table.freed(id),
             }
         }
+    }
+
+    /// Waits for the turn of an operation; most need none.
+    fn turn_of(&self, plan: &Plan) -> impl Future<Output = Option<OwnedSemaphorePermit>> + use<> {
+        let is_layer = matches!(plan.device, Some(Device::Vpmem(_)));
+        let turns = is_layer.then(|| Arc::clone(&self.plugged.layer_turns));
+        // Nobody closes it.
+        async move { turns?.acquire_owned().await.ok() }
     }
 
     fn ends(&self) -> Ends {

@@ -122,6 +122,10 @@ fn word(modification: &Modification) -> String {
             format!("{verb} device {} {}", share.tag, share.mount_path)
         }
         Resource::MappedDirectory(share) => format!("{verb} share {} {}", share.share_name, share.mount_path),
+        Resource::DiskSize(size) => {
+            format!("{verb} size {}:{} {} {}", size.controller, size.lun, size.bytes, size.grow)
+        }
+        Resource::MappedSocket(socket) => format!("{verb} socket {} {:#x}", socket.mount_path, socket.port),
         Resource::CombinedLayers(layers) => format!("{verb} layers {}", layers.container_root_path),
         Resource::VpciDevice(_) => format!("{verb} device"),
         other => format!("{verb} {other:?}"),

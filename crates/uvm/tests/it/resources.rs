@@ -14,7 +14,7 @@ use uvm_testkit::guest::Guest;
 use crate::obedient::{Obedient, asked, boot};
 use crate::support::{Played, TestResult, chain, poll_once, settle};
 
-fn source(error: &UvmError) -> &ResourceError {
+pub(crate) fn source(error: &UvmError) -> &ResourceError {
     match error {
         UvmError::Resource { source, .. } => source,
         other => panic!("{other}"),
@@ -106,6 +106,29 @@ async fn d43_d44_two_disks_attach_at_the_same_time() -> TestResult {
     let (one, two) = tokio::join!(played.vm.add_scsi(&a), played.vm.add_scsi(&b));
     assert_ne!(one?.lun(), two?.lun());
     assert!(began.elapsed() < Duration::from_secs(5), "of the paused clock: they overlap");
+    played.close().await
+}
+
+/// A guest takes layers one after the other: of many, none may wait there for longer than it is given.
+#[tokio::test(start_paused = true)]
+async fn layers_attach_a_few_at_a_time() -> TestResult {
+    let (played, _guest) = boot().await?;
+    let dir = tempfile::tempdir()?;
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..9 {
+        played.host.plant("add vpmem", 0, Fault::Slow(Duration::from_secs(3)));
+        let (vm, path) = (played.vm.clone(), dir.path().join(number.to_string()));
+        std::fs::write(&path, "x")?;
+        tasks.spawn(async move { vm.add_vpmem(path).await });
+    }
+    let began = tokio::time::Instant::now();
+    let mut layers = Vec::new();
+    while let Some(layer) = tasks.join_next().await {
+        layers.push(layer??);
+        let turn = if layers.len() <= 8 { 3..5 } else { 6..8 };
+        assert!(turn.contains(&began.elapsed().as_secs()), "{} after {:?}", layers.len(), began.elapsed());
+    }
+    drop(layers);
     played.close().await
 }
 

@@ -29,7 +29,7 @@ pub(crate) async fn refused(vm: &UtilityVm, disk: &ScsiDisk) -> String {
 }
 
 /// The guest's device of a disk.
-async fn device(vm: &UtilityVm, disk: &ScsiMount) -> TestResult<String> {
+pub(crate) async fn device(vm: &UtilityVm, disk: &ScsiMount) -> TestResult<String> {
     let (controller, lun) = disk.controller().zip(disk.lun()).ok_or("not attached")?;
     let name = sh(vm, &format!("ls /sys/bus/scsi/devices/*:0:{controller}:{lun}/block")).await?;
     Ok(format!("/dev/{}", name.trim()))
@@ -184,7 +184,7 @@ async fn a_disk_that_is_in_use_stays_and_goes_later() -> TestResult {
 
 /// Whether an error tells of the end of the VM: as that, as that of the connection to its guest, which comes first, or as that
 /// of what was asked too late.
-fn is_of_an_ended_vm(error: &UvmError) -> bool {
+pub(crate) fn is_of_an_ended_vm(error: &UvmError) -> bool {
     let said = chain(error);
     matches!(error.kind(), ErrorKind::Exited | ErrorKind::WrongState)
         || said.contains("has ended")

@@ -11,7 +11,7 @@ use crate::disks::{disks_in, refused, sh};
 use crate::images::Images;
 
 /// How many descriptors a process has open.
-fn descriptors(process: u32) -> TestResult<usize> {
+pub(crate) fn descriptors(process: u32) -> TestResult<usize> {
     Ok(std::fs::read_dir(format!("/proc/{process}/fd"))?.count())
 }
 

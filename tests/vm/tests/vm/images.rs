@@ -48,7 +48,8 @@ impl Images {
         match kind {
             "ext4" => {
                 self.raw(name, 16)?;
-                tool("mkfs.ext4", [word("-q"), word("-d"), content, path])?;
+                // The block size of larger ones, and the only one that is read without copies.
+                tool("mkfs.ext4", [word("-q"), word("-b"), word("4096"), word("-d"), content, path])?;
             }
             "xfs" => {
                 // Its least size. What is to be in it is told by a file.

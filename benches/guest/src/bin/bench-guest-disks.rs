@@ -1,0 +1,96 @@
+//! A guest that finds disks and mounts them, and unmounts them and lets go of them, as it is told, and nothing else.
+//!
+//! An order is a line: `ID add CONTROLLER LUN PATH` or `ID remove CONTROLLER LUN PATH`; its answer is `ID ok` or `ID`
+//! and what went wrong. Each order is carried out by a thread of its own.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use uvm_bench_guest::{CONTROL_PORT, load_boot_modules, load_modules, mount_devices, open_port, pid_1};
+
+uvm_bench_guest::in_the_agents_place!();
+
+/// How long a disk may take to show up.
+const SHOWS_UP_WITHIN: Duration = Duration::from_secs(60);
+/// There is a thread for each order.
+const STACK: usize = 64 * 1024;
+
+fn main() {
+    pid_1(serve);
+}
+
+fn serve() -> io::Result<()> {
+    load_boot_modules()?;
+    mount_devices()?;
+    load_modules("scsi")?;
+    load_modules("ext4")?;
+    let host = adapter()?;
+    let port = open_port(CONTROL_PORT)?;
+    let answers = Arc::new(Mutex::new(port.try_clone()?));
+    answer(&answers, "ready ok")?;
+    for line in BufReader::new(port).lines() {
+        let (line, answers) = (line?, Arc::clone(&answers));
+        thread::Builder::new().stack_size(STACK).spawn(move || {
+            let (id, order) = line.split_once(' ').unwrap_or((&line, ""));
+            let outcome = carry_out(host, order).map_or_else(|e| e.to_string(), |()| "ok".to_owned());
+            // The host's end is closed when it has what it wants.
+            let _ = answer(&answers, &format!("{id} {outcome}"));
+        })?;
+    }
+    Ok(())
+}
+
+fn answer(port: &Mutex<File>, line: &str) -> io::Result<()> {
+    port.lock().unwrap_or_else(PoisonError::into_inner).write_all(format!("{line}\n").as_bytes())
+}
+
+fn adapter() -> io::Result<u32> {
+    let began = Instant::now();
+    loop {
+        let hosts = fs::read_dir("/sys/class/scsi_host").into_iter().flatten().flatten();
+        let numbers = hosts.filter_map(|host| host.file_name().to_str()?.strip_prefix("host")?.parse().ok());
+        match numbers.min() {
+            Some(number) => return Ok(number),
+            None if began.elapsed() < SHOWS_UP_WITHIN => thread::sleep(Duration::from_millis(1)),
+            None => return Err(io::Error::other("there is no SCSI adapter")),
+        }
+    }
+}
+
+fn carry_out(host: u32, order: &str) -> io::Result<()> {
+    let words: Vec<&str> = order.split(' ').collect();
+    let [verb, controller, lun, path] = words.as_slice() else {
+        return Err(io::Error::other(format!("{order:?} is no order")));
+    };
+    let place = PathBuf::from(format!("/sys/bus/scsi/devices/{host}:0:{controller}:{lun}"));
+    match *verb {
+        "add" => {
+            fs::write(format!("/sys/class/scsi_host/host{host}/scan"), format!("0 {controller} {lun}"))?;
+            let node = Path::new("/dev").join(block_device(&place)?);
+            fs::create_dir_all(path)?;
+            Ok(mount(&node, *path, "ext4", MountFlags::empty(), None)?)
+        }
+        "remove" => {
+            unmount(*path, UnmountFlags::empty())?;
+            fs::write(place.join("delete"), "1")
+        }
+        other => Err(io::Error::other(format!("{other:?} is no order"))),
+    }
+}
+
+fn block_device(place: &Path) -> io::Result<PathBuf> {
+    let began = Instant::now();
+    loop {
+        let found = fs::read_dir(place.join("block")).ok().and_then(|mut names| names.next());
+        match found {
+            Some(entry) => return Ok(entry?.file_name().into()),
+            None if began.elapsed() < SHOWS_UP_WITHIN => thread::sleep(Duration::from_millis(1)),
+            None => return Err(io::Error::other(format!("{}: no disk shows up", place.display()))),
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! A disk that has become larger on the host: seen by the kernel, and filled by its file system.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use uvm_wire::modify::DiskSize;
+
+use super::block::BlockDevice;
+use super::mount_point::Mounted;
+use super::turns::Place;
+use super::{Storage, StorageError};
+use crate::sys;
+
+/// Between two looks at the size.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Has the kernel look at the disk, waits for its size, and has the file system grow.
+pub(super) async fn update(storage: &Storage, size: DiskSize) -> Result<(), StorageError> {
+    let disk = Place::Disk { controller: size.controller, lun: size.lun };
+    let path = (!size.grow.is_empty()).then(|| Place::Path(size.grow.clone().into()));
+    let task = format!("resizing {disk}");
+    let request = storage.begin([disk].into_iter().chain(path).collect()).await?;
+    let until = request.steps_until().into_std();
+    let storage = storage.clone();
+    request.run(&task, move || update_now(&storage, &size, until), || (), || ()).await
+}
+
+fn update_now(storage: &Storage, size: &DiskSize, until: Instant) -> Result<(), StorageError> {
+    let device = storage.scsi.find(size.controller, size.lun, until.saturating_duration_since(Instant::now()))?;
+    device.rescan()?;
+    loop {
+        let seen = device.bytes()?;
+        if seen == size.bytes {
+            break;
+        }
+        if Instant::now() >= until {
+            let node = device.node();
+            return Err(StorageError::Bad(format!("{} has {seen} bytes, not {}", node.display(), size.bytes)));
+        }
+        thread::sleep(LOOK);
+    }
+    if size.grow.is_empty() { Ok(()) } else { grow(&device, &size.grow, size.bytes) }
+}
+
+fn grow(device: &BlockDevice, path: &str, bytes: u64) -> Result<(), StorageError> {
+    let node = device.node();
+    let mounted = Mounted::at(Path::new(path)).filter(|mounted| Path::new(&mounted.source) == node);
+    let mounted = mounted.ok_or_else(|| StorageError::Bad(format!("{} is not mounted at {path:?}", node.display())))?;
+    let failed = || StorageError::at(format!("grow the {} at {path:?}", mounted.filesystem));
+    let directory = File::open(path).map_err(failed())?;
+    match mounted.filesystem.as_str() {
+        "ext4" => {
+            let block = rustix::fs::fstatvfs(&directory).map_err(|e| failed()(e.into()))?.f_bsize;
+            sys::grow_ext4(directory.as_fd(), bytes / block.max(1)).map_err(failed())
+        }
+        "xfs" => {
+            let XfsSize { block_bytes, blocks, inode_percent } = XfsSize::of(&node).map_err(failed())?;
+            let wanted = bytes / u64::from(block_bytes.max(1));
+            // What is asked for again, it refuses.
+            if wanted <= blocks {
+                Ok(())
+            } else {
+                sys::grow_xfs(directory.as_fd(), wanted, inode_percent).map_err(failed())
+            }
+        }
+        other => Err(StorageError::Bad(format!("{other:?} at {path:?} cannot grow: ext4 and xfs can"))),
+    }
+}
+
+/// What the superblock of an XFS says of its size.
+#[derive(Debug, PartialEq, Eq)]
+struct XfsSize {
+    block_bytes: u32,
+    blocks: u64,
+    /// How much of it may be inodes. It is said anew with each size.
+    inode_percent: u8,
+}
+
+impl XfsSize {
+    /// Offsets of the published format; numbers are big endian.
+    fn of(node: &Path) -> std::io::Result<Self> {
+        let mut superblock = [0; 128];
+        File::open(node)?.read_exact_at(&mut superblock, 0)?;
+        let number = |at: usize, bytes: usize| {
+            superblock.iter().skip(at).take(bytes).fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
+        };
+        Ok(Self {
+            block_bytes: u32::try_from(number(4, 4)).unwrap_or_default(),
+            blocks: number(8, 8),
+            inode_percent: superblock[127],
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_size_of_an_xfs_stands_in_its_superblock() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let mut superblock = [0_u8; 512];
+        superblock[..16].copy_from_slice(b"XFSB\0\0\x10\0\0\0\0\0\0\x01\x2c\0");
+        superblock[127] = 25;
+        file.as_file().write_all_at(&superblock, 0).expect("written");
+        let expected = XfsSize { block_bytes: 4096, blocks: 76_800, inode_percent: 25 };
+        assert_eq!(XfsSize::of(file.path()).expect("read"), expected);
+    }
+
+    #[test]
+    fn what_is_mounted_elsewhere_does_not_grow() {
+        let device = BlockDevice::new(Path::new("/sys"), Path::new("/dev"), "no-such-disk");
+        let error = grow(&device, "/proc", 1).expect_err("another").to_string();
+        assert_eq!(error, "/dev/no-such-disk is not mounted at \"/proc\"");
+    }
+}

@@ -1,0 +1,308 @@
+//! Memory-backed disks: found by where they are on the PCI bus, or by number, and mounted without copies in this guest.
+//!
+//! Their numbers follow the order in which the kernel takes them, and are given anew; so our hosts also say where the device
+//! is. Such a one is let go of when it is removed: the host may keep it in its place, and the kernel takes it again when it
+//! is to be mounted again.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use uvm_wire::modify::VpmemDevice;
+
+use super::block::BlockDevice;
+use super::filesystem::{self, Mounting};
+use super::turns::Place;
+use super::{Storage, StorageError, mount_point};
+use crate::log;
+
+/// How long the kernel may take to find a device: much longer than it does on a busy machine with emulated processors.
+const FOUND_WITHIN: Duration = Duration::from_secs(20);
+/// The first wait between two looks; it doubles up to the last.
+const FIRST_LOOK: Duration = Duration::from_millis(2);
+const LAST_LOOK: Duration = Duration::from_millis(50);
+/// The most buses on the way to a device: more than any host has.
+const BUSES: usize = 8;
+
+/// Memory-backed disks, by the kernel's books.
+#[derive(Clone, Debug)]
+pub(super) struct PmemBus {
+    /// `/sys`, but in tests.
+    sys: PathBuf,
+    /// `/dev`, likewise.
+    dev: PathBuf,
+}
+
+/// Which device is meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Which {
+    /// `/dev/pmem<number>`.
+    Number(u32),
+    /// Slot and function on each bus from the root on, as the kernel writes them: `12.0`, `03.0`.
+    Pci(Vec<String>),
+}
+
+impl Which {
+    fn of(device: &VpmemDevice) -> Result<Self, StorageError> {
+        let path = device.pci_path.as_str();
+        if path.is_empty() {
+            return Ok(Self::Number(device.device_number));
+        }
+        let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        let is_step = |step: &str| matches!(step.as_bytes(), [a, b, b'.', b'0'..=b'7'] if is_hex(*a) && is_hex(*b));
+        let steps: Vec<_> = path.split('/').map(str::to_owned).collect();
+        if steps.len() > BUSES || !steps.iter().all(|step| is_step(step)) {
+            return Err(StorageError::Bad(format!(
+                "PCI path {path:?}: one to {BUSES} slots and functions are allowed, as 12.0/03.0"
+            )));
+        }
+        Ok(Self::Pci(steps))
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Number(number) => format!("pmem{number}"),
+            Self::Pci(steps) => format!("at PCI {}", steps.join("/")),
+        }
+    }
+}
+
+/// Waits for a device, and mounts it read-only.
+pub(super) async fn add(storage: &Storage, device: VpmemDevice) -> Result<(), StorageError> {
+    mount_point::absolute(&device.mount_path)?;
+    if device.mapping_info.is_some() {
+        return Err(StorageError::NotYet { what: "mounting a part of a memory-backed disk" });
+    }
+    let which = Which::of(&device)?;
+    let request = storage.begin(places(&which, &device)).await?;
+    let until = request.steps_until().into_std();
+    let task = format!("mounting the memory-backed disk {}", which.name());
+    let (late, late_path, late_which) = (storage.clone(), device.mount_path.clone(), which.clone());
+    let undo = move || {
+        if let Err(e) = clear_and_let_go(&late, &late_path, &late_which) {
+            log::console(format_args!("a memory-backed disk that was found too late stays: {e}"));
+        }
+    };
+    let storage = storage.clone();
+    // The kernel cannot be told to stop.
+    request.run(&task, move || find_and_mount(&storage, &device.mount_path, &which, until), || (), undo).await
+}
+
+fn find_and_mount(storage: &Storage, path: &str, which: &Which, until: Instant) -> Result<(), StorageError> {
+    storage.modules.load("pmem").map_err(StorageError::because)?;
+    let within = FOUND_WITHIN.min(until.saturating_duration_since(Instant::now()));
+    let mounted = storage.pmem.find(which, within).and_then(|device| mount(storage, &device, path));
+    if mounted.is_err()
+        && let Err(e) = storage.pmem.let_go(which)
+    {
+        log::console(format_args!("a memory-backed disk that could not be mounted stays: {e}"));
+    }
+    mounted
+}
+
+/// The guest does not see that the device is read-only: what it wrote would vanish.
+fn mount(storage: &Storage, device: &BlockDevice, path: &str) -> Result<(), StorageError> {
+    let mounting = Mounting { read_only: true, filesystem: "", options: &[], direct_access: true };
+    filesystem::mount(&storage.modules, device, path, &mounting)
+}
+
+/// Unmounts a device, and lets go of it. That nothing is there is success.
+pub(super) async fn remove(storage: &Storage, device: VpmemDevice) -> Result<(), StorageError> {
+    mount_point::absolute(&device.mount_path)?;
+    let which = Which::of(&device)?;
+    let request = storage.begin(places(&which, &device)).await?;
+    let task = format!("unmounting the memory-backed disk {}", which.name());
+    let storage = storage.clone();
+    request.run(&task, move || clear_and_let_go(&storage, &device.mount_path, &which), || (), || ()).await
+}
+
+fn clear_and_let_go(storage: &Storage, path: &str, which: &Which) -> Result<(), StorageError> {
+    storage.combined.check_unused(path)?;
+    mount_point::clear(path)?;
+    if let Which::Pci(steps) = which
+        && let Some(device) = storage.pmem.virtio_of(steps).and_then(|virtio| storage.pmem.block_of(&virtio))
+        && device.is_claimed()
+    {
+        // It is mounted elsewhere, too: a file system whose device goes is lost.
+        let step = format!("let go of the disk of {path}, which is in use by another mount");
+        return Err(match mount(storage, &device, path) {
+            Ok(()) => StorageError::at(step)(Errno::BUSY.into()),
+            Err(e) => StorageError::Bad(format!("{step}; and it cannot be mounted at {path} again: {e}")),
+        });
+    }
+    storage.pmem.let_go(which)
+}
+
+/// What a request about a device is about.
+fn places(which: &Which, device: &VpmemDevice) -> Vec<Place> {
+    vec![Place::Memory(which.name()), Place::Path(device.mount_path.clone().into())]
+}
+
+impl PmemBus {
+    pub(super) fn of_this_system() -> Self {
+        Self { sys: "/sys".into(), dev: "/dev".into() }
+    }
+
+    /// Waits for a device. One that was let go of is taken again.
+    fn find(&self, which: &Which, within: Duration) -> Result<BlockDevice, StorageError> {
+        let began = Instant::now();
+        let mut pause = FIRST_LOOK;
+        loop {
+            let found = match which {
+                Which::Number(number) => self.numbered(*number),
+                Which::Pci(steps) => self.virtio_of(steps).and_then(|virtio| {
+                    self.block_of(&virtio).or_else(|| {
+                        if !virtio.join("driver").exists() {
+                            // The kernel may just be taking it by itself.
+                            let _ = self.tell_driver("bind", &virtio);
+                        }
+                        None
+                    })
+                }),
+            };
+            if let Some(device) = found.filter(BlockDevice::has_node) {
+                return Ok(device);
+            }
+            if began.elapsed() >= within {
+                let name = which.name();
+                return Err(StorageError::Bad(format!(
+                    "no memory-backed disk {name} has shown up within {within:.0?}"
+                )));
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(LAST_LOOK);
+        }
+    }
+
+    /// The kernel lets go of a device that it can take again.
+    fn let_go(&self, which: &Which) -> Result<(), StorageError> {
+        let Which::Pci(steps) = which else { return Ok(()) };
+        let Some(virtio) = self.virtio_of(steps) else { return Ok(()) };
+        match self.tell_driver("unbind", &virtio) {
+            // It has let go of it before, or has no driver for it.
+            Err(e) if e.raw_os_error() == Some(Errno::NODEV.raw_os_error()) => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            told => told.map_err(StorageError::at(format!("let go of the memory-backed disk {}", which.name()))),
+        }
+    }
+
+    fn tell_driver(&self, verb: &str, virtio: &Path) -> io::Result<()> {
+        let name = virtio.file_name().unwrap_or_default();
+        fs::write(self.sys.join("bus/virtio/drivers/virtio_pmem").join(verb), name.as_encoded_bytes())
+    }
+
+    /// The directory of the virtio device at a place.
+    fn virtio_of(&self, steps: &[String]) -> Option<PathBuf> {
+        let root = self.sys.join("devices/pci0000:00");
+        // 0000:01:03.0, whatever number its bus has.
+        let device = steps.iter().try_fold(root, |bus, step| {
+            child(&bus, |name| name.len() == "0000:00:00.0".len() && name.get(8..) == Some(step))
+        })?;
+        child(&device, |name| is_one(name, "virtio"))
+    }
+
+    fn numbered(&self, number: u32) -> Option<BlockDevice> {
+        let name = format!("pmem{number}");
+        self.sys.join("block").join(&name).exists().then(|| BlockDevice::new(&self.sys, &self.dev, &name))
+    }
+
+    /// The disk that a device is, below the regions and name spaces that the kernel makes of its memory.
+    fn block_of(&self, virtio: &Path) -> Option<BlockDevice> {
+        let below = ["ndbus", "region", "namespace"];
+        let namespace = below.iter().try_fold(virtio.to_owned(), |at, kind| child(&at, |name| is_one(name, kind)))?;
+        let disk = child(&namespace.join("block"), |name| is_one(name, "pmem"))?;
+        Some(BlockDevice::new(&self.sys, &self.dev, disk.file_name()?.to_str()?))
+    }
+}
+
+/// Whether it is the name of such a thing: with a number. Attributes have names like theirs.
+fn is_one(name: &str, kind: &str) -> bool {
+    name.strip_prefix(kind).is_some_and(|number| number.starts_with(|c: char| c.is_ascii_digit()))
+}
+
+/// The first in a directory whose name is such.
+fn child(directory: &Path, is_such: impl Fn(&str) -> bool) -> Option<PathBuf> {
+    let entries = fs::read_dir(directory).ok()?;
+    entries.filter_map(Result::ok).find(|entry| entry.file_name().to_str().is_some_and(&is_such)).map(|e| e.path())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A tree like the kernel's, with one device.
+    fn bus() -> (tempfile::TempDir, PmemBus, PathBuf) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let device = dir.path().join("devices/pci0000:00/0000:00:12.0/0000:02:03.0/virtio5");
+        fs::create_dir_all(&device).expect("made");
+        // What a bridge has besides.
+        fs::create_dir_all(dir.path().join("devices/pci0000:00/0000:00:12.0/pci_bus")).expect("made");
+        fs::create_dir_all(dir.path().join("bus/virtio/drivers/virtio_pmem")).expect("made");
+        let bus = PmemBus { sys: dir.path().to_owned(), dev: dir.path().join("dev") };
+        fs::create_dir(&bus.dev).expect("made");
+        (dir, bus, device)
+    }
+
+    fn at(path: &str) -> Result<Which, StorageError> {
+        Which::of(&VpmemDevice { pci_path: path.into(), device_number: 3, ..VpmemDevice::default() })
+    }
+
+    #[test]
+    fn a_place_is_slots_and_functions_and_nothing_else() {
+        assert_eq!(at("").expect("a number"), Which::Number(3));
+        assert_eq!(at("12.0/03.7").expect("a place"), Which::Pci(vec!["12.0".into(), "03.7".into()]));
+        let deep = ["01.0"; 9].join("/");
+        for bad in ["..", "12.0/..", "/", "12.0/", "12.8", "1.0", "12.0//03.0", "12,0", "AB.0", "12.0\0", &deep] {
+            let error = at(bad).expect_err(bad).to_string();
+            assert!(error.contains(&format!("{bad:?}")) && error.contains("as 12.0/03.0"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_device_is_taken_and_its_disk_is_waited_for() {
+        let (dir, bus, device) = bus();
+        let which = at("12.0/03.0").expect("a place");
+        let bound = dir.path().join("bus/virtio/drivers/virtio_pmem/bind");
+        // Attributes of the kernel's, which may come first.
+        fs::create_dir_all(device.join("ndbus0/region0")).expect("made");
+        fs::write(device.join("ndbus0/region0/namespace_seed"), "").expect("written");
+        let later = thread::spawn({
+            let (device, bound, node) = (device.clone(), bound.clone(), bus.dev.join("pmem7"));
+            move || {
+                while !bound.exists() {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                fs::create_dir_all(device.join("ndbus0/region0/namespace0.0/block/pmem7")).expect("made");
+                thread::sleep(Duration::from_millis(10));
+                fs::write(node, "").expect("made");
+            }
+        });
+        let found = bus.find(&which, Duration::from_secs(60)).expect("found");
+        later.join().expect("joined");
+        assert_eq!(found.node(), bus.dev.join("pmem7"));
+        assert_eq!(fs::read_to_string(bound).expect("told"), "virtio5");
+        bus.let_go(&which).expect("let go");
+        let unbound = dir.path().join("bus/virtio/drivers/virtio_pmem/unbind");
+        assert_eq!(fs::read_to_string(unbound).expect("told"), "virtio5");
+    }
+
+    #[test]
+    fn a_device_that_is_not_there_is_named_and_let_go_of() {
+        let (dir, bus, _device) = bus();
+        for path in ["12.0/04.0", "13.0/03.0", "12.0", ""] {
+            let which = at(path).expect("a place");
+            let error = bus.find(&which, Duration::ZERO).expect_err("none").to_string();
+            assert!(error.contains(&which.name()), "{error}");
+            bus.let_go(&which).expect("nothing is there");
+        }
+        fs::remove_dir_all(dir.path().join("bus")).expect("removed");
+        bus.let_go(&at("12.0/03.0").expect("a place")).expect("no driver has it");
+        fs::create_dir_all(dir.path().join("block/pmem3")).expect("made");
+        bus.find(&Which::Number(3), Duration::ZERO).expect_err("nobody can open it");
+        fs::write(bus.dev.join("pmem3"), "").expect("made");
+        assert_eq!(bus.find(&Which::Number(3), Duration::ZERO).expect("there").node(), bus.dev.join("pmem3"));
+    }
+}

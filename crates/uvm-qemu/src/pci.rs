@@ -1,0 +1,179 @@
+//! PCI devices of the host, plugged into the ports that the VM has for them since boot.
+//!
+//! QEMU opens the device by itself: of all it is given, this alone does not come as a descriptor, because QEMU before 8.2 takes
+//! none. So its user has to be let at the node of the device's group, and it needs to lock all of the guest's memory.
+
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::process::{Pid, Resource, Rlimit};
+use serde_json::{Value, json};
+use uvm_platform::requests::PciAssignment;
+use uvm_platform::{Feature, PlatformError};
+
+use crate::command::{pci_port, pci_port_address};
+use crate::disk_image::FileKey;
+use crate::file_users;
+use crate::qmp::CallError;
+use crate::vfio::{Group, PciAddress, Vfio};
+use crate::vm::{Vm, not_here};
+
+/// What a device may lock beyond the guest's memory: its own regions, and QEMU's.
+const LOCKED_BEYOND: u64 = 1 << 30;
+
+/// The devices of one VM.
+pub(crate) struct PciDevices {
+    ports: u32,
+    memory_bytes: u64,
+    vfio: Vfio,
+    /// By port: QEMU's name of what is, or may be, in it.
+    plugged: Mutex<Vec<Option<String>>>,
+}
+
+impl PciDevices {
+    pub(crate) fn new(ports: u32, memory_mib: u64, vfio: Vfio) -> Self {
+        let plugged = Mutex::new(vec![None; ports as usize]);
+        Self { ports, memory_bytes: memory_mib << 20, vfio, plugged }
+    }
+
+    /// The guest's addresses of the ports.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        (0..self.ports).map(pci_port_address).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Option<String>>> {
+        self.plugged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn name(&self, port: u32) -> Option<String> {
+        self.lock().get(port as usize).cloned().flatten()
+    }
+
+    fn set(&self, port: u32, name: Option<String>) {
+        if let Some(place) = self.lock().get_mut(port as usize) {
+            *place = name;
+        }
+    }
+}
+
+impl Vm {
+    /// Plugs a device in. If that fails, nothing is left of it; what went unanswered is taken back by
+    /// [`remove_pci`](Self::remove_pci).
+    pub(crate) async fn add_pci(&self, assignment: &PciAssignment) -> Result<(), PlatformError> {
+        if let Some(why) = self.pci.vfio.obstacle() {
+            return Err(not_here(Feature::PciDevices, &why));
+        }
+        let bad = |why: String| PlatformError::BadInput { what: "PCI device", value: assignment.device.clone(), why };
+        let address = PciAddress::parse(&assignment.device)
+            .ok_or_else(|| bad("a PCI address is needed, as lspci -D shows it: 0000:01:00.0".into()))?;
+        if assignment.virtual_function != 0 {
+            return Err(bad("a virtual function has an address of its own: give that".into()));
+        }
+        let port = assignment.port.filter(|port| *port < self.pci.ports);
+        let port = port.ok_or_else(|| bad("it is to be plugged into no port of the VM".into()))?;
+        let (vfio, checked, pid) = (self.pci.vfio.clone(), address.clone(), self.child.id());
+        let looked = tokio::task::spawn_blocking(move || {
+            let qemu = std::fs::metadata(format!("/proc/{pid}")).map_err(|e| e.to_string())?;
+            vfio.check(&checked, qemu.uid(), qemu.gid())
+        });
+        let group = looked.await.map_err(|e| PlatformError::host("look at a PCI device", e))?.map_err(bad)?;
+        if self.pci.vfio.stand_in.is_none() {
+            self.let_it_lock().map_err(bad)?;
+        }
+        let name = format!("pci-{}", assignment.channel);
+        if self.pci.name(port).is_some() {
+            return Err(PlatformError::host(format!("assign {address}"), format!("port {port} has a device")));
+        }
+        self.pci.set(port, Some(name.clone()));
+        let mut device =
+            json!({ "driver": "vfio-pci", "id": name, "bus": pci_port(port), "host": address.to_string() });
+        if let Some(driver) = &self.pci.vfio.stand_in {
+            device = json!({ "driver": driver, "id": name, "bus": pci_port(port) });
+        }
+        match self.qmp.call("device_add", device).await {
+            Ok(_) => Ok(()),
+            Err(CallError::Refused(e)) => {
+                self.pci.set(port, None);
+                let why = if e.desc.contains("busy") { self.used_by(group, &e.desc).await } else { e.desc };
+                Err(PlatformError::host(format!("assign {address}"), why))
+            }
+            Err(e) => Err(self.call_error("device_add", e).await),
+        }
+    }
+
+    /// QEMU does not say by whom.
+    async fn used_by(&self, group: Group, description: &str) -> String {
+        let this = std::process::id();
+        let users = tokio::task::spawn_blocking(move || {
+            let key = group.node.metadata().map(|meta| FileKey::of(&meta));
+            key.map(|key| file_users::of(key, this)).unwrap_or_default()
+        });
+        let users = users.await.unwrap_or_default();
+        if users.is_empty() {
+            description.to_owned()
+        } else {
+            format!("{description}: it is in use by {}", users.join(", "))
+        }
+    }
+
+    /// All of the guest's memory is locked while it has a device.
+    fn let_it_lock(&self) -> Result<(), String> {
+        let needed = self.pci.memory_bytes + LOCKED_BEYOND;
+        // It has begun with what this process has.
+        let own = rustix::process::getrlimit(Resource::Memlock).current;
+        if own.is_none_or(|own| own >= needed) {
+            return Ok(());
+        }
+        let qemu = Pid::from_raw(self.child.id().cast_signed());
+        let limit = Rlimit { current: Some(needed), maximum: Some(needed) };
+        let Err(e) = rustix::process::prlimit(qemu, Resource::Memlock, limit) else { return Ok(()) };
+        Err(format!(
+            "QEMU may lock {} bytes of memory and needs {needed} for a VM with devices ({e}); ulimit -l {} in the owner's \
+             shell lets it",
+            own.unwrap_or_default(),
+            needed.div_ceil(1024)
+        ))
+    }
+
+    /// Takes a device out: the guest lets go of it, then QEMU. A port without one is free. After a failure it can be called
+    /// again, and goes on.
+    pub(crate) async fn remove_pci(&self, assignment: &PciAssignment) -> Result<(), PlatformError> {
+        let Some(port) = assignment.port else { return Ok(()) };
+        let name = format!("pci-{}", assignment.channel);
+        if self.pci.name(port).as_deref() != Some(&name) {
+            return Ok(());
+        }
+        self.remove_device(&name).await?;
+        self.pci.set(port, None);
+        Ok(())
+    }
+
+    /// The guest's address of a device: the bus behind its port has the number that the guest gave it.
+    pub(crate) async fn pci_address(&self, assignment: &PciAssignment) -> Result<Option<String>, PlatformError> {
+        let Some(port) = assignment.port else { return Ok(None) };
+        let buses = self.call("query-pci", Value::Null).await?;
+        Ok(bus_behind(&buses, &pci_port(port)).map(|bus| format!("0000:{bus:02x}:00.0")))
+    }
+}
+
+/// The number of the bus behind the bridge of this name.
+fn bus_behind(buses: &Value, bridge: &str) -> Option<u8> {
+    let devices = buses.as_array()?.iter().filter_map(|bus| bus["devices"].as_array()).flatten();
+    let bridge = devices.into_iter().find(|device| device["qdev_id"] == bridge)?;
+    u8::try_from(bridge["pci_bridge"]["bus"]["secondary"].as_u64()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bus_behind_a_port_is_found() {
+        let port = |name: &str, bus: u64| json!({ "qdev_id": name, "pci_bridge": { "bus": { "secondary": bus } } });
+        let buses = json!([{ "bus": 0, "devices": [{ "qdev_id": "" }, port("rp0", 2), port("rp1", 300)] }]);
+        assert_eq!(bus_behind(&buses, "rp0"), Some(2));
+        // The guest has written what is no number of a bus.
+        assert_eq!((bus_behind(&buses, "rp1"), bus_behind(&buses, "rp2")), (None, None));
+        assert_eq!(bus_behind(&Value::Null, "rp0"), None);
+    }
+}
