@@ -5,7 +5,7 @@ use anyhow::bail;
 use crate::setup;
 use crate::shell::Cmd;
 
-const MEASUREMENTS: [(&str, &str); 12] = [
+const MEASUREMENTS: [(&str, &str); 13] = [
     ("boot", "spawn to the first exec's exit code, against a bare QEMU"),
     ("run", "`uvm run -- uname -a`, against `vng` of virtme-ng"),
     ("exec", "500 times a static `true`, against a guest that does only that"),
@@ -17,6 +17,7 @@ const MEASUREMENTS: [(&str, &str); 12] = [
     ("parallel", "1 to 16 starts at once, against as many bare QEMUs"),
     ("disks", "disks added and removed, one at a time and 64 at once, against the same by hand"),
     ("plan9", "a file of a 9P share read and written, against a raw stream"),
+    ("shares", "files of a virtio-fs share, against virtiofsd and QEMU's virtio-9p"),
     ("layers", "memory of 50 VMs (or as many as rounds) with one layer, against a copy for each"),
 ];
 
@@ -33,7 +34,7 @@ const GUESTS: [&str; 9] = [
     "bench-write",
     "bench-file",
     "bench-guest-boot",
-    "bench-guest-disks",
+    "bench-guest-orders",
     "bench-guest-exec",
     "bench-guest-stream",
     "bench-guest-vsock",
@@ -67,6 +68,10 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     }
     if request.wants("disks") {
         setup::packages(&[("mkfs.ext4", "e2fsprogs")])?;
+    }
+    if request.wants("shares") {
+        // What virtiofsd is built with.
+        setup::packages(&[("/usr/include/seccomp.h", "libseccomp-dev"), ("/usr/include/cap-ng.h", "libcap-ng-dev")])?;
     }
     let mut guests = setup::guest_build().args(["-p", "uvm-bench-guest", "-p", "uvm-bench-mux"]);
     for guest in GUESTS {

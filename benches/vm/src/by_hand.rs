@@ -11,6 +11,8 @@ use anyhow::{Context, bail, ensure};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
 
+/// The guest's program.
+pub(crate) const GUEST: &str = "bench-guest-orders";
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -115,12 +117,13 @@ impl Guest {
         Ok(socket.write_all(format!("{id} {order}\n").as_bytes())?)
     }
 
-    /// Waits until the order of that word has been carried out.
-    pub(crate) fn done(&mut self, id: &str) -> anyhow::Result<()> {
+    /// Waits until the order of that word has been carried out. What the program said, if it was to run one.
+    pub(crate) fn done(&mut self, id: &str) -> anyhow::Result<String> {
         loop {
             if let Some(answer) = self.answers.remove(id) {
-                ensure!(answer == "ok", "the reference guest, order {id}: {answer}");
-                return Ok(());
+                let said = answer.strip_prefix("ok");
+                let said = said.with_context(|| format!("the reference guest, order {id}: {answer}"))?;
+                return Ok(said.trim().to_owned());
             }
             let mut line = String::new();
             ensure!(self.reader.read_line(&mut line).context("the reference guest")? > 0, "it is gone");

@@ -56,6 +56,13 @@ impl CommandLine {
         Self(kept.chain(ports).collect())
     }
 
+    /// With these arguments besides.
+    #[must_use]
+    pub(crate) fn and(mut self, arguments: &[(&str, String)]) -> Self {
+        self.0.extend(arguments.iter().map(|(flag, value)| ((*flag).to_owned(), Some(value.clone()))));
+        self
+    }
+
     /// Without any device but the board's own, and running at once: there is no monitor to start it by.
     #[must_use]
     pub(crate) fn without_devices(self) -> Self {

@@ -15,7 +15,7 @@ use uvm::{ScsiDisk, UtilityVm};
 use uvm_bench_guest::CONTROL_PORT;
 
 use crate::bare::BareQemu;
-use crate::by_hand::{Guest, Monitor};
+use crate::by_hand::{self, Guest, Monitor};
 use crate::command_line::QMP;
 use crate::context::{Context, command_line, first_exec, millis, options};
 use crate::report::{Report, Statistic, Target};
@@ -46,7 +46,7 @@ pub(crate) async fn measure(context: &Context) -> anyhow::Result<Report> {
     report.set("kernel", files.manifest().kernel.release.clone());
     let options = options(&files, 1, MEMORY_MIB)?;
     let line = command_line(context, &options).await?.with_plain_ports(&[CONTROL_PORT]);
-    let reference = context.boot_files(KernelSource::Distribution, Some("bench-guest-disks"))?;
+    let reference = context.boot_files(KernelSource::Distribution, Some(by_hand::GUEST))?;
     let directory = tempfile::tempdir()?;
     let mut qemu = BareQemu::spawn(context.host.program(), &line, &reference)?;
     let mut theirs = ByHand {
@@ -254,7 +254,7 @@ impl ByHand {
         for lun in 0..AT_ONCE {
             self.guest.order(&format!("{verb}-{lun}"), &format!("{verb} 0 {lun} /mnt/{lun}"))?;
         }
-        (0..AT_ONCE).try_for_each(|lun| self.guest.done(&format!("{verb}-{lun}")))
+        (0..AT_ONCE).try_for_each(|lun| self.guest.done(&format!("{verb}-{lun}")).map(drop))
     }
 }
 

@@ -18,6 +18,7 @@ mod plan9;
 mod raw_stream;
 mod report;
 mod run;
+mod shares;
 mod size;
 mod statistics;
 mod stdout;
@@ -55,8 +56,21 @@ struct Options {
 }
 
 /// The measurements, in the order of the page.
-const NAMES: [&str; 12] =
-    ["boot", "run", "exec", "stdout", "mux", "vsock", "vsock-exec", "size", "parallel", "disks", "layers", "plan9"];
+const NAMES: [&str; 13] = [
+    "boot",
+    "run",
+    "exec",
+    "stdout",
+    "mux",
+    "vsock",
+    "vsock-exec",
+    "size",
+    "parallel",
+    "disks",
+    "layers",
+    "plan9",
+    "shares",
+];
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
@@ -100,6 +114,7 @@ async fn measure(name: &str, context: &Context) -> anyhow::Result<Report> {
         "vsock-exec" => vsock_exec::measure(context).await,
         "size" => size::measure(context).await,
         "disks" => disks::measure(context).await,
+        "shares" => shares::measure(context).await,
         "plan9" => plan9::measure(context).await,
         "layers" => layers::measure(context).await,
         _ => parallel::measure(context).await,

@@ -184,7 +184,7 @@ impl Things {
         };
         match added.map_err(|e| chain(&e)) {
             Ok(handle) => Ok(Some(handle)),
-            Err(e) if e.contains("the VM has 32 shares") => Ok(None),
+            Err(e) if NO_ROOM.iter().any(|why| e.contains(why)) => Ok(None),
             Err(e) => Err(format!("{}: {e}", host_path.display()).into()),
         }
     }
@@ -231,6 +231,8 @@ impl Things {
     }
 }
 
+/// What is said when there are as many as can be.
+const NO_ROOM: [&str; 2] = ["the VM has 32 shares", "all slots for devices of a running VM are in use"];
 /// How long a removal that cannot be may take; far more than it does.
 const BOUND: Duration = Duration::from_secs(120);
 

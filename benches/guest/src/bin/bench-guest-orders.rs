@@ -1,11 +1,15 @@
-//! A guest that finds disks and mounts them, and unmounts them and lets go of them, as it is told, and nothing else.
+//! A guest that finds disks and mounts them, unmounts them and lets go of them, mounts shares and runs programs, as it is
+//! told, and nothing else.
 //!
-//! An order is a line: `ID add CONTROLLER LUN PATH` or `ID remove CONTROLLER LUN PATH`; its answer is `ID ok` or `ID`
-//! and what went wrong. Each order is carried out by a thread of its own.
+//! An order is a line: `ID add CONTROLLER LUN PATH`, `ID remove CONTROLLER LUN PATH`, `ID mount KIND TAG OPTIONS PATH` or
+//! `ID run PROGRAM ARGUMENT...`; its answer is `ID ok`, with a program's output behind it, or `ID` and what went wrong. Each
+//! order is carried out by a thread of its own.
 
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,6 +33,7 @@ fn serve() -> io::Result<()> {
     mount_devices()?;
     load_modules("scsi")?;
     load_modules("ext4")?;
+    mount("proc", "/proc", "proc", MountFlags::empty(), None)?;
     let host = adapter()?;
     let port = open_port(CONTROL_PORT)?;
     let answers = Arc::new(Mutex::new(port.try_clone()?));
@@ -37,7 +42,7 @@ fn serve() -> io::Result<()> {
         let (line, answers) = (line?, Arc::clone(&answers));
         thread::Builder::new().stack_size(STACK).spawn(move || {
             let (id, order) = line.split_once(' ').unwrap_or((&line, ""));
-            let outcome = carry_out(host, order).map_or_else(|e| e.to_string(), |()| "ok".to_owned());
+            let outcome = carry_out(host, order).map_or_else(|e| e.to_string(), |said| format!("ok {said}"));
             // The host's end is closed when it has what it wants.
             let _ = answer(&answers, &format!("{id} {outcome}"));
         })?;
@@ -62,25 +67,37 @@ fn adapter() -> io::Result<u32> {
     }
 }
 
-fn carry_out(host: u32, order: &str) -> io::Result<()> {
-    let words: Vec<&str> = order.split(' ').collect();
-    let [verb, controller, lun, path] = words.as_slice() else {
-        return Err(io::Error::other(format!("{order:?} is no order")));
-    };
-    let place = PathBuf::from(format!("/sys/bus/scsi/devices/{host}:0:{controller}:{lun}"));
-    match *verb {
-        "add" => {
+/// What there is to say of an order that was carried out.
+fn carry_out(host: u32, order: &str) -> io::Result<String> {
+    let place = |controller, lun| PathBuf::from(format!("/sys/bus/scsi/devices/{host}:0:{controller}:{lun}"));
+    match *order.split(' ').collect::<Vec<_>>() {
+        ["add", controller, lun, path] => {
             fs::write(format!("/sys/class/scsi_host/host{host}/scan"), format!("0 {controller} {lun}"))?;
-            let node = Path::new("/dev").join(block_device(&place)?);
+            let node = Path::new("/dev").join(block_device(&place(controller, lun))?);
             fs::create_dir_all(path)?;
-            Ok(mount(&node, *path, "ext4", MountFlags::empty(), None)?)
+            mount(&node, path, "ext4", MountFlags::empty(), None)?;
         }
-        "remove" => {
-            unmount(*path, UnmountFlags::empty())?;
-            fs::write(place.join("delete"), "1")
+        ["remove", controller, lun, path] => {
+            unmount(path, UnmountFlags::empty())?;
+            fs::write(place(controller, lun).join("delete"), "1")?;
         }
-        other => Err(io::Error::other(format!("{other:?} is no order"))),
+        ["mount", kind, tag, options, path] => {
+            load_modules(kind)?;
+            fs::create_dir_all(path)?;
+            let options = CString::new(options).map_err(io::Error::other)?;
+            mount(tag, path, kind, MountFlags::empty(), Some(options.as_c_str()))?;
+        }
+        ["run", program, ref arguments @ ..] => {
+            let output = Command::new(program).args(arguments).output()?;
+            if !output.status.success() {
+                let said = String::from_utf8_lossy(&output.stderr).replace('\n', " ");
+                return Err(io::Error::other(format!("{}: {said}", output.status)));
+            }
+            return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+        }
+        _ => return Err(io::Error::other(format!("{order:?} is no order"))),
     }
+    Ok(String::new())
 }
 
 fn block_device(place: &Path) -> io::Result<PathBuf> {
