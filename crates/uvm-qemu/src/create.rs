@@ -40,6 +40,7 @@ use crate::sockets::Sockets;
 use crate::spawn::{ChildProcess, ChildSpec, RunAs};
 use crate::state::{ClaimError, HostObject, StateDir};
 use crate::transport::{self, AgentTransport, MuxTransport, VsockTransport};
+use crate::turns::Turns;
 use crate::user;
 use crate::virtio_fs::VirtioFs;
 use crate::vm::{Life, QemuVm, Vm};
@@ -93,6 +94,7 @@ pub(crate) async fn create(host: Arc<Shared>, spec: VmSpec, thread: Arc<VmThread
         virtio_fs: VirtioFs::new(host.share_helper.clone(), launched.token, launched.cgroups),
         pci: PciDevices::new(spec.pci_ports, spec.memory.size_mib, host.vfio.clone()),
         full_disk: FullDisk::default(),
+        turns: Turns::default(),
         power: tokio::sync::Mutex::default(),
         life: watch::Sender::new(Life::Created),
         started: Mutex::new(None),

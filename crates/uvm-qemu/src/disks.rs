@@ -126,10 +126,18 @@ impl Vm {
         match added {
             // Answered with an error, so it is known what is left.
             Err(error @ (PlatformError::Host { .. } | PlatformError::NotAllowed { .. })) => {
-                if let Err(e) = self.take_disk_out(disk.slot, names).await {
-                    tracing::warn!(vm = %self.id, disk = %disk.path.display(), error = %e, "a disk stays in QEMU");
+                match self.take_disk_out(disk.slot, names).await {
+                    // Now it is not: who hears so keeps the place.
+                    Err(left @ PlatformError::Timeout { .. }) => {
+                        tracing::warn!(vm = %self.id, disk = %disk.path.display(), %error, "a disk could not be attached");
+                        Err(left)
+                    }
+                    Err(e) => {
+                        tracing::warn!(vm = %self.id, disk = %disk.path.display(), error = %e, "a disk stays in QEMU");
+                        Err(error)
+                    }
+                    Ok(()) => Err(error),
                 }
-                Err(error)
             }
             added => added,
         }

@@ -15,6 +15,7 @@
 //! | `shares`, `virtio_fs`, `share_helper`, `helper_relay` | directories of the host, served to the guest: by 9P in this process, as devices by processes of their own |
 //! | `pipes` | sockets of the host, offered in the guest |
 //! | `pci`, `vfio` | PCI devices of the host, plugged into ports; whether one can be |
+//! | `turns` | what is done to one device, one after the other |
 //! | `full_disk` | a guest that waits for room on the host |
 //! | `file_users` | who has a file open |
 //! | `short_path` | paths that fit a socket's address |
@@ -59,6 +60,7 @@ mod state;
 #[cfg(test)]
 mod test_spec;
 mod transport;
+mod turns;
 mod user;
 mod vfio;
 mod vhd;

@@ -143,6 +143,7 @@ impl PlatformVm for QemuVm {
     fn change<'a>(&'a self, change: &'a Change, _guest: Option<&'a str>) -> BoxFuture<'a, Result<(), PlatformError>> {
         let (vm, change) = (Arc::clone(&self.vm), change.clone());
         self.run(async move {
+            let _turn = vm.turns.take(&change).await;
             match change {
                 Change::Add(Device::Scsi(disk)) => vm.add_disk(&disk).await,
                 Change::Remove(Device::Scsi(disk)) | Change::UndoAdd(Device::Scsi(disk)) => {

@@ -36,6 +36,7 @@ use crate::shares::Shares;
 use crate::sockets::Sockets;
 use crate::spawn::ChildProcess;
 use crate::transport::AgentTransport;
+use crate::turns::Turns;
 use crate::virtio_fs::VirtioFs;
 
 /// Where the VM is in its life.
@@ -83,6 +84,7 @@ pub(crate) struct Vm {
     pub(crate) virtio_fs: VirtioFs,
     pub(crate) pci: PciDevices,
     pub(crate) full_disk: FullDisk,
+    pub(crate) turns: Turns,
     /// Held while the guest is stopped or let go on.
     pub(crate) power: tokio::sync::Mutex<()>,
     pub(crate) life: watch::Sender<Life>,

@@ -55,6 +55,14 @@ impl BlockDevice {
         self.node().exists()
     }
 
+    /// The kernel's numbers of it and of its partitions: `8:16`.
+    pub(super) fn numbers(&self) -> Vec<String> {
+        let parts = std::fs::read_dir(&self.directory).into_iter().flatten().flatten().map(|entry| entry.path());
+        let number = |directory: PathBuf| std::fs::read_to_string(directory.join("dev")).ok();
+        let numbers = std::iter::once(self.directory.clone()).chain(parts).filter_map(number);
+        numbers.map(|number| number.trim().to_owned()).collect()
+    }
+
     /// Whether something has it for itself: a file system that is mounted somewhere.
     pub(super) fn is_claimed(&self) -> bool {
         let flags = OFlags::RDONLY | OFlags::EXCL | OFlags::CLOEXEC;

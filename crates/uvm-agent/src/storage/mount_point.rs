@@ -185,6 +185,22 @@ impl Mounted {
     }
 }
 
+/// Where a file system of one of these devices, by their numbers (`8:1`), is mounted, but at `path`.
+pub(super) fn mounted_elsewhere(devices: &[String], path: &str) -> Option<PathBuf> {
+    // No mount point is asked what it is: its server may have gone.
+    elsewhere(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default(), devices, Path::new(path))
+}
+
+fn elsewhere(mounts: &str, devices: &[String], path: &Path) -> Option<PathBuf> {
+    let places = mounts.lines().filter_map(|line| {
+        // Its number, its parent's, the device's, what of it is mounted, where.
+        let mut words = line.split(' ').skip(2);
+        let (device, place) = (words.next()?, words.nth(1)?);
+        devices.iter().any(|number| number == device).then(|| PathBuf::from(OsString::from_vec(unescaped(place))))
+    });
+    places.into_iter().find(|place| place != path)
+}
+
 fn unescaped(word: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = word.as_bytes();
@@ -239,6 +255,19 @@ fn holds(process: u32, path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn other_mounts_of_a_device_are_found_by_its_numbers() {
+        let mounts = "22 1 8:16 / /run/data rw,relatime shared:1 - ext4 /dev/sdb rw\n\
+                      23 1 8:17 /sub /mnt/a\\040b rw - ext4 /dev/disk/by-id/x rw\n\
+                      24 1 0:5 / /dev rw - devtmpfs devtmpfs rw\n";
+        let devices = |numbers: &[&str]| numbers.iter().map(|&number| number.to_owned()).collect::<Vec<_>>();
+        let found = |numbers: &[&str], path: &str| elsewhere(mounts, &devices(numbers), Path::new(path));
+        assert_eq!(found(&["8:16"], "/run/data"), None);
+        assert_eq!(found(&["8:16"], ""), Some("/run/data".into()));
+        assert_eq!(found(&["8:16", "8:17"], "/run/data"), Some("/mnt/a b".into()));
+        assert_eq!(found(&["8:1"], ""), None);
+    }
 
     #[test]
     fn directories_are_made_and_cleared_and_links_too() {

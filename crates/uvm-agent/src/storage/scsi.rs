@@ -124,6 +124,13 @@ fn clear(storage: &Storage, disk: &MappedVirtualDisk) -> Result<(), StorageError
 }
 
 fn clear_and_unplug(storage: &Storage, disk: &MappedVirtualDisk) -> Result<(), StorageError> {
+    // A file system whose disk goes is lost: one that somebody else has mounted keeps it, and leaves all as it is.
+    if let Some(device) = storage.scsi.there(disk.controller, disk.lun)?
+        && let Some(at) = mount_point::mounted_elsewhere(&device.numbers(), &disk.mount_path)
+    {
+        let step = format!("let go of {}, which is mounted at {} as well", device.node().display(), at.display());
+        return Err(StorageError::at(step)(rustix::io::Errno::BUSY.into()));
+    }
     clear(storage, disk)?;
     storage.scsi.unplug(disk.controller, disk.lun)
 }
@@ -155,9 +162,7 @@ impl ScsiBus {
         loop {
             // The driver may have been loaded just now.
             if let Some(host) = self.host()? {
-                let place = self.place(host, controller, lun);
-                let found = block_of(&place)?.map(|name| BlockDevice::new(&self.sys, &self.dev, &name));
-                if let Some(device) = found.filter(BlockDevice::has_node) {
+                if let Some(device) = self.there(controller, lun)?.filter(BlockDevice::has_node) {
                     return Ok(device);
                 }
                 if !asked {
@@ -178,6 +183,10 @@ impl ScsiBus {
 
     /// The kernel lets go of the disk, once what was written to it is on it.
     fn unplug(&self, controller: u8, lun: u8) -> Result<(), StorageError> {
+        if let Some(device) = self.there(controller, lun)?.filter(BlockDevice::is_claimed) {
+            let step = format!("let go of {}, which something in the guest has for itself", device.node().display());
+            return Err(StorageError::at(step)(rustix::io::Errno::BUSY.into()));
+        }
         self.added().remove(&(controller, lun));
         let Some(host) = self.host()? else { return Ok(()) };
         let place = self.place(host, controller, lun);
@@ -187,6 +196,12 @@ impl ScsiBus {
             }
             _ => Ok(()),
         }
+    }
+
+    /// The disk at a place, if there is one.
+    fn there(&self, controller: u8, lun: u8) -> Result<Option<BlockDevice>, StorageError> {
+        let Some(host) = self.host()? else { return Ok(None) };
+        Ok(block_of(&self.place(host, controller, lun))?.map(|name| BlockDevice::new(&self.sys, &self.dev, &name)))
     }
 
     /// The adapter's number: the first of them, which every VM has only one of.

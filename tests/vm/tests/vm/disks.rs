@@ -76,6 +76,30 @@ async fn what_a_guest_writes_is_in_the_image_once_it_is_released() -> TestResult
 }
 
 #[tokio::test]
+async fn a_disk_that_a_program_has_mounted_is_not_taken_from_under_it() -> TestResult {
+    let images = Images::new()?;
+    let vm = TestVm::builder("mounted").boot().await?;
+    for mounted in [None, Some("/run/first")] {
+        let image = images.filesystem(&format!("{}.img", mounted.is_some()), "ext4")?;
+        let wanted = ScsiDisk::new(&image);
+        let disk = vm.add_scsi(&mounted.map_or(wanted.clone(), |path| wanted.with_guest_path(path))).await?;
+        let node = device(&vm, &disk).await?;
+        sh(&vm, &format!("modprobe ext4 2>/dev/null; mkdir -p /run/other && mount -t ext4 {node} /run/other")).await?;
+        let error = disk.release().await.expect_err("it is mounted");
+        let said = chain(&error);
+        assert!(said.contains(&node) && said.contains("busy"), "{said}");
+        sh(&vm, "cat /run/other/hello && echo more > /run/other/more && sync").await?;
+        if let Some(path) = mounted {
+            assert_eq!(sh(&vm, &format!("cat {path}/more")).await?, "more\n", "it is where it was");
+        }
+        sh(&vm, "umount /run/other").await?;
+        disk.release().await?;
+        assert_eq!(disks_in(&vm).await?, 0);
+    }
+    vm.close().await
+}
+
+#[tokio::test]
 async fn each_format_takes_writes_and_keeps_them() -> TestResult {
     let images = Images::new()?;
     let vm = TestVm::builder("formats").boot().await?;
