@@ -12,7 +12,8 @@
 //!   directions, whatever is still to come.
 //! * `fsx KIND FILE SEED OPERATIONS`: random operations on a new FILE against a model in memory; prints the digest of what FILE
 //!   has to hold. KIND is what serves the files: `local`, `9p` or `virtio-fs`.
-//! * `posix KIND DIR`: checks names, errors, renames, links, content, attributes and lists in DIR, and prints how many.
+//! * `posix KIND DIR NAMES`: checks names, errors, renames, links, content, attributes, and lists of NAMES names in DIR; prints
+//!   how many checks there were.
 //! * `files DIR`: does with files in DIR what a file system has to do, and cleans up.
 //! * `stdio SEED STREAM STREAMS UP DOWN`: the same as `exchange` for one stream, which is standard input and output.
 
@@ -51,7 +52,7 @@ fn main() -> std::io::Result<()> {
         Some("leave") => exchange::sockets(&plan(), small(1), record, End::Close),
         Some("files") => files::exercise(std::path::Path::new(arguments.get(1).map_or(".", String::as_str))),
         Some("fsx") => fsx::run(kind::Kind::parse(text(1))?, text(2).as_ref(), number(3), number(4)),
-        Some("posix") => posix::run(kind::Kind::parse(text(1))?, text(2).as_ref()),
+        Some("posix") => posix::run(kind::Kind::parse(text(1))?, text(2).as_ref(), small(3)),
         Some("stdio") => {
             let plan = Plan { seed: number(1), streams: small(3), up: number(4), down: number(5) };
             exchange::stdio(&plan, small(2))

@@ -45,6 +45,8 @@ impl From<Errno> for Failure {
 struct Place {
     dir: PathBuf,
     kind: Kind,
+    /// How many names are in a directory that is listed while it changes.
+    names: u32,
 }
 
 impl Place {
@@ -101,13 +103,13 @@ fn holds(what: &str, came: bool) -> Outcome {
 /// A check that takes longer is told, on the error output.
 const SLOW: Duration = Duration::from_secs(2);
 
-/// Runs all checks, each in a directory of its own, and prints those that fail and how many there were.
-pub(crate) fn run(kind: Kind, dir: &Path) -> io::Result<()> {
+/// Runs all checks, those of lists with so many names, each in a directory of its own, and prints those that fail and how many there were.
+pub(crate) fn run(kind: Kind, dir: &Path, names: u32) -> io::Result<()> {
     let topics =
         [names::CHECKS, renames::CHECKS, links::CHECKS, content::CHECKS, attributes::CHECKS, directories::CHECKS];
     let (mut done, mut failed) = (0, 0);
     for (name, check) in topics.into_iter().flatten() {
-        let place = Place { dir: dir.join(name.replace(' ', "-")), kind };
+        let place = Place { dir: dir.join(name.replace(' ', "-")), kind, names };
         // Two checks of one name fail here.
         fs::create_dir(&place.dir)?;
         let began = Instant::now();
