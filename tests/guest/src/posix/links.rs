@@ -65,7 +65,7 @@ pub(super) const CHECKS: &[Check] = &[
     }),
     ("many unlinked and open", |p| {
         let mut files = Vec::new();
-        for number in 0_u32..200 {
+        for number in 0_u32..50 {
             let path = p.file(&number.to_string(), &number.to_string())?;
             files.push((number, File::open(&path)?));
             fs::remove_file(path)?;

@@ -40,7 +40,7 @@ async fn suites(vm_name: &str, kind_name: &str, kind: ShareKind, way: ShareWay) 
     assert_eq!(share.way(), way);
 
     // At length, a list by 9P is of more than one message.
-    let names = (500 * campaign::rounds(1, 10)).to_string();
+    let names = (200 * campaign::rounds(1, 25)).to_string();
     for round in 0..campaign::rounds(1, 3) {
         fs::create_dir(dir.path().join("posix"))?;
         let said = guest(&vm, &["posix", kind_name, "/run/share/posix", &names]).await?;
