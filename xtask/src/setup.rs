@@ -22,6 +22,8 @@ const FOR_TESTS: [(&str, &str); 5] = [
     ("mkfs.erofs", "erofs-utils"),
     ("mksquashfs", "squashfs-tools"),
 ];
+/// What works in shares, in a campaign.
+const FOR_SHARES: [(&str, &str); 3] = [("fio", "fio"), ("stress-ng", "stress-ng"), ("git", "git")];
 /// What links programs for Windows, and what runs them.
 const FOR_WINDOWS: [(&str, &str); 2] = [("x86_64-w64-mingw32-gcc", "gcc-mingw-w64-x86-64-win32"), ("wine64", "wine64")];
 /// Where Debian has programs that it keeps off the path: wine off everybody's, others off that of users. And headers.
@@ -37,6 +39,11 @@ pub(crate) fn prerequisites() -> anyhow::Result<()> {
 pub(crate) fn for_ci() -> anyhow::Result<()> {
     packages(&[&PROGRAMS[..], &FOR_TESTS, &FOR_WINDOWS].concat())?;
     rust_targets()
+}
+
+/// What the campaign of shares needs besides.
+pub(crate) fn for_shares() -> anyhow::Result<()> {
+    packages(&FOR_SHARES)
 }
 
 /// What the tests for Windows need.

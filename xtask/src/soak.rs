@@ -11,7 +11,7 @@ struct Campaign {
     run: fn() -> anyhow::Result<()>,
 }
 
-const CAMPAIGNS: [Campaign; 11] = [
+const CAMPAIGNS: [Campaign; 12] = [
     Campaign { name: "boots", about: "100 boots, 8 at a time, each checked for leaks", run: || vm("boots::", "8") },
     Campaign {
         name: "owner-kill",
@@ -42,6 +42,11 @@ const CAMPAIGNS: [Campaign; 11] = [
         name: "volume",
         about: "256 MiB each way on 64 streams, on each transport",
         run: || vm("volume::", "1"),
+    },
+    Campaign {
+        name: "shares",
+        about: "checks one by one, 100,000 random operations, and fio, git, cargo and stress-ng, over shares of both kinds",
+        run: shares,
     },
     Campaign { name: "mux-model", about: "100,000 random histories of two mux ends against a model", run: mux_model },
     Campaign {
@@ -78,6 +83,18 @@ fn vm(filter: &str, slots: &str) -> anyhow::Result<()> {
         .args(["test", "--release", "-p", "uvm-vm-tests", "--", "--nocapture", filter])
         .env("UVM_SOAK", "full")
         .env("UVM_TEST_SLOTS", slots)
+        .run()
+}
+
+fn shares() -> anyhow::Result<()> {
+    setup::for_shares()?;
+    setup::build_test_guest()?;
+    vm("share_suites::", "2")?;
+    // One after the other: the second would have the first one's time.
+    Cmd::cargo()
+        .args(["test", "--release", "-p", "uvm-vm-tests", "--", "--nocapture", "--ignored", "share_programs::"])
+        .env("UVM_SOAK", "full")
+        .env("UVM_TEST_SLOTS", "1")
         .run()
 }
 

@@ -10,6 +10,10 @@
 //!   far each is stands in the file RECORD. Success if all came to its end.
 //! * `leave PORT SEED STREAMS UP DOWN RECORD`: the same, but after its share of UP bytes each stream is closed in both
 //!   directions, whatever is still to come.
+//! * `fsx KIND FILE SEED OPERATIONS`: random operations on a new FILE against a model in memory; prints the digest of what FILE
+//!   has to hold. KIND is what serves the files: `local`, `9p` or `virtio-fs`.
+//! * `posix KIND DIR NAMES`: checks names, errors, renames, links, content, attributes, and lists of NAMES names in DIR; prints
+//!   how many checks there were.
 //! * `files DIR`: does with files in DIR what a file system has to do, and cleans up.
 //! * `stdio SEED STREAM STREAMS UP DOWN`: the same as `exchange` for one stream, which is standard input and output.
 
@@ -17,6 +21,14 @@
 mod exchange;
 #[cfg(target_os = "linux")]
 mod files;
+#[cfg(target_os = "linux")]
+mod fsx;
+#[cfg(target_os = "linux")]
+mod kind;
+#[cfg(target_os = "linux")]
+mod mapped;
+#[cfg(target_os = "linux")]
+mod posix;
 #[cfg(target_os = "linux")]
 mod simple;
 
@@ -39,6 +51,8 @@ fn main() -> std::io::Result<()> {
         Some("exchange") => exchange::sockets(&plan(), small(1), record, End::HalfClose),
         Some("leave") => exchange::sockets(&plan(), small(1), record, End::Close),
         Some("files") => files::exercise(std::path::Path::new(arguments.get(1).map_or(".", String::as_str))),
+        Some("fsx") => fsx::run(kind::Kind::parse(text(1))?, text(2).as_ref(), number(3), number(4)),
+        Some("posix") => posix::run(kind::Kind::parse(text(1))?, text(2).as_ref(), small(3)),
         Some("stdio") => {
             let plan = Plan { seed: number(1), streams: small(3), up: number(4), down: number(5) };
             exchange::stdio(&plan, small(2))

@@ -23,6 +23,8 @@ mod process;
 mod readme;
 mod root_disk;
 mod services;
+mod share_programs;
+mod share_suites;
 mod shares;
 mod sockets;
 mod sockets_cut;
