@@ -7,7 +7,6 @@ use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags};
 use rustix::process::{Resource, Rlimit, Signal};
 use vhost::vhost_user::Listener;
 use vhost_user_backend::VhostUserDaemon;
@@ -18,7 +17,7 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 use crate::backend::{Backend, Queues};
 use crate::command::{Command, Namespaces};
-use crate::confine::{self, ConfineError};
+use crate::confine::{self, ConfineError, Place};
 use crate::gone::Gone;
 use crate::guard::{Guarded, Owners};
 use crate::sys;
@@ -71,9 +70,7 @@ pub fn serve(command: &Command) -> Result<(), ServeError> {
     let limit = raise_limit();
     let owners =
         if command.passthrough { Owners::Passthrough } else { Owners::One { uid: owner.st_uid, gid: owner.st_gid } };
-    let own_files = rustix::fs::open("/proc/self/fd", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| at("open its own files in /proc")(e.into()))?;
-    let directory = confine(command, directory)?;
+    let Place { directory, own_files } = confine(command, directory)?;
     if command.gone {
         tell(confine::filter_calls());
         return run(Gone, socket, Queues::TakenOver);
@@ -99,19 +96,23 @@ fn raise_limit() -> u64 {
 }
 
 /// Confines the process to the directory, which is its working directory then.
-fn confine(command: &Command, directory: OwnedFd) -> Result<OwnedFd, ServeError> {
+fn confine(command: &Command, directory: OwnedFd) -> Result<Place, ServeError> {
     let fatal = |source: ConfineError| ServeError::Confine { source: source.into() };
     let start = |step| move |source: rustix::io::Errno| ServeError::Start { step, source: source.into() };
     rustix::process::fchdir(&directory).map_err(start("enter the directory"))?;
-    let directory = match command.namespaces {
-        Namespaces::Shared => directory,
+    // For a process that stays where it is. One that gets a root of its own must not keep it, nor the directory that it was
+    // started with: both lead out, by `..`, to the root that it was started in.
+    let own_files = confine::open_own_files()
+        .map_err(|source| ServeError::Start { step: "open its own files in /proc", source })?;
+    let place = match command.namespaces {
+        Namespaces::Shared => Place { directory, own_files },
         Namespaces::Own => match confine::enter(&directory, command.access) {
-            Ok(root) => root,
+            Ok(place) => place,
             Err(error) => {
                 tell(Err(error));
                 // Some step may have come first.
                 rustix::process::fchdir(&directory).map_err(start("enter the directory"))?;
-                directory
+                Place { directory, own_files }
             }
         },
     };
@@ -123,7 +124,7 @@ fn confine(command: &Command, directory: OwnedFd) -> Result<OwnedFd, ServeError>
         (false, _) => rustix::thread::CapabilitySet::empty(),
     };
     confine::keep_only(kept).map_err(fatal)?;
-    tell(confine::restrict_to(&directory, command.access));
+    tell(confine::restrict_to(&place.directory, command.access));
     // Others of this user must not reach into a process that has the memory of a guest.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .map_err(start("keep others out of the process"))?;
@@ -133,7 +134,7 @@ fn confine(command: &Command, directory: OwnedFd) -> Result<OwnedFd, ServeError>
     if parent != rustix::process::getppid() {
         return Err(start("end with its owner")(rustix::io::Errno::SRCH));
     }
-    Ok(directory)
+    Ok(place)
 }
 
 /// What is missing, for those who read the process's output.

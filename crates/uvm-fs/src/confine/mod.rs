@@ -11,7 +11,7 @@ use std::io;
 
 pub(crate) use self::capabilities::{keep_only, of_owner, of_passthrough};
 pub(crate) use self::filter::filter_calls;
-pub(crate) use self::namespaces::enter;
+pub(crate) use self::namespaces::{Place, enter, open_own_files};
 pub(crate) use self::tree::restrict_to;
 
 /// A step of confinement that could not be done.

@@ -13,16 +13,32 @@ use super::{ConfineError, at};
 use crate::guard::Access;
 use crate::sys;
 
+/// Where a process finds what it has open.
+const OWN_FILES: &str = "/proc/self/fd";
+
+/// Opens `/proc/self/fd` where it is: `..` leads from it to the root of the mounts that the process was started in.
+pub(crate) fn open_own_files() -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(OWN_FILES, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// What a process has of files.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// The directory, which is the working directory.
+    pub(crate) directory: OwnedFd,
+    /// `/proc/self/fd`, by which a descriptor is opened anew.
+    pub(crate) own_files: OwnedFd,
+}
+
 /// Makes the directory the root of a file system in which there is nothing else: no device opens there, no set-user-id bit
-/// counts and no program runs; and leaves networks, inter-process communication and host name behind. Returns the
-/// directory, as it is there, which is the working directory now.
+/// counts and no program runs; and leaves networks, inter-process communication and host name behind.
 ///
 /// Without privileges, a user namespace comes first, in which this user is the only one.
 ///
 /// # Errors
 /// The system does not let it. Before the directory has become the root, nothing has changed that would keep it from
 /// being served.
-pub(crate) fn enter(directory: &OwnedFd, access: Access) -> Result<OwnedFd, ConfineError> {
+pub(crate) fn enter(directory: &OwnedFd, access: Access) -> Result<Place, ConfineError> {
     // A new mount namespace has its own copy of every mount; the working directory is in the copy then.
     rustix::process::fchdir(directory).map_err(at("enter the directory"))?;
     let own = libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
@@ -35,6 +51,10 @@ pub(crate) fn enter(directory: &OwnedFd, access: Access) -> Result<OwnedFd, Conf
     }
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", private).map_err(at("keep mounts private"))?;
+    // A mount of its own, which is nowhere mounted: one that is opened by its path would lead on, by `..`, through all of
+    // the host's mounts. It is this process's: nothing forks from here on.
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let own_files = open_tree(CWD, OWN_FILES, flags).map_err(at("copy the mount of its own files in /proc"))?;
     // Copied with what is mounted below: guests see that, too.
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     let tree = open_tree(CWD, ".", flags).map_err(at("copy the share's mount"))?;
@@ -47,8 +67,9 @@ pub(crate) fn enter(directory: &OwnedFd, access: Access) -> Result<OwnedFd, Conf
     rustix::process::pivot_root(".", ".").map_err(at("make the share the root"))?;
     unmount(".", UnmountFlags::DETACH).map_err(at("leave the old root"))?;
     rustix::process::chdir("/").map_err(at("enter the new root"))?;
-    rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(at("open the new root"))
+    let directory = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(at("open the new root"))?;
+    Ok(Place { directory, own_files })
 }
 
 /// The one user and group that a process without privileges may have in a namespace of its own.

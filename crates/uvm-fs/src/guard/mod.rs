@@ -12,7 +12,7 @@ use std::ffi::CStr;
 use std::io;
 
 use virtiofsd::filesystem::{Context, Entry, Extensions, FileSystem, OpenOptions, SetattrValid};
-use virtiofsd::fuse::{ATTR_SUBMOUNT, Attr, SetattrIn};
+use virtiofsd::fuse::{ATTR_SUBMOUNT, Attr, ROOT_ID, SetattrIn};
 
 use self::closed::Closed;
 use self::rules::errno;
@@ -50,7 +50,8 @@ pub enum Owners {
 /// * Set-user-id and set-group-id bits are left out of every mode, but for the latter of a directory that has it.
 /// * Of extended attributes only `user.*` exist (`EOPNOTSUPP`).
 /// * Other file systems mounted in the share are entered, but those without blocks (those of processes and of the
-///   kernel's objects) are not: there, names and files would give rights (`EACCES`).
+///   kernel's objects) are not: there, names and files would give rights (`EACCES`). A single file of one, mounted over one of the share's, is
+///   neither opened nor changed (`EACCES`).
 /// * Nothing is saved and nothing restored: a VM that is saved has no share.
 #[derive(Debug)]
 pub struct Guarded<F> {
@@ -82,6 +83,13 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Guarded<F> {
     /// Passes a directory that is not of a file system that gives rights. What is in one is never known to the guest.
     fn must_be_open(&self, inode: u64) -> io::Result<()> {
         if self.closed.has(inode) { Err(errno(libc::EACCES)) } else { Ok(()) }
+    }
+
+    /// Passes a file that is not of a file system without blocks, unless the whole share is of one: a single file of another
+    /// one may be mounted over one of the share's, and no entry tells of that.
+    fn must_have_blocks(&self, context: Context, inode: u64) -> io::Result<()> {
+        let has_none = |inode| Ok::<_, io::Error>(self.inner.statfs(context, inode)?.f_blocks == 0);
+        if has_none(inode)? && !has_none(ROOT_ID)? { Err(errno(libc::EACCES)) } else { Ok(()) }
     }
 
     /// Passes a name under which something may come, go or change.
@@ -155,12 +163,12 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Guarded<F> {
         context: Context,
         parent: u64,
         name: &CStr,
+        kill_priv: bool,
         flags: u32,
     ) -> io::Result<(Entry, Option<u64>, OpenOptions)> {
-        let found = self.lookup(context, parent, name);
-        let entry = found.map_err(|e| if e.kind() == io::ErrorKind::NotFound { errno(libc::EROFS) } else { e })?;
+        let entry = self.lookup(context, parent, name)?;
         let opened = if flags & libc::O_EXCL.cast_unsigned() == 0 {
-            self.open(context, entry.inode, false, flags)
+            self.open(context, entry.inode, kill_priv, flags)
         } else {
             Err(errno(libc::EEXIST))
         };

@@ -66,6 +66,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Guarded<F> {
     ) -> io::Result<(Attr, Duration)> {
         self.must_be_writable()?;
         self.must_be_open(inode)?;
+        self.must_have_blocks(ctx, inode)?;
         let valid = self.owner_change(&attr, valid)?;
         let now = self.mode(ctx, inode)?;
         let kind = Kind::of(now);
@@ -167,6 +168,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Guarded<F> {
 
     fn open(&self, ctx: Context, inode: u64, kill_priv: bool, flags: u32) -> io::Result<(Option<u64>, OpenOptions)> {
         self.must_be_open(inode)?;
+        self.must_have_blocks(ctx, inode)?;
         let flags = rules::open_flags(flags, self.access == Access::ReadWrite)?;
         self.inner.open(self.context(ctx), inode, kill_priv, flags)
     }
@@ -184,13 +186,35 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Guarded<F> {
     ) -> io::Result<(Entry, Option<u64>, OpenOptions)> {
         self.must_admit(parent, name)?;
         if self.access == Access::ReadOnly {
-            return self.open_existing(ctx, parent, name, flags);
+            let opened = self.open_existing(ctx, parent, name, kill_priv, flags);
+            return opened.map_err(|e| if e.kind() == io::ErrorKind::NotFound { errno(libc::EROFS) } else { e });
         }
         let extensions = self.extensions(extensions)?;
         let (mode, flags) = (rules::new_mode(mode), rules::create_flags(flags)?);
-        let (entry, handle, options) =
-            self.inner.create(self.context(ctx), parent, name, mode, kill_priv, flags, umask, extensions)?;
-        Ok((self.entry(ctx, entry)?, handle, options))
+        // What is there already is opened as anything else is: the file system behind would not look at what it is.
+        let exclusive = libc::O_EXCL.cast_unsigned();
+        let created =
+            self.inner.create(self.context(ctx), parent, name, mode, kill_priv, flags | exclusive, umask, extensions);
+        let (entry, handle, options) = match created {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && flags & exclusive == 0 => {
+                return self.open_existing(ctx, parent, name, kill_priv, flags);
+            }
+            created => created?,
+        };
+        // The host may have put something else there before it was looked up.
+        let inode = entry.inode;
+        let checked = self.entry(ctx, entry).and_then(|entry| match self.must_be_open(inode) {
+            Ok(()) => Ok(entry),
+            Err(error) => {
+                self.forget(ctx, inode, 1);
+                Err(error)
+            }
+        });
+        if let (Err(_), Some(handle)) = (&checked, handle) {
+            // There is nobody else to tell of a handle that is none.
+            let _ = self.inner.release(ctx, inode, flags, handle, false, false, None);
+        }
+        Ok((checked?, handle, options))
     }
 
     fn read<W: ZeroCopyWriter>(
@@ -307,10 +331,12 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Guarded<F> {
     }
 
     fn readdir(&self, ctx: Context, inode: u64, handle: u64, size: u32, offset: u64) -> io::Result<Self::DirIter> {
+        self.must_be_open(inode)?;
         self.inner.readdir(ctx, inode, handle, size, offset)
     }
 
     fn fsyncdir(&self, ctx: Context, inode: u64, datasync: bool, handle: u64) -> io::Result<()> {
+        self.must_be_open(inode)?;
         self.inner.fsyncdir(ctx, inode, datasync, handle)
     }
 
