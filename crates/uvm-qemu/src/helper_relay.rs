@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{
@@ -23,6 +23,10 @@ use rustix::net::{
 /// Starts the relay on a thread of its own, which ends with QEMU's end of the connection. Returns that end, and where
 /// connections to those who take over are sent to; when that is dropped, the end of the helper is QEMU's end, too.
 pub(crate) fn start(helper: UnixStream) -> io::Result<(OwnedFd, mpsc::Sender<UnixStream>)> {
+    start_with(helper, SUCCESSOR_WITHIN)
+}
+
+fn start_with(helper: UnixStream, patience: Duration) -> io::Result<(OwnedFd, mpsc::Sender<UnixStream>)> {
     let (qemu, theirs) = UnixStream::pair()?;
     let (successors, next) = mpsc::channel();
     let relay = move || {
@@ -33,7 +37,7 @@ pub(crate) fn start(helper: UnixStream) -> io::Result<(OwnedFd, mpsc::Sender<Uni
                 return;
             }
             drop(current);
-            helper = next.recv().ok().filter(|successor| device.hand_over(successor).is_ok());
+            helper = device.succeeded_by(&next, patience);
         }
     };
     thread::Builder::new().name("uvm-share".into()).stack_size(STACK).spawn(relay)?;
@@ -48,8 +52,11 @@ const HEADER_LEN: usize = 12;
 const MOST_BYTES: usize = 4096;
 /// No message brings more descriptors: one for each region of memory.
 const MOST_DESCRIPTORS: usize = 16;
-/// How long one who takes over may take for an answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// How long after a helper's end somebody may still come to take over. QEMU stands still if it waits for an answer then, with
+/// the whole VM: starting a process takes a fraction of this, and with the end of its connection QEMU at least goes on.
+const SUCCESSOR_WITHIN: Duration = Duration::from_secs(5);
+/// How long one who takes over may take to be told all.
+const TOLD_WITHIN: Duration = Duration::from_secs(5);
 
 /// Requests, by their numbers in the protocol (vhost-user).
 const GET_FEATURES: u32 = 1;
@@ -217,11 +224,27 @@ impl Device {
         Ok(())
     }
 
+    /// The first who takes over. One may have died before its turn, so what fails with one is tried with the next, until
+    /// nobody has come for as long as `patience`.
+    fn succeeded_by(&self, next: &mpsc::Receiver<UnixStream>, patience: Duration) -> Option<UnixStream> {
+        let until = Instant::now() + patience;
+        loop {
+            let successor = next.recv_timeout(until.saturating_duration_since(Instant::now())).ok()?;
+            match self.hand_over(&successor) {
+                Ok(()) => return Some(successor),
+                Err(error) => tracing::debug!(%error, "a process does not take a share's device over"),
+            }
+        }
+    }
+
     /// Tells one who takes over all that QEMU has said, has it look at the queues, and asks again what was not answered.
     fn hand_over(&self, successor: &UnixStream) -> io::Result<()> {
-        successor.set_read_timeout(Some(ANSWER_WITHIN))?;
+        let until = Instant::now() + TOLD_WITHIN;
+        successor.set_write_timeout(Some(TOLD_WITHIN))?;
         let ask = |request| {
             Message::plain(request).write(successor, 1)?;
+            let left = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
+            successor.set_read_timeout(Some(left.ok_or(io::ErrorKind::TimedOut)?))?;
             Message::read(successor)?.map(drop).ok_or(io::Error::from(io::ErrorKind::UnexpectedEof))
         };
         ask(GET_FEATURES)?;
@@ -237,18 +260,28 @@ impl Device {
         }
         // An answer says that it has come so far.
         ask(GET_FEATURES)?;
-        successor.set_read_timeout(None)?;
         if let Some(asked) = &self.asked {
             // QEMU waits for one answer: a setting that is told twice is the same setting.
             asked.write(successor, asked.flags)?;
         }
+        successor.set_read_timeout(None)?;
+        successor.set_write_timeout(None)?;
         // As the guest tells that it has asked; and as the one before would have told that it has answered, had it not died
         // in between. Neither is harm where it is not so, and a full counter wakes, too.
         let told = self.queues.iter().filter(|((_, request), _)| [SET_VRING_KICK, SET_VRING_CALL].contains(request));
         for counter in told.flat_map(|(_, message)| &message.descriptors) {
-            let _ = rustix::io::write(counter, &1_u64.to_ne_bytes());
+            wake(counter);
         }
         Ok(())
+    }
+}
+
+/// Adds one to a counter. What it is, QEMU has chosen: one that would have to be waited for is left alone.
+fn wake(counter: &OwnedFd) {
+    let mut one = [PollFd::new(counter, PollFlags::OUT)];
+    let at_once = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+    if poll(&mut one, Some(&at_once)).is_ok() && one.iter().all(|fd| fd.revents() == PollFlags::OUT) {
+        let _ = rustix::io::write(counter, &1_u64.to_ne_bytes());
     }
 }
 
@@ -359,6 +392,53 @@ mod tests {
         let qemu = UnixStream::from(end);
         drop((helper, successors));
         assert!(Message::read(&qemu).expect("the end").is_none());
+    }
+
+    #[test]
+    fn one_who_is_waited_for_in_vain_is_the_end() {
+        let (first, helper) = UnixStream::pair().expect("a pair");
+        let (end, successors) = start_with(first, Duration::from_millis(50)).expect("a thread");
+        let qemu = UnixStream::from(end);
+        qemu.set_read_timeout(Some(Duration::from_secs(60))).expect("set");
+        Message::plain(GET_FEATURES).write(&qemu, 1).expect("written");
+        next(&helper);
+        drop(helper);
+        assert!(Message::read(&qemu).expect("the end").is_none());
+        drop(successors);
+    }
+
+    #[test]
+    fn one_who_has_died_meanwhile_is_passed_over() {
+        let (first, helper) = UnixStream::pair().expect("a pair");
+        let (end, successors) = start(first).expect("a thread");
+        let qemu = UnixStream::from(end);
+        Message::plain(GET_CONFIG).write(&qemu, 1).expect("written");
+        next(&helper);
+        let (dead, gone) = UnixStream::pair().expect("a pair");
+        drop(gone);
+        let (second, successor) = UnixStream::pair().expect("a pair");
+        successors.send(dead).expect("it listens");
+        successors.send(second).expect("it listens");
+        drop(helper);
+        assert_eq!(answers(&successor, 4), [GET_FEATURES, GET_PROTOCOL_FEATURES, GET_FEATURES, GET_CONFIG]);
+        assert_eq!(next(&qemu).request, GET_CONFIG);
+    }
+
+    #[test]
+    fn what_would_have_to_be_waited_for_is_not_woken() {
+        let (reader, writer) = rustix::pipe::pipe().expect("a pipe");
+        rustix::io::ioctl_fionbio(&writer, true).expect("set");
+        while rustix::io::write(&writer, &[0; 4096]).is_ok() {}
+        rustix::io::ioctl_fionbio(&writer, false).expect("set");
+        let (done, ended) = mpsc::channel();
+        thread::spawn(move || {
+            wake(&writer);
+            // Nor one whose other end is gone.
+            drop(reader);
+            wake(&writer);
+            done.send(()).expect("somebody listens");
+        });
+        ended.recv_timeout(Duration::from_secs(60)).expect("it does not wait");
     }
 
     #[test]

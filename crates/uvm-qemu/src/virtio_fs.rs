@@ -98,6 +98,10 @@ impl Successors {
     fn close(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
+
+    fn is_open(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
 }
 
 impl Share {
@@ -145,6 +149,26 @@ impl VirtioFs {
     fn with<T>(&self, tag: &str, share: &Share, change: impl FnOnce(&mut Share) -> T) -> Option<T> {
         let mut table = self.lock();
         table.shares.get_mut(tag).filter(|there| there.name == share.name).map(change)
+    }
+
+    /// Whether somebody is to take over: the share is there, and nobody has yet who lives.
+    fn wants_successor(&self, tag: &str, share: &Share) -> bool {
+        self.unanswered(tag, share, |_| ()).is_some()
+    }
+
+    /// Takes a process that takes over; `false` if none is wanted any more.
+    fn succeed(&self, tag: &str, share: &Share, helper: &Arc<Helper>) -> bool {
+        self.unanswered(tag, share, |share| share.successor = Some(Arc::clone(helper))).is_some()
+    }
+
+    fn unanswered<T>(&self, tag: &str, share: &Share, change: impl FnOnce(&mut Share) -> T) -> Option<T> {
+        let mut table = self.lock();
+        if table.closed {
+            return None;
+        }
+        let there = table.shares.get_mut(tag).filter(|there| there.name == share.name)?;
+        let lives = |helper: &Arc<Helper>| helper.process.exit().borrow().is_none();
+        if there.successor.as_ref().is_some_and(lives) { None } else { Some(change(there)) }
     }
 
     fn leave(&self, tag: &str, share: &Share) {
@@ -224,13 +248,13 @@ impl Vm {
                 None => Ok(()),
                 Some(exit) => {
                     let how = share.helper.describe_end(exit);
-                    self.take_back(&export.tag, &share).await;
+                    self.take_back(&export.tag, &share).await?;
                     Err(PlatformError::host(format!("share {}", share.path.display()), how))
                 }
             };
         };
         let error = self.why_not_plugged(&share, error).await;
-        self.take_back(&export.tag, &share).await;
+        self.take_back(&export.tag, &share).await?;
         Err(error)
     }
 
@@ -286,22 +310,25 @@ impl Vm {
     }
 
     /// Removes what an addition that failed has left. A helper that has stalled holds up QEMU: it goes before QEMU is
-    /// asked again.
-    async fn take_back(&self, tag: &str, share: &Share) {
+    /// asked again. A device that stays in QEMU keeps its tag, until a removal gets through.
+    async fn take_back(&self, tag: &str, share: &Share) -> Result<(), PlatformError> {
         share.successors.close();
         let _ = share.helper.process.kill();
         share.helper.process.wait(self.deadlines.terminate).await;
         if self.life() == Life::Running
-            && let Err(e) = self.unplug_served(&share.name).await
+            && let Err(error) = self.unplug_served(&share.name).await
         {
-            tracing::warn!(vm = %self.id, share = %share.path.display(), error = %e, "a device stays in QEMU");
+            tracing::warn!(vm = %self.id, share = %share.path.display(), %error, "a device stays in QEMU");
+            self.virtio_fs.with(tag, share, |share| (share.changing, share.plugged) = (false, true));
+            return Err(error);
         }
         self.virtio_fs.leave(tag, share);
+        Ok(())
     }
 
     /// Takes a share out, which the guest has unmounted, and waits for the end of its helper. One that is not there has
     /// been taken out.
-    pub(crate) async fn remove_virtio_fs(&self, export: &VirtioFsExport) -> Result<(), PlatformError> {
+    pub(crate) async fn remove_virtio_fs(self: &Arc<Self>, export: &VirtioFsExport) -> Result<(), PlatformError> {
         let there = self.virtio_fs.lock().shares.get(&export.tag).cloned();
         let Some(share) = there else { return Ok(()) };
         match self.life() {
@@ -313,6 +340,11 @@ impl Vm {
         let removed = self.remove_device_and_helper(&export.tag, &share).await;
         if removed.is_err() {
             self.virtio_fs.with(&export.tag, &share, |share| share.changing = false);
+            // One that ended meanwhile has nobody who follows it.
+            let has_ended = share.helper.process.exit().borrow().is_some();
+            if has_ended && self.virtio_fs.wants_successor(&export.tag, &share) {
+                tokio::spawn(Arc::clone(self).follow_helper(export.tag.clone(), share.clone()));
+            }
             return removed;
         }
         // It may have been lost meanwhile.
@@ -325,15 +357,14 @@ impl Vm {
         }
     }
 
-    async fn remove_device_and_helper(&self, tag: &str, share: &Share) -> Result<(), PlatformError> {
-        match self.unplug_served(&share.name).await {
+    async fn remove_device_and_helper(self: &Arc<Self>, tag: &str, share: &Share) -> Result<(), PlatformError> {
+        match self.unplug_answered(tag, share).await {
             Err(error @ PlatformError::Timeout { .. }) => {
                 // QEMU has been told, so the helper may go: if it has stalled, QEMU waits for it, or the guest does. Another
                 // one answers them.
                 tracing::warn!(vm = %self.id, share = %share.path.display(), %error, "its helper is ended");
                 let _ = share.helper.process.kill();
-                let (unplugged, ()) = tokio::join!(self.unplug_served(&share.name), self.take_over(tag, share));
-                unplugged?;
+                self.unplug_answered(tag, share).await?;
             }
             unplugged => unplugged?,
         }
@@ -370,8 +401,7 @@ impl Vm {
         if is_lost != Some(true) || matches!(self.life(), Life::Ended(_)) {
             return;
         }
-        // At once, and then somebody who answers: until the guest has let go of the device, it may ask.
-        let (unplugged, ()) = tokio::join!(self.unplug_served(&share.name), self.take_over(&tag, &share));
+        let unplugged = self.unplug_answered(&tag, &share).await;
         // Its end may be QEMU's doing, which has ended.
         if self.await_end(Duration::ZERO).await.is_some() {
             return;
@@ -383,18 +413,48 @@ impl Vm {
         }
     }
 
-    /// Has another helper answer the guest. Without one it hears nothing more, as with the helper's end.
-    async fn take_over(&self, tag: &str, share: &Share) {
-        match self.start_helper(&share.export, &share.directory, Role::TakesOver).await {
-            Ok((helper, connection)) => {
-                let kept = self.virtio_fs.with(tag, share, |share| share.successor = Some(Arc::new(helper)));
-                if kept.is_some() {
-                    share.successors.send(connection);
-                }
-            }
+    /// Takes the device out, and sees to it that somebody answers meanwhile: until the guest has let go of it, it may ask, and
+    /// so may QEMU, which stands still until it is answered.
+    async fn unplug_answered(self: &Arc<Self>, tag: &str, share: &Share) -> Result<(), PlatformError> {
+        let answer = async {
+            let _ = share.helper.process.exit().wait_for(Option::is_some).await;
+            // On its own: what is left half way through may be a process that nobody knows.
+            let _ = tokio::spawn(Arc::clone(self).take_over(tag.to_owned(), share.clone())).await;
+            std::future::pending().await
+        };
+        // QEMU is told first. Once it has no device any more, the end of the helper is in order.
+        tokio::select! {
+            biased;
+            removed = self.remove_device(&share.name) => removed?,
+            never = answer => return never,
+        }
+        self.unplug_served(&share.name).await
+    }
+
+    /// Has another helper answer the guest, unless one does. Without one, its end is QEMU's and the guest's, too: neither hears
+    /// anything more.
+    async fn take_over(self: Arc<Self>, tag: String, share: Share) {
+        if !share.successors.is_open() || !self.virtio_fs.wants_successor(&tag, &share) {
+            return;
+        }
+        let (helper, connection) = match self.start_helper(&share.export, &share.directory, Role::TakesOver).await {
+            Ok((helper, connection)) => (Arc::new(helper), connection),
             Err(error) => {
                 tracing::warn!(vm = %self.id, share = %share.path.display(), %error, "nobody answers the guest any more");
+                share.successors.close();
+                return;
             }
+        };
+        // Where nobody wants it any more, it ends here.
+        if self.virtio_fs.succeed(&tag, &share, &helper) {
+            share.successors.send(connection);
+            let mut exit = helper.process.exit();
+            let (successors, name) = (share.successors, share.name);
+            tokio::spawn(async move {
+                let _ = exit.wait_for(Option::is_some).await;
+                tracing::debug!(share = name, "who took a share's device over has ended");
+                successors.close();
+            });
         }
     }
 

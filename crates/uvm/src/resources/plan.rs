@@ -2,11 +2,14 @@
 //!
 //! To add: access to the file, what the guest must know before, the host, then the guest; whatever fails undoes what was
 //! done, with limits of its own. To remove: the guest, then the host, then the access. If the host does not let go, the
-//! guest already has: a retry goes on from there.
+//! guest already has: a retry goes on from there. A guest that waits for the device itself cannot begin: of such a device the
+//! host lets go first.
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::Instant;
 use uvm_platform::requests::{Change, Device, VmAccess};
 use uvm_platform::{Deadlines, PlatformError, PlatformVm};
 use uvm_wire::modify::{Modification, ModifySettings, Resource};
@@ -189,7 +192,7 @@ impl Ends {
             && let Some(modification) = &guest_remove
             && !matches!(self.connection, Connection::None)
         {
-            self.guest(modification).await.map_err(|e| DetachFailed { error: e.into(), progress })?;
+            self.let_go(plan, modification).await.map_err(|error| DetachFailed { error, progress })?;
         }
         // Where the guest has no half, a host that refuses has changed nothing.
         progress.guest_is_done = plan.guest_remove.is_some() && along.is_none();
@@ -201,6 +204,21 @@ impl Ends {
         removed.map_err(|error| DetachFailed { error, progress })?;
         self.revoke(plan).await;
         Ok(())
+    }
+
+    /// The guest's half of a removal. A guest that does not get through unmounting a share waits for the process that serves
+    /// it: the host takes the device away then, which ends the waiting with errors, and the guest is told again, once.
+    async fn let_go(&self, plan: &Plan, modification: &Modification) -> Result<(), ResourceError> {
+        let began = Instant::now();
+        let Err(error) = self.guest(modification).await else { return Ok(()) };
+        match &plan.device {
+            Some(device @ Device::VirtioFs(_)) if is_given_up(&error, began.elapsed()) => {
+                tracing::warn!(%error, "a share that the guest does not get unmounted is taken away from it");
+                self.change(&Change::Remove(device.clone()), None).await?;
+                Ok(self.guest(modification).await?)
+            }
+            _ => Err(error.into()),
+        }
     }
 
     pub(crate) async fn change_to(&self, step: &Step) -> Result<(), ResourceError> {
@@ -289,7 +307,15 @@ impl Ends {
     }
 
     async fn change(&self, change: &Change, guest: Option<&RawJson>) -> Result<(), ResourceError> {
-        self.host("change", self.vm.change(change, guest.map(RawJson::get))).await
+        let limit = match change {
+            // It asks the guest, ends a process that keeps it from answering, asks again, and waits for the process's end.
+            Change::Remove(Device::VirtioFs(_)) | Change::UndoAdd(Device::VirtioFs(_)) => {
+                self.deadlines.host_call * 2 + self.deadlines.terminate * 2
+            }
+            _ => self.deadlines.host_call,
+        };
+        let changing = self.vm.change(change, guest.map(RawJson::get));
+        on_host(&*self.vm, "change", limit, changing).await.map_err(ResourceError::Host)
     }
 
     /// What cannot be taken back is told, and does not keep the rest from being undone.
@@ -309,11 +335,43 @@ impl Ends {
     }
 }
 
+/// How long the guest's agent tries at least before it gives up by itself (25 s), and says so in an answer.
+const TRIED: Duration = Duration::from_secs(20);
+
+/// Whether the guest waits in vain for something: it did not answer, or answered after `waited` that it had given up. What its
+/// kernel refuses has an errno, and what it will not do it says at once.
+fn is_given_up(error: &BridgeError, waited: Duration) -> bool {
+    match error {
+        BridgeError::Timeout { .. } => true,
+        BridgeError::Failed(failure) => failure.errno.is_none() && waited >= TRIED,
+        _ => false,
+    }
+}
+
 /// Whether what was asked for may have been done, or yet be.
 fn is_unclear(error: &ResourceError) -> bool {
     match error {
         ResourceError::Host(PlatformError::Timeout { .. }) => true,
         ResourceError::Guest(error) => matches!(**error, BridgeError::Timeout { .. }),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uvm_wire::{Failure, MessageType};
+
+    use super::*;
+
+    #[test]
+    fn a_share_in_use_is_not_taken_for_one_that_does_not_answer() {
+        let failed = |failure| BridgeError::Failed(Box::new(failure));
+        let late = failed(Failure::plain("unmounting took longer than 25s"));
+        assert!(is_given_up(&late, Duration::from_secs(25)));
+        assert!(!is_given_up(&failed(Failure::plain("it is another mount")), Duration::from_secs(1)));
+        let busy = failed(Failure::plain("it is in use").with_errno(16));
+        assert!(!is_given_up(&busy, Duration::from_secs(25)));
+        let silent = BridgeError::Timeout { call: MessageType::MODIFY_SETTINGS, waited: Duration::from_secs(30) };
+        assert!(is_given_up(&silent, Duration::from_secs(30)));
     }
 }

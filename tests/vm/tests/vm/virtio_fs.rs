@@ -319,6 +319,54 @@ async fn a_killed_helper_leaves_the_guest_usable() -> TestResult {
 }
 
 #[tokio::test]
+async fn a_share_that_does_not_answer_is_removed() -> TestResult {
+    let images = Images::new()?;
+    let image = images.filesystem("disk.img", "ext4")?;
+    let dir = tempfile::tempdir()?;
+    fs::write(dir.path().join("file"), "content")?;
+    let vm = TestVm::builder("fs-hangs").boot().await?;
+    let share = vm.share_with(&by_device(dir.path(), "/run/share")).await?;
+    let helper = the_helper(&vm)?;
+    send(helper, Signal::STOP)?;
+    // The guest's kernel tells the helper of the end, and waits for its answer.
+    let began = Instant::now();
+    within("the release", share.release()).await??;
+    println!("removed after {:?}", began.elapsed());
+    assert!(rustix::process::test_kill_process(helper).is_err(), "it has ended");
+    assert_eq!(helper_pids(&vm), []);
+    assert_eq!(sh(&vm, "grep -c virtiofs /proc/mounts || true").await?, "0\n");
+    hot_plug_works(&vm, dir.path(), &image).await?;
+    vm.close().await
+}
+
+#[tokio::test]
+async fn a_vm_goes_on_where_nobody_takes_a_share_over() -> TestResult {
+    let images = Images::new()?;
+    let image = images.filesystem("disk.img", "ext4")?;
+    let dir = tempfile::tempdir()?;
+    fs::write(dir.path().join("file"), "content")?;
+    let programs = tempfile::tempdir()?;
+    let (program, moved) = (programs.path().join("uvm-fs"), programs.path().join("moved"));
+    fs::copy(built("uvm-fs", "cargo xtask ci")?, &program)?;
+    let given = program.clone();
+    let builder = TestVm::builder("fs-moved");
+    let vm = builder.with_both(|_, host| host.share_helper = Some(given)).boot().await?;
+    let share = vm.share_with(&by_device(dir.path(), "/run/share")).await?;
+    // As an upgrade does.
+    fs::rename(&program, &moved)?;
+    send(the_helper(&vm)?, Signal::KILL)?;
+    // Its driver lets go of the device, and QEMU asks who serves it for the state of its queues.
+    let script = "cat /run/share/file 2>/dev/null || echo error";
+    assert_eq!(within("an error", sh(&vm, script)).await??, "error\n");
+    let error = chain(&within("the release", share.release()).await?.expect_err("it was lost"));
+    assert!(error.contains("was ended by signal 9"), "{error}");
+    share.release().await?;
+    fs::rename(&moved, &program)?;
+    hot_plug_works(&vm, dir.path(), &image).await?;
+    vm.close().await
+}
+
+#[tokio::test]
 async fn a_stopped_helper_stops_its_callers_only() -> TestResult {
     let images = Images::new()?;
     let image = images.filesystem("disk.img", "ext4")?;
