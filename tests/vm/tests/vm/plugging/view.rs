@@ -39,7 +39,7 @@ async fn look(vm: &UtilityVm) -> TestResult<BTreeSet<String>> {
         "for d in /sys/bus/scsi/devices/*:0:*:*; do [ -d $d/block ] || continue; \
          echo disk ${{d#*:0:}} $(head -c 16 /dev/$(ls $d/block) | head -n 1); done; \
          while read -r _ at kind options _; do case $at in {MOUNTED}/*|{LAYERS}/*) \
-         echo mount $at $kind ${{options%%,*}} $(cat $at/{NAME});; esac; done < /proc/mounts; \
+         echo mount $at $kind ${{options%%,*}} $(cat $at/{NAME} 2>&1);; esac; done < /proc/mounts; \
          for d in {MOUNTED}/* {LAYERS}/*; do [ -e $d ] || continue; \
          if [ -S $d ]; then echo socket $d; else grep -q \" $d \" /proc/mounts || echo left $d; fi; done"
     );
