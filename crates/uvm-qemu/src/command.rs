@@ -6,6 +6,7 @@ use uvm_platform::Accelerator;
 use uvm_platform::spec::MemoryBacking;
 
 use crate::layers::Room;
+use crate::slots::AT_BOOT;
 
 /// What one QEMU process is told. Descriptor numbers are those of the owner: the child inherits them unchanged.
 #[derive(Clone, Debug)]
@@ -129,7 +130,10 @@ impl QemuCommand<'_> {
         if let Some(vsock) = self.vsock {
             args.pair("-chardev", format!("socket,id={VSOCK_DEVICE},fd={vsock}"));
             let name = VSOCK_DEVICE;
-            args.pair("-device", format!("vhost-user-vsock-pci,id={name},chardev={name},bus={HOT_PLUG_BUS},addr=0x1"));
+            args.pair(
+                "-device",
+                format!("vhost-user-vsock-pci,id={name},chardev={name},bus={HOT_PLUG_BUS},addr={AT_BOOT:#x}"),
+            );
         }
         if let Some((fd, bytes)) = self.root {
             let memory = format!("memory-backend-file,id=root,size={bytes},mem-path=/proc/self/fd/{fd}");

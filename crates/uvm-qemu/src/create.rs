@@ -19,7 +19,7 @@ use uvm_vsock::Vsock;
 
 use crate::accel;
 use crate::boot_file::{self, BootFile};
-use crate::command::QemuCommand;
+use crate::command::{QemuCommand, VSOCK_DEVICE};
 use crate::console::{self, Outlet};
 use crate::disks::Disks;
 use crate::exit::{self, Evidence};
@@ -36,6 +36,7 @@ use crate::residue::Residue;
 use crate::ring::Ring;
 use crate::root_disk::{self, RootDisk};
 use crate::shares::Shares;
+use crate::slots::Slots;
 use crate::sockets::Sockets;
 use crate::spawn::{ChildProcess, ChildSpec, RunAs};
 use crate::state::{ClaimError, HostObject, StateDir};
@@ -86,6 +87,7 @@ pub(crate) async fn create(host: Arc<Shared>, spec: VmSpec, thread: Arc<VmThread
         console,
         host_output,
         transport,
+        slots: Slots::new(launched.vsock.as_ref().map(|_| VSOCK_DEVICE)),
         sockets: Sockets::new(launched.vsock),
         disks: Disks::default(),
         layers,

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 use uvm_platform::PlatformError;
 
+use crate::command::HOT_PLUG_BUS;
 use crate::qmp::CallError;
 use crate::vm::Vm;
 
@@ -13,7 +14,19 @@ impl Vm {
     /// Plugs in a device that is served at the other end of a connection, under one name for both. QEMU is told of the
     /// device last, so a refusal leaves nothing. Our copy of the end is closed by then: else QEMU's death would not be seen
     /// at the other.
-    pub(crate) async fn plug_served(&self, name: &str, end: OwnedFd, device: Value) -> Result<(), PlatformError> {
+    pub(crate) async fn plug_served(&self, name: &str, end: OwnedFd, mut device: Value) -> Result<(), PlatformError> {
+        let slot = self.slots.take(name).await?;
+        device["bus"] = HOT_PLUG_BUS.into();
+        device["addr"] = format!("{slot:#x}").into();
+        let plugged = self.plug_served_in_slot(name, end, device).await;
+        // What went unanswered may be there, until it is taken out.
+        if matches!(plugged, Err(PlatformError::Host { .. } | PlatformError::NotAllowed { .. })) {
+            self.slots.give_back(name);
+        }
+        plugged
+    }
+
+    async fn plug_served_in_slot(&self, name: &str, end: OwnedFd, device: Value) -> Result<(), PlatformError> {
         self.call_with("getfd", json!({ "fdname": name }), Some(end.as_fd())).await?;
         drop(end);
         let address = json!({ "type": "fd", "data": { "str": name } });
@@ -33,6 +46,7 @@ impl Vm {
     /// Takes such a device out. The device goes first: a guest whose device is dead would not let go of it any more.
     pub(crate) async fn unplug_served(&self, name: &str) -> Result<(), PlatformError> {
         self.remove_device(name).await?;
+        self.slots.give_back(name);
         // It is dead then, and its connection of no use; one that QEMU does not give up costs a descriptor there.
         match self.qmp.call("chardev-remove", json!({ "id": name })).await {
             Ok(_) => {}

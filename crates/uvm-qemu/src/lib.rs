@@ -15,6 +15,7 @@
 //! | `shares`, `virtio_fs`, `share_helper`, `helper_relay` | directories of the host, served to the guest: by 9P in this process, as devices by processes of their own |
 //! | `pipes` | sockets of the host, offered in the guest |
 //! | `pci`, `vfio` | PCI devices of the host, plugged into ports; whether one can be |
+//! | `slots` | the slots that devices are plugged into, and which is next |
 //! | `turns` | what is done to one device, one after the other |
 //! | `full_disk` | a guest that waits for room on the host |
 //! | `file_users` | who has a file open |
@@ -54,6 +55,7 @@ mod share_helper;
 mod shares;
 mod short_path;
 mod sink;
+mod slots;
 mod sockets;
 mod spawn;
 mod state;

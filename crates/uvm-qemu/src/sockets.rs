@@ -8,7 +8,7 @@ use uvm_platform::hvsocket::HvSocketGate;
 use uvm_platform::{GuestListener, GuestStream, PlatformError, Port};
 use uvm_vsock::Vsock;
 
-use crate::command::{HOT_PLUG_BUS, VSOCK_DEVICE};
+use crate::command::VSOCK_DEVICE;
 use crate::transport;
 use crate::vm::{Life, Vm};
 
@@ -134,7 +134,7 @@ impl Vm {
         let dir = self.residue.dir().map_err(|e| PlatformError::host("plug in virtual sockets", e))?;
         let (device, end) = transport::device(&dir)?;
         let name = format!("{VSOCK_DEVICE}-{}", self.sockets.count.fetch_add(1, Ordering::Relaxed));
-        let plugged = json!({ "driver": "vhost-user-vsock-pci", "id": name, "chardev": name, "bus": HOT_PLUG_BUS });
+        let plugged = json!({ "driver": "vhost-user-vsock-pci", "id": name, "chardev": name });
         if let Err(e) = self.plug_served(&name, end, plugged).await {
             device.close();
             return Err(e);

@@ -21,11 +21,11 @@ use tokio::sync::{OnceCell, watch};
 use uvm_platform::requests::VirtioFsExport;
 use uvm_platform::{Feature, PlatformError};
 
-use crate::command::HOT_PLUG_BUS;
 use crate::helper_relay;
 use crate::kill_point::kill_point;
 use crate::share_helper::{Directory, Helper, Place, Role};
 use crate::shares::with_causes;
+use crate::slots::ALL_IN_USE;
 use crate::spawn::ChildExit;
 use crate::transport;
 use crate::vm::{Life, Vm, not_here};
@@ -238,7 +238,6 @@ impl Vm {
             "id": share.name,
             "chardev": share.name,
             "tag": export.tag,
-            "bus": HOT_PLUG_BUS,
         });
         let Err(error) = self.plug_served(&share.name, end, device).await else {
             self.virtio_fs.with(&export.tag, &share, |share| (share.changing, share.plugged) = (false, true));
@@ -296,7 +295,7 @@ impl Vm {
     async fn why_not_plugged(&self, share: &Share, error: PlatformError) -> PlatformError {
         let is_full = matches!(&error, PlatformError::Host { .. }) && with_causes(&error).contains(ALL_IN_USE);
         if is_full {
-            return not_here(Feature::VirtioFsShares, "all slots for devices of a running VM are in use");
+            return not_here(Feature::VirtioFsShares, ALL_IN_USE);
         }
         if matches!(error, PlatformError::Ended { .. }) {
             return error;
@@ -469,6 +468,3 @@ impl Vm {
         }
     }
 }
-
-/// How QEMU says that there is no slot.
-const ALL_IN_USE: &str = "all in use or reserved";

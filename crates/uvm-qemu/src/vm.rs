@@ -33,6 +33,7 @@ use crate::qmp::{CallError, Qmp, QmpEvent};
 use crate::residue::Residue;
 use crate::ring::Ring;
 use crate::shares::Shares;
+use crate::slots::Slots;
 use crate::sockets::Sockets;
 use crate::spawn::ChildProcess;
 use crate::transport::AgentTransport;
@@ -84,6 +85,7 @@ pub(crate) struct Vm {
     pub(crate) virtio_fs: VirtioFs,
     pub(crate) pci: PciDevices,
     pub(crate) full_disk: FullDisk,
+    pub(crate) slots: Slots,
     pub(crate) turns: Turns,
     /// Held while the guest is stopped or let go on.
     pub(crate) power: tokio::sync::Mutex<()>,

@@ -1,0 +1,96 @@
+//! The slots of the bus that devices of a running VM are plugged into, and which of them is next.
+//!
+//! It matters which: the guest is told of removals by a register that keeps saying so until the guest has let go of the
+//! device, and reads it again whenever anything else is plugged. So it may have noted a removal twice; the second time it
+//! takes out what is in the slot by then. A device in a slot that was free for a while is safe from that.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use uvm_platform::PlatformError;
+
+/// Slots of the bus.
+const COUNT: u8 = 32;
+/// The one of the device that is there at boot, if there is one.
+pub(crate) const AT_BOOT: u8 = 1;
+/// How long a slot stays free at least: many times what a guest under the translator takes for a removal (65 ms).
+const FREE_FOR: Duration = Duration::from_secs(1);
+/// What is said when there is none.
+pub(crate) const ALL_IN_USE: &str = "all slots for devices of a running VM are in use";
+
+/// The slots of a VM.
+pub(crate) struct Slots(Mutex<Table>);
+
+struct Table {
+    /// The one that was free for the longest time first, and since when; `None`: nothing was there before.
+    free: VecDeque<(u8, Option<Instant>)>,
+    /// By the names of their devices.
+    taken: HashMap<String, u8>,
+}
+
+impl Slots {
+    /// All of them free, but for that of a device that is there at boot.
+    pub(crate) fn new(at_boot: Option<&str>) -> Self {
+        let is_free = |slot: &u8| at_boot.is_none() || *slot != AT_BOOT;
+        let free = (0..COUNT).filter(is_free).map(|slot| (slot, None)).collect();
+        let taken = at_boot.map(|name| (name.to_owned(), AT_BOOT)).into_iter().collect();
+        Self(Mutex::new(Table { free, taken }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A slot for a device of that name, which is waited for if none was free for long enough.
+    pub(crate) async fn take(&self, name: &str) -> Result<u8, PlatformError> {
+        let (slot, since) = {
+            let mut table = self.lock();
+            let first = table.free.pop_front();
+            let first = first.ok_or_else(|| PlatformError::host("plug in a device", ALL_IN_USE))?;
+            table.taken.insert(name.to_owned(), first.0);
+            first
+        };
+        if let Some(since) = since {
+            tokio::time::sleep_until(since + FREE_FOR).await;
+        }
+        Ok(slot)
+    }
+
+    /// The device of that name is gone, or never came. One that is not known has been told before.
+    pub(crate) fn give_back(&self, name: &str) {
+        let mut table = self.lock();
+        if let Some(slot) = table.taken.remove(name) {
+            table.free.push_back((slot, Some(Instant::now())));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slot_is_free_for_a_while_before_it_is_taken_again() {
+        let slots = Slots::new(Some("boot"));
+        let mut seen = Vec::new();
+        for number in 0..COUNT - 1 {
+            seen.push(slots.take(&number.to_string()).await.expect("free"));
+        }
+        assert!(!seen.contains(&AT_BOOT));
+        let error = slots.take("more").await.expect_err("none is free");
+        assert!(crate::shares::with_causes(&error).contains(ALL_IN_USE), "{error:?}");
+        let began = Instant::now();
+        slots.give_back("7");
+        tokio::time::advance(FREE_FOR / 4).await;
+        slots.give_back("boot");
+        slots.give_back("boot");
+        // The one that was free for the longest time, and not before its time.
+        assert_eq!(slots.take("more").await.expect("free"), seen[7]);
+        assert_eq!(began.elapsed(), FREE_FOR);
+        assert_eq!(slots.take("more still").await.expect("free"), AT_BOOT);
+        assert_eq!(began.elapsed(), FREE_FOR * 5 / 4);
+        slots.take("too many").await.expect_err("none is free");
+    }
+}
