@@ -26,7 +26,7 @@ pub(super) async fn update(storage: &Storage, size: DiskSize) -> Result<(), Stor
     let request = storage.begin([disk].into_iter().chain(path).collect()).await?;
     let until = request.steps_until().into_std();
     let storage = storage.clone();
-    request.run(&task, move || update_now(&storage, &size, until), || (), || ()).await
+    request.run(&task, move || update_now(&storage, &size, until), || (), || Ok(())).await
 }
 
 fn update_now(storage: &Storage, size: &DiskSize, until: Instant) -> Result<(), StorageError> {

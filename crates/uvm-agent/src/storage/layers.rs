@@ -11,7 +11,6 @@ use uvm_wire::modify::CombinedLayers;
 use super::overlay::{MOST_LAYERS, Overlay, Scratch};
 use super::turns::Place;
 use super::{Storage, StorageError, mount_point};
-use crate::log;
 
 /// What is combined, by where it is seen. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -77,11 +76,7 @@ pub(super) async fn add(storage: &Storage, combined: CombinedLayers) -> Result<(
     let request = storage.begin(places).await?;
     let task = format!("combining {count} layers at {root:?}");
     let (late, late_root) = (storage.clone(), root.clone());
-    let undo = move || {
-        if let Err(e) = clear(&late, &late_root) {
-            log::console(format_args!("layers that were combined too late stay: {e}"));
-        }
-    };
+    let undo = move || clear(&late, &late_root);
     let storage = storage.clone();
     request.run(&task, move || combine(&storage, &root, parts), || (), undo).await
 }
@@ -123,7 +118,7 @@ pub(super) async fn remove(storage: &Storage, combined: CombinedLayers) -> Resul
     let request = storage.begin(vec![Place::Path(root.clone().into())]).await?;
     let task = format!("taking apart the layers combined at {root:?}");
     let storage = storage.clone();
-    request.run(&task, move || clear(&storage, &root), || (), || ()).await
+    request.run(&task, move || clear(&storage, &root), || (), || Ok(())).await
 }
 
 fn clear(storage: &Storage, root: &str) -> Result<(), StorageError> {

@@ -25,7 +25,7 @@ pub(super) async fn add(storage: &Storage, device: VpciDevice) -> Result<(), Sto
     let request = storage.begin(vec![Place::Path(path.clone())]).await?;
     let until = request.steps_until().into_std();
     let task = format!("waiting for a PCI device in port {port}");
-    request.run(&task, move || wait(&path, &port, until), || (), || ()).await
+    request.run(&task, move || wait(&path, &port, until), || (), || Ok(())).await
 }
 
 /// What the kernel tells of a port.

@@ -11,7 +11,6 @@ use uvm_wire::modify::MappedDirectory;
 use super::turns::Place;
 use super::{Storage, StorageError, mount_point};
 use crate::link::{self, DialError, Link, Stream};
-use crate::log;
 
 /// The longest message. The kernel takes no more over descriptors, and the original asked for 64 KiB.
 const MESSAGE: usize = 1 << 20;
@@ -31,11 +30,7 @@ pub(super) async fn add(storage: &Storage, link: &Link, share: MappedDirectory) 
         format!("mounting share {:?} at {:?}, which the host has to answer for,", share.share_name, share.mount_path);
     let modules = storage.modules.clone();
     let late = share.mount_path.clone();
-    let undo = move || {
-        if let Err(e) = mount_point::clear(&late) {
-            log::console(format_args!("a share that was mounted too late stays: {e}"));
-        }
-    };
+    let undo = move || mount_point::clear(&late);
     let work = move || {
         modules.load("9p").map_err(StorageError::because)?;
         mount_point::mount_at(&share.mount_path, || mount(&share, &descriptor))
@@ -54,7 +49,7 @@ pub(super) async fn remove(storage: &Storage, share: MappedDirectory) -> Result<
             mounted.filesystem == "9p" && (share.share_name.is_empty() || mounted.source == source)
         })
     };
-    request.run(&task, work, || (), || ()).await
+    request.run(&task, work, || (), || Ok(())).await
 }
 
 /// What a request about a share is about.

@@ -81,11 +81,7 @@ pub(super) async fn add(storage: &Storage, device: VpmemDevice) -> Result<(), St
     let until = request.steps_until().into_std();
     let task = format!("mounting the memory-backed disk {}", which.name());
     let (late, late_path, late_which) = (storage.clone(), device.mount_path.clone(), which.clone());
-    let undo = move || {
-        if let Err(e) = clear_and_let_go(&late, &late_path, &late_which) {
-            log::console(format_args!("a memory-backed disk that was found too late stays: {e}"));
-        }
-    };
+    let undo = move || clear_and_let_go(&late, &late_path, &late_which);
     let storage = storage.clone();
     // The kernel cannot be told to stop.
     request.run(&task, move || find_and_mount(&storage, &device.mount_path, &which, until), || (), undo).await
@@ -116,7 +112,7 @@ pub(super) async fn remove(storage: &Storage, device: VpmemDevice) -> Result<(),
     let request = storage.begin(places(&which, &device)).await?;
     let task = format!("unmounting the memory-backed disk {}", which.name());
     let storage = storage.clone();
-    request.run(&task, move || clear_and_let_go(&storage, &device.mount_path, &which), || (), || ()).await
+    request.run(&task, move || clear_and_let_go(&storage, &device.mount_path, &which), || (), || Ok(())).await
 }
 
 fn clear_and_let_go(storage: &Storage, path: &str, which: &Which) -> Result<(), StorageError> {

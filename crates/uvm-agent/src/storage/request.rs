@@ -7,6 +7,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::StorageError;
 use super::turns::{Place, Turn, Turns};
+use crate::log;
 
 /// How long a request may take in all, its wait for earlier ones included: shorter than the 30 s that a host waits for the
 /// answer, so that it hears of what was not done, and why.
@@ -41,20 +42,24 @@ impl Request {
     }
 
     /// Does `work` on a thread. If it takes too long, that is an error which says that `task` was waited for, and `abandon`
-    /// is called to end it; should it succeed after all, `undo` follows. The turn is over when all that is.
+    /// is called to end it; should it succeed after all, `undo` follows, and what cannot be undone is told on the console.
+    /// The turn is over when all that is.
     pub(super) async fn run(
         self,
         task: &str,
         work: impl FnOnce() -> Result<(), StorageError> + Send + 'static,
         abandon: impl FnOnce(),
-        undo: impl FnOnce() + Send + 'static,
+        undo: impl FnOnce() -> Result<(), StorageError> + Send + 'static,
     ) -> Result<(), StorageError> {
         let Self { until, turn } = self;
+        let late = task.to_owned();
         let (answer, mut answered) = oneshot::channel();
         let thread = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            if let Err(Ok(())) = answer.send(work()) {
-                undo();
+            if let Err(Ok(())) = answer.send(work())
+                && let Err(e) = undo()
+            {
+                log::console(format_args!("{late} came too late, and stays: {e}"));
             }
         });
         let outcome = if let Ok(outcome) = timeout_at(until, &mut answered).await {
@@ -102,7 +107,10 @@ mod tests {
             let _ = stuck.recv();
             Ok(())
         };
-        let undo = move || undone.send(()).expect("somebody listens");
+        let undo = move || {
+            undone.send(()).expect("somebody listens");
+            Ok(())
+        };
         let error = request.run("the task", work, || (), undo).await.expect_err("too late").to_string();
         assert_eq!(error, "the task took longer than 25s");
         // It goes on, so the next waits.

@@ -48,12 +48,7 @@ pub(super) async fn add(storage: &Storage, disk: MappedVirtualDisk) -> Result<()
     let task = format!("adding {}", place(disk.controller, disk.lun));
     let (late, late_disk) = (storage.clone(), disk.clone());
     let is_first = !storage.scsi.added().contains(&(disk.controller, disk.lun));
-    let undo = move || {
-        let undone = if is_first { clear_and_unplug(&late, &late_disk) } else { clear(&late, &late_disk) };
-        if let Err(e) = undone {
-            log::console(format_args!("a disk that was found too late stays: {e}"));
-        }
-    };
+    let undo = move || if is_first { clear_and_unplug(&late, &late_disk) } else { clear(&late, &late_disk) };
     let storage = storage.clone();
     // The kernel cannot be told to stop.
     request.run(&task, move || add_now(&storage, &disk, until), || (), undo).await
@@ -103,7 +98,7 @@ pub(super) async fn remove(storage: &Storage, disk: MappedVirtualDisk) -> Result
     let request = storage.begin(places(&disk)).await?;
     let task = format!("removing {}", place(disk.controller, disk.lun));
     let storage = storage.clone();
-    request.run(&task, move || clear_and_unplug(&storage, &disk), || (), || ()).await
+    request.run(&task, move || clear_and_unplug(&storage, &disk), || (), || Ok(())).await
 }
 
 /// Has the kernel let go of a disk that is mounted nowhere.
@@ -112,7 +107,7 @@ pub(super) async fn unplug(storage: &Storage, controller: u8, lun: u8) -> Result
     let task = format!("letting go of {place}");
     let request = storage.begin(vec![place]).await?;
     let bus = storage.scsi.clone();
-    request.run(&task, move || bus.unplug(controller, lun), || (), || ()).await
+    request.run(&task, move || bus.unplug(controller, lun), || (), || Ok(())).await
 }
 
 fn clear(storage: &Storage, disk: &MappedVirtualDisk) -> Result<(), StorageError> {

@@ -20,7 +20,6 @@ use uvm_wire::modify::{MappedSocket, SOCKET_REACHED};
 use super::turns::Place;
 use super::{Storage, StorageError, mount_point};
 use crate::link::Link;
-use crate::log;
 
 /// Connections at a time by one socket; whoever connects beyond that waits, as the listener's queue allows.
 const PER_SOCKET: usize = 128;
@@ -67,11 +66,7 @@ pub(super) async fn add(storage: &Storage, link: &Link, socket: MappedSocket) ->
     let task = format!("offering a socket of the host at {:?}", socket.mount_path);
     let (sockets, late, link) = (storage.sockets.clone(), storage.sockets.clone(), link.clone());
     let offered = socket.clone();
-    let undo = move || {
-        if let Err(e) = late.remove(&socket) {
-            log::console(format_args!("a socket that was offered too late stays: {e}"));
-        }
-    };
+    let undo = move || late.remove(&socket);
     // On a thread: the path may be on a share of the host.
     request.run(&task, move || sockets.offer(&offered, link), || (), undo).await
 }
@@ -81,7 +76,7 @@ pub(super) async fn remove(storage: &Storage, socket: MappedSocket) -> Result<()
     let request = storage.begin(places(&socket)).await?;
     let task = format!("removing the socket at {:?}", socket.mount_path);
     let sockets = storage.sockets.clone();
-    request.run(&task, move || sockets.remove(&socket), || (), || ()).await
+    request.run(&task, move || sockets.remove(&socket), || (), || Ok(())).await
 }
 
 /// What a request about a socket is about.

@@ -10,7 +10,6 @@ use uvm_wire::modify::MappedDirectory;
 
 use super::plan9::places;
 use super::{Storage, StorageError, mount_point};
-use crate::log;
 
 /// How long between looks for a device that the kernel has not found yet. It tells nobody in all versions that have to do.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -21,11 +20,7 @@ pub(super) async fn add(storage: &Storage, share: MappedDirectory) -> Result<(),
     let (modules, until) = (storage.modules.clone(), request.steps_until());
     let task = format!("mounting share {:?} at {:?}", share.tag, share.mount_path);
     let late = share.mount_path.clone();
-    let undo = move || {
-        if let Err(e) = mount_point::clear(&late) {
-            log::console(format_args!("a share that was mounted too late stays: {e}"));
-        }
-    };
+    let undo = move || mount_point::clear(&late);
     let work = move || {
         modules.load("virtiofs").map_err(StorageError::because)?;
         mount_point::mount_at(&share.mount_path, || mount(&share, until))
@@ -43,7 +38,7 @@ pub(super) async fn remove(storage: &Storage, share: MappedDirectory) -> Result<
             mounted.filesystem == "virtiofs" && mounted.source == share.tag
         })
     };
-    request.run(&task, work, || (), || ()).await
+    request.run(&task, work, || (), || Ok(())).await
 }
 
 fn mount(share: &MappedDirectory, until: Instant) -> Result<(), StorageError> {
