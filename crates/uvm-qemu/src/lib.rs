@@ -60,6 +60,8 @@ mod sockets;
 mod spawn;
 mod state;
 #[cfg(test)]
+mod test_listener;
+#[cfg(test)]
 mod test_spec;
 mod transport;
 mod turns;

@@ -226,35 +226,22 @@ const RETRY: Duration = Duration::from_millis(20);
 
 #[cfg(test)]
 mod tests {
-    use std::task::{Context, Poll};
-
     use tokio::io::{AsyncReadExt, DuplexStream};
     use tokio::net::UnixListener;
     use tokio::sync::mpsc;
-    use uvm_platform::stream::PollAccept;
 
     use super::*;
-
-    /// Hands on what a test dials.
-    struct Dialled(mpsc::UnboundedReceiver<DuplexStream>);
-
-    impl PollAccept for Dialled {
-        fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<GuestStream, PlatformError>> {
-            let gone = || PlatformError::host("accept", "the test is over");
-            self.0.poll_recv(cx).map(|stream| stream.map(GuestStream::new).ok_or_else(gone))
-        }
-    }
+    use crate::test_listener;
 
     /// A guest's end of a pipe to this socket, and what serves it.
     fn served(socket: &Path) -> (mpsc::UnboundedSender<DuplexStream>, tokio::task::JoinHandle<()>) {
-        let (dial, dialled) = mpsc::unbounded_channel();
+        let (dial, listener) = test_listener::listen(Port(7));
         let server = Server {
             vm: "vm".into(),
             socket: socket.to_owned(),
             connections: Arc::new(Semaphore::new(PER_VM)),
             has_warned: AtomicBool::new(false),
         };
-        let listener = GuestListener::new(Port(7), Dialled(dialled));
         (dial, tokio::spawn(Arc::new(server).serve(listener)))
     }
 

@@ -212,26 +212,12 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::{Context, Poll};
-
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-    use tokio::sync::mpsc;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tracing::span::{Attributes, Id, Record};
     use tracing::{Event, Level, Metadata};
-    use uvm_platform::GuestStream;
-    use uvm_platform::stream::PollAccept;
 
     use super::*;
-
-    /// Hands on what a test dials.
-    struct Dialled(mpsc::UnboundedReceiver<DuplexStream>);
-
-    impl PollAccept for Dialled {
-        fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<GuestStream, PlatformError>> {
-            let gone = || PlatformError::host("accept", "the test is over");
-            self.0.poll_recv(cx).map(|stream| stream.map(GuestStream::new).ok_or_else(gone))
-        }
-    }
+    use crate::test_listener;
 
     /// Counts warnings.
     struct Warnings(Arc<AtomicUsize>);
@@ -257,13 +243,12 @@ mod tests {
     async fn a_guest_has_so_many_mounts_and_its_owner_one_warning() {
         let warnings = Arc::new(AtomicUsize::new(0));
         let _logged = tracing::subscriber::set_default(Warnings(Arc::clone(&warnings)));
-        let (dial, dialled) = mpsc::unbounded_channel();
+        let (dial, listener) = test_listener::listen(Port(564));
         let mount = || {
             let (own, other) = tokio::io::duplex(64);
             dial.send(other).expect("the server listens");
             own
         };
-        let listener = GuestListener::new(Port(564), Dialled(dialled));
         let server = tokio::spawn(serve(listener, Arc::default(), "vm".into()));
         let mut mounts: Vec<_> = (0..MOUNTS).map(|_| mount()).collect();
         for _ in 0..10 {
