@@ -8,14 +8,30 @@ use uvm_platform::PlatformError;
 
 use crate::command::HOT_PLUG_BUS;
 use crate::qmp::CallError;
+use crate::slots::NoSlot;
 use crate::vm::Vm;
+
+/// Why a device was not plugged in.
+pub(crate) enum NotPlugged {
+    NoSlot(NoSlot),
+    Failed(PlatformError),
+}
+
+impl From<NotPlugged> for PlatformError {
+    fn from(not_plugged: NotPlugged) -> Self {
+        match not_plugged {
+            NotPlugged::NoSlot(e) => Self::host("plug in a device", e),
+            NotPlugged::Failed(e) => e,
+        }
+    }
+}
 
 impl Vm {
     /// Plugs in a device that is served at the other end of a connection, under one name for both. QEMU is told of the
     /// device last, so a refusal leaves nothing. Our copy of the end is closed by then: else QEMU's death would not be seen
     /// at the other.
-    pub(crate) async fn plug_served(&self, name: &str, end: OwnedFd, mut device: Value) -> Result<(), PlatformError> {
-        let slot = self.slots.take(name).await?;
+    pub(crate) async fn plug_served(&self, name: &str, end: OwnedFd, mut device: Value) -> Result<(), NotPlugged> {
+        let slot = self.slots.take(name).await.map_err(NotPlugged::NoSlot)?;
         device["bus"] = HOT_PLUG_BUS.into();
         device["addr"] = format!("{slot:#x}").into();
         let plugged = self.plug_served_in_slot(name, end, device).await;
@@ -23,7 +39,7 @@ impl Vm {
         if matches!(plugged, Err(PlatformError::Host { .. } | PlatformError::NotAllowed { .. })) {
             self.slots.give_back(name);
         }
-        plugged
+        plugged.map_err(NotPlugged::Failed)
     }
 
     async fn plug_served_in_slot(&self, name: &str, end: OwnedFd, device: Value) -> Result<(), PlatformError> {

@@ -73,7 +73,7 @@ fn bridge(index: u32) -> String {
 
 /// The layers that QEMU has.
 pub(crate) struct Layers {
-    /// One is added at a time, so that the guest counts devices in the order they are counted in here.
+    /// One is mapped at a time, so that the guest counts devices in the order they are counted in here.
     turn: tokio::sync::Mutex<()>,
     table: Mutex<Table>,
 }
@@ -218,7 +218,6 @@ impl Vm {
         let path = layer.path.clone();
         let opened = tokio::task::spawn_blocking(move || layer_image::open(&path)).await;
         let image = opened.unwrap_or_else(|e| Err(PlatformError::host("open a layer", e)))?;
-        let _turn = self.layers.turn.lock().await;
         if self.layers.lock().slots.contains_key(&layer.slot) {
             let intent = format!("attach {}", layer.path.display());
             return Err(PlatformError::host(intent, format!("memory-backed device {} has a layer", layer.slot)));
@@ -237,6 +236,7 @@ impl Vm {
             return Err(Unmapped::Refused("its file is to be closed when it is removed".into()));
         }
         let bytes = image.mapped.clone().map_err(Unmapped::Refused)?;
+        let _turn = self.layers.turn.lock().await;
         let target = self.layers.lock().target(&image.identity).map_err(Unmapped::Refused)?;
         let place = match target {
             Target::Parked(place) => place,
@@ -319,8 +319,6 @@ impl Vm {
     /// Unplugs the layer in a slot, as far as QEMU does: a mapped one is parked, a disk is gone and its file closed. A slot
     /// without a layer is one that is free. After a failure it can be called again, and goes on.
     pub(crate) async fn remove_layer(&self, slot: u32) -> Result<(), PlatformError> {
-        // One that is being added is waited for.
-        let _turn = self.layers.turn.lock().await;
         let way = self.layers.lock().slots.get(&slot).cloned();
         if let Some(Way::Disk { slot, .. }) = way {
             self.remove_disk(slot).await?;

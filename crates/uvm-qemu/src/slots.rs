@@ -8,8 +8,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use thiserror::Error;
 use tokio::time::Instant;
-use uvm_platform::PlatformError;
 
 /// Slots of the bus.
 const COUNT: u8 = 32;
@@ -17,8 +17,11 @@ const COUNT: u8 = 32;
 pub(crate) const AT_BOOT: u8 = 1;
 /// How long a slot stays free at least: many times what a guest under the translator takes for a removal (65 ms).
 const FREE_FOR: Duration = Duration::from_secs(1);
-/// What is said when there is none.
-pub(crate) const ALL_IN_USE: &str = "all slots for devices of a running VM are in use";
+
+/// There is none.
+#[derive(Debug, Error)]
+#[error("all slots for devices of a running VM are in use")]
+pub(crate) struct NoSlot;
 
 /// The slots of a VM.
 pub(crate) struct Slots(Mutex<Table>);
@@ -44,11 +47,10 @@ impl Slots {
     }
 
     /// A slot for a device of that name, which is waited for if none was free for long enough.
-    pub(crate) async fn take(&self, name: &str) -> Result<u8, PlatformError> {
+    pub(crate) async fn take(&self, name: &str) -> Result<u8, NoSlot> {
         let (slot, since) = {
             let mut table = self.lock();
-            let first = table.free.pop_front();
-            let first = first.ok_or_else(|| PlatformError::host("plug in a device", ALL_IN_USE))?;
+            let first = table.free.pop_front().ok_or(NoSlot)?;
             table.taken.insert(name.to_owned(), first.0);
             first
         };
@@ -79,8 +81,8 @@ mod tests {
             seen.push(slots.take(&number.to_string()).await.expect("free"));
         }
         assert!(!seen.contains(&AT_BOOT));
-        let error = slots.take("more").await.expect_err("none is free");
-        assert!(crate::shares::with_causes(&error).contains(ALL_IN_USE), "{error:?}");
+        let error = slots.take("more").await.expect_err("none is free").to_string();
+        assert!(error.contains("all slots for devices of a running VM are in use"), "{error}");
         let began = Instant::now();
         slots.give_back("7");
         tokio::time::advance(FREE_FOR / 4).await;

@@ -137,7 +137,7 @@ impl Vm {
         let plugged = json!({ "driver": "vhost-user-vsock-pci", "id": name, "chardev": name });
         if let Err(e) = self.plug_served(&name, end, plugged).await {
             device.close();
-            return Err(e);
+            return Err(e.into());
         }
         *self.sockets.slot() = Some(Plugged { device: device.clone(), name });
         Ok(device)

@@ -21,11 +21,10 @@ use tokio::sync::{OnceCell, watch};
 use uvm_platform::requests::VirtioFsExport;
 use uvm_platform::{Feature, PlatformError};
 
+use crate::devices::NotPlugged;
 use crate::helper_relay;
 use crate::kill_point::kill_point;
 use crate::share_helper::{Directory, Helper, Place, Role};
-use crate::shares::with_causes;
-use crate::slots::ALL_IN_USE;
 use crate::spawn::ChildExit;
 use crate::transport;
 use crate::vm::{Life, Vm, not_here};
@@ -292,14 +291,12 @@ impl Vm {
     }
 
     /// What a refusal comes from: a helper that ended, or no room for another device.
-    async fn why_not_plugged(&self, share: &Share, error: PlatformError) -> PlatformError {
-        let is_full = matches!(&error, PlatformError::Host { .. }) && with_causes(&error).contains(ALL_IN_USE);
-        if is_full {
-            return not_here(Feature::VirtioFsShares, ALL_IN_USE);
-        }
-        if matches!(error, PlatformError::Ended { .. }) {
-            return error;
-        }
+    async fn why_not_plugged(&self, share: &Share, not_plugged: NotPlugged) -> PlatformError {
+        let error = match not_plugged {
+            NotPlugged::NoSlot(why) => return not_here(Feature::VirtioFsShares, &why.to_string()),
+            NotPlugged::Failed(ended @ PlatformError::Ended { .. }) => return ended,
+            NotPlugged::Failed(error) => error,
+        };
         match share.helper.process.wait(SETTLE).await {
             Some(exit) => {
                 PlatformError::host(format!("share {}", share.path.display()), share.helper.describe_end(exit))
