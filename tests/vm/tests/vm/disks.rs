@@ -10,6 +10,7 @@ use crate::cli::Run;
 use crate::faults::chain;
 use crate::images::{Images, tool};
 use crate::process::text;
+use crate::qemu;
 
 /// What a script prints in the guest; an error if it fails.
 pub(crate) async fn sh(vm: &UtilityVm, script: &str) -> TestResult<String> {
@@ -219,7 +220,7 @@ pub(crate) fn is_of_an_ended_vm(error: &UvmError) -> bool {
 async fn qemu_is_killed_while_disks_are_being_attached() -> TestResult {
     let images = Images::new()?;
     let vm = TestVm::builder("pulled").boot().await?;
-    let pid = vm.properties().await?.host_pid.ok_or("no QEMU")?;
+    let pid = qemu::pid(&vm).await?;
     let mut tasks = tokio::task::JoinSet::new();
     for index in 0..50 {
         let (vm, image) = ((*vm).clone(), images.raw(&format!("{index}.img"), 1)?);

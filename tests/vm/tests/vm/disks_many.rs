@@ -9,11 +9,7 @@ use uvm_testkit::{TestResult, TestVm};
 use crate::campaign;
 use crate::disks::{disks_in, refused, sh};
 use crate::images::Images;
-
-/// How many descriptors a process has open.
-pub(crate) fn descriptors(process: u32) -> TestResult<usize> {
-    Ok(std::fs::read_dir(format!("/proc/{process}/fd"))?.count())
-}
+use crate::qemu::{self, descriptors};
 
 async fn attach_all(vm: &UtilityVm, images: &[PathBuf]) -> TestResult<Vec<ScsiMount>> {
     let mut adding = JoinSet::new();
@@ -59,7 +55,7 @@ async fn every_place_is_filled_and_emptied_at_once() -> TestResult {
     let controllers = campaign::rounds(1, 4);
     let images = Images::new()?;
     let vm = TestVm::builder("full").with(move |options| options.scsi_controllers = controllers).boot().await?;
-    let qemu = vm.properties().await?.host_pid.ok_or("no QEMU")?;
+    let qemu = qemu::pid(&vm).await?;
     let paths: Vec<_> =
         (0..controllers * 64).map(|index| images.raw(&format!("{index}.img"), 1)).collect::<Result<_, _>>()?;
     let one_more = ScsiDisk::new(images.raw("more.img", 1)?);

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use uvm::{ErrorKind, ExitStatus, LcowOptions, MemoryMib, ProcessSpec, UvmError};
 use uvm_testkit::{TestResult, TestVm};
 
+use crate::qemu;
+
 /// The error with all of its causes, as one text.
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
@@ -132,7 +134,7 @@ async fn a_stopped_qemu_fails_start_in_time_and_by_name() -> TestResult {
         options.deadlines.host_call = Duration::from_secs(2);
     };
     let vm = TestVm::builder("stopstart").with(change).create().await?;
-    let pid = vm.properties().await?.host_pid.ok_or("no process")?;
+    let pid = qemu::pid(&vm).await?;
     let stopped = Stopped::new(pid)?;
     let began = Instant::now();
     let error = vm.start().await.expect_err("it is stopped");
@@ -147,7 +149,7 @@ async fn a_stopped_qemu_fails_start_in_time_and_by_name() -> TestResult {
 async fn a_stopped_qemu_fails_a_process_in_time_and_by_name() -> TestResult {
     let change = |options: &mut LcowOptions| options.deadlines.rpc = Duration::from_millis(500);
     let vm = TestVm::builder("stopexec").with(change).boot().await?;
-    let pid = vm.properties().await?.host_pid.ok_or("no process")?;
+    let pid = qemu::pid(&vm).await?;
     let stopped = Stopped::new(pid)?;
     let error = vm.create_process(&ProcessSpec::new(["true"])).await.expect_err("it is stopped");
     assert_eq!(error.kind(), ErrorKind::Timeout);
@@ -165,7 +167,7 @@ async fn a_qemu_that_is_stopped_in_mid_boot_fails_start_in_time_and_by_name() ->
         options.deadlines.host_call = Duration::from_secs(2);
     };
     let vm = TestVm::builder("stopboot").with(change).create().await?;
-    let pid = vm.properties().await?.host_pid.ok_or("no process")?;
+    let pid = qemu::pid(&vm).await?;
     let began = Instant::now();
     let stop = async {
         // Powered on, and its kernel prints.
@@ -189,7 +191,7 @@ async fn a_qemu_that_is_stopped_in_mid_boot_fails_start_in_time_and_by_name() ->
 #[tokio::test]
 async fn a_stopped_qemu_is_closed_all_the_same() -> TestResult {
     let vm = TestVm::builder("stopclose").boot().await?;
-    let pid = vm.properties().await?.host_pid.ok_or("no process")?;
+    let pid = qemu::pid(&vm).await?;
     let _stopped = Stopped::new(pid)?;
     vm.close().await
 }
@@ -197,7 +199,7 @@ async fn a_stopped_qemu_is_closed_all_the_same() -> TestResult {
 #[tokio::test]
 async fn a_killed_qemu_ends_everything_with_its_cause() -> TestResult {
     let vm = TestVm::builder("killed").boot().await?;
-    let pid = vm.properties().await?.host_pid.ok_or("no process")?;
+    let pid = qemu::pid(&vm).await?;
     let sleeper = vm.create_process(&ProcessSpec::new(["sleep", "1000"])).await?;
     let pid = rustix::process::Pid::from_raw(pid.cast_signed()).ok_or("no process")?;
     rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;

@@ -20,6 +20,7 @@ mod owner;
 mod pipes;
 mod plugging;
 mod process;
+mod qemu;
 mod readme;
 mod root_disk;
 mod services;

@@ -5,6 +5,7 @@ use uvm::{HvSocketServiceConfig as Config, HvSocketServiceId as Id, UtilityVm};
 use uvm_testkit::{TestResult, TestVm};
 
 use crate::process::text;
+use crate::qemu;
 use crate::sockets::{install, output_of, run};
 
 const PORT: u32 = 5000;
@@ -116,7 +117,7 @@ async fn what_no_service_allows_is_refused_in_the_guest_and_on_the_host() -> Tes
 #[tokio::test]
 async fn the_end_of_qemu_ends_the_wait_for_the_guests_driver() -> TestResult {
     let vm = TestVm::builder("services-killed").boot().await?;
-    let pid = vm.properties().await?.host_pid.ok_or("no process")?;
+    let pid = qemu::pid(&vm).await?;
     // The agent loads the driver two seconds after its start, so the wait for it has begun.
     let kill = async {
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;

@@ -12,6 +12,7 @@ use uvm_testkit::{TestResult, TestVm};
 
 use crate::campaign::{self, Random};
 use crate::exchange::{End, Exchange, Outcome, Plan, assert_agree, assert_whole, within};
+use crate::qemu;
 use crate::sockets::{GUEST, vm};
 
 const STREAMS: u32 = 200;
@@ -220,7 +221,7 @@ fn all_reset(outcomes: &[Outcome]) -> bool {
 }
 
 async fn qemu(vm: &TestVm) -> TestResult<Pid> {
-    let pid = vm.properties().await?.host_pid.ok_or("no process")?;
+    let pid = qemu::pid(vm).await?;
     Ok(Pid::from_raw(pid.cast_signed()).ok_or("no process")?)
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 use uvm::{ErrorKind, ProcessSpec, ScsiDisk, Share, ShareKind, ShareOptions, ShareOwners, ShareWay, UtilityVm};
-use uvm_testkit::leak::{helpers, processes};
+use uvm_testkit::leak::helpers;
 use uvm_testkit::{TestResult, TestVm};
 
 use crate::cli::{Run, built};
@@ -15,6 +15,7 @@ use crate::disks::sh;
 use crate::faults::chain;
 use crate::images::Images;
 use crate::process::text;
+use crate::qemu;
 
 /// What a removal, or the end of a helper, may take at most: limits of calls, under the translator.
 const BOUNDED: Duration = Duration::from_secs(150);
@@ -200,11 +201,6 @@ async fn a_helper_is_the_owner_of_its_directory_and_little_more() -> TestResult 
     vm.close().await
 }
 
-/// Descriptors that QEMU and this process have open.
-fn open_in(pid: &str) -> usize {
-    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
-}
-
 #[tokio::test]
 async fn many_are_there_at_once_and_leave_nothing() -> TestResult {
     const MANY: usize = 24;
@@ -213,8 +209,7 @@ async fn many_are_there_at_once_and_leave_nothing() -> TestResult {
         fs::write(dir.path().join("name"), index.to_string())?;
     }
     let vm = TestVm::builder("fs-many").boot().await?;
-    let qemu = processes(vm.id().as_str());
-    let qemu = qemu.first().and_then(|text| text.split_once(':')).map(|(pid, _)| pid.to_owned()).ok_or("no QEMU")?;
+    let qemu = qemu::pid(&vm).await?;
     let mut before = None;
     // The first round has QEMU open what it keeps.
     for _ in 0..3 {
@@ -236,7 +231,7 @@ async fn many_are_there_at_once_and_leave_nothing() -> TestResult {
         assert_eq!(sh(&vm, "grep -c virtiofs /proc/mounts || true").await?, "0\n");
         assert_eq!(sh(&vm, "ls /sys/bus/virtio/drivers/virtiofs | grep -c virtio || true").await?, "0\n");
         assert_eq!(helper_pids(&vm), []);
-        let now = open_in(&qemu);
+        let now = qemu::descriptors(qemu)?;
         assert!(before.is_none_or(|before| now <= before), "QEMU has {now} descriptors open, before {before:?}");
         before = Some(now);
     }
@@ -405,8 +400,7 @@ async fn helpers_end_with_qemu() -> TestResult {
     let dir = tempfile::tempdir()?;
     let vm = TestVm::builder("fs-qemu").boot().await?;
     let share = vm.share_with(&by_device(dir.path(), "/run/share")).await?;
-    let qemu = processes(vm.id().as_str());
-    let qemu = qemu.first().and_then(|text| Pid::from_raw(text.split_once(':')?.0.parse().ok()?)).ok_or("no QEMU")?;
+    let qemu = Pid::from_raw(qemu::pid(&vm).await?.cast_signed()).ok_or("no QEMU")?;
     send(qemu, Signal::KILL)?;
     vm.wait().await?;
     let id = vm.id().to_string();

@@ -13,6 +13,7 @@ use crate::faults::chain;
 use crate::images::{Images, tool};
 use crate::layers::mounted;
 use crate::process::text;
+use crate::qemu;
 
 /// A running VM that can have so many layers.
 async fn boot(name: &str, count: u32) -> TestResult<TestVm> {
@@ -48,10 +49,6 @@ fn qemu_has(pid: u32, path: &Path) -> TestResult<bool> {
     let open = std::fs::read_dir(format!("/proc/{pid}/fd"))?;
     let is_open = open.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok()).any(|file| file == path);
     Ok(is_open || maps.lines().any(|line| line.ends_with(name)))
-}
-
-async fn pid(vm: &UtilityVm) -> TestResult<u32> {
-    Ok(vm.properties().await?.host_pid.ok_or("no QEMU")?)
 }
 
 #[tokio::test]
@@ -130,7 +127,7 @@ async fn a_layer_that_is_added_again_is_had_again_and_a_changed_one_is_not() -> 
     let images = Images::new()?;
     let (a, b) = (images.filesystem("a.img", "ext4")?, images.filesystem("b.img", "ext4")?);
     let vm = boot("parked", 4).await?;
-    let qemu = pid(&vm).await?;
+    let qemu = qemu::pid(&vm).await?;
     let maps = |path: &Path| -> TestResult<usize> {
         let name = path.canonicalize()?;
         let maps = std::fs::read_to_string(format!("/proc/{qemu}/maps"))?;
@@ -167,7 +164,7 @@ async fn when_all_places_are_taken_layers_are_disks_whose_files_are_closed() -> 
     let images = Images::new()?;
     let content = images.filesystem("first.img", "ext4")?;
     let vm = boot("budget", 2).await?;
-    let qemu = pid(&vm).await?;
+    let qemu = qemu::pid(&vm).await?;
     // A bridge has 32 places, more than the VM has slots.
     for number in 0..32 {
         let image = images.path(&format!("{number}.img"));
@@ -200,7 +197,7 @@ async fn when_all_places_are_taken_layers_are_disks_whose_files_are_closed() -> 
 async fn what_cannot_be_mapped_is_a_disk_and_says_why() -> TestResult {
     let images = Images::new()?;
     let vm = boot("unmapped", 8).await?;
-    let qemu = pid(&vm).await?;
+    let qemu = qemu::pid(&vm).await?;
     let ext4 = images.filesystem("plain.img", "ext4")?;
     let convert = |name: &str, words: &[&str]| -> TestResult<std::path::PathBuf> {
         let image = images.path(name);
@@ -355,7 +352,7 @@ async fn qemu_is_killed_while_layers_are_being_added() -> TestResult {
     let images = Images::new()?;
     let first = images.filesystem("first.img", "ext4")?;
     let vm = boot("layers-pulled", 64).await?;
-    let qemu = pid(&vm).await?;
+    let qemu = qemu::pid(&vm).await?;
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..20 {
         let image = images.path(&format!("{number}.img"));

@@ -12,7 +12,7 @@ use uvm::UtilityVm;
 use uvm_testkit::{TestResult, TestVm};
 
 use crate::campaign::{self, Random};
-use crate::disks_many::descriptors;
+use crate::qemu::{self, descriptors};
 
 use books::Books;
 use things::Things;
@@ -39,7 +39,7 @@ impl Shared {
 async fn whatever_is_plugged_at_random_is_what_the_guest_sees() -> TestResult {
     let things = Things::make()?;
     let vm = TestVm::builder("plugging").with(|options| *options = options.clone().with_processors(2)).boot().await?;
-    let qemu = vm.properties().await?.host_pid.ok_or("no QEMU")?;
+    let qemu = qemu::pid(&vm).await?;
     let shared = Arc::new(Shared { vm: vm.clone(), things, books: Mutex::default() });
     // What QEMU and guest make once, they keep.
     for thing in shared.things.all() {

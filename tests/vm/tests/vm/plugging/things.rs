@@ -218,8 +218,7 @@ impl Things {
         let (own, _) = self.own.get(task).ok_or("no such task")?;
         let path = format!("{MOUNTED}/own-{task}");
         let disk = vm.add_scsi(&ScsiDisk::new(own).with_guest_path(&path)).await?;
-        let mut spec = ProcessSpec::new(["sleep", "1000"]);
-        spec.cwd.clone_from(&path);
+        let spec = ProcessSpec::new(["sleep", "1000"]).with_cwd(&path);
         let user = vm.create_process(&spec).await?;
         let released = tokio::time::timeout(BOUND, disk.release()).await?;
         names(released.err(), "busy")?;
