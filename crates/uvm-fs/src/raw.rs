@@ -30,6 +30,40 @@ pub const HEADER_LEN: usize = 40;
 /// The length of an answer's header.
 pub const ANSWER_HEADER_LEN: usize = 16;
 
+/// Numbers of requests, named as the published protocol names them.
+#[expect(missing_docs, reason = "they are named as the protocol names them")]
+pub mod operation {
+    pub const LOOKUP: u32 = 1;
+    pub const GETATTR: u32 = 3;
+    pub const SETATTR: u32 = 4;
+    pub const READLINK: u32 = 5;
+    pub const SYMLINK: u32 = 6;
+    pub const MKNOD: u32 = 8;
+    pub const MKDIR: u32 = 9;
+    pub const UNLINK: u32 = 10;
+    pub const RMDIR: u32 = 11;
+    pub const RENAME: u32 = 12;
+    pub const LINK: u32 = 13;
+    pub const OPEN: u32 = 14;
+    pub const READ: u32 = 15;
+    pub const WRITE: u32 = 16;
+    pub const SETXATTR: u32 = 21;
+    pub const GETXATTR: u32 = 22;
+    pub const LISTXATTR: u32 = 23;
+    pub const REMOVEXATTR: u32 = 24;
+    pub const INIT: u32 = 26;
+    pub const OPENDIR: u32 = 27;
+    pub const READDIR: u32 = 28;
+    pub const FSYNCDIR: u32 = 30;
+    pub const CREATE: u32 = 35;
+    pub const FALLOCATE: u32 = 43;
+    pub const RENAME2: u32 = 45;
+    pub const COPY_FILE_RANGE: u32 = 47;
+}
+
+/// The number of the share's own directory.
+pub const ROOT: u64 = 1;
+
 /// A guest that sends what it likes.
 pub struct Guest<F: FileSystem + Sync> {
     server: Server<F>,
@@ -92,6 +126,18 @@ impl<F: FileSystem + Sync> Guest<F> {
             Some(0) => Ok(body.to_vec()),
             number => Err(number.map(i32::abs)),
         }
+    }
+
+    /// Begins a session that wants the features of these two words. The body of the answer.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub fn begin(&self, features: [u32; 2]) -> Result<Vec<u8>, Option<i32>> {
+        // Version 7.38, and how much is read ahead.
+        let words = [7, 38, 0x2_0000].into_iter().chain(features);
+        let mut body: Vec<u8> = words.flat_map(u32::to_ne_bytes).collect();
+        body.resize(64, 0);
+        self.ask(operation::INIT, 0, &body)
     }
 
     /// Sends bytes, and returns what is answered: nothing, if they are no request or one that has no answer.

@@ -8,36 +8,10 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use uvm_fs::guard::{Access, Guarded, Owners};
-use uvm_fs::raw::{Guest, unguarded};
+use uvm_fs::raw::operation::*;
+use uvm_fs::raw::{Guest, ROOT, unguarded};
 use virtiofsd::passthrough::PassthroughFs;
 
-const LOOKUP: u32 = 1;
-const GETATTR: u32 = 3;
-const SETATTR: u32 = 4;
-const READLINK: u32 = 5;
-const SYMLINK: u32 = 6;
-const MKNOD: u32 = 8;
-const MKDIR: u32 = 9;
-const UNLINK: u32 = 10;
-const RMDIR: u32 = 11;
-const RENAME: u32 = 12;
-const LINK: u32 = 13;
-const OPEN: u32 = 14;
-const READ: u32 = 15;
-const WRITE: u32 = 16;
-const SETXATTR: u32 = 21;
-const GETXATTR: u32 = 22;
-const LISTXATTR: u32 = 23;
-const REMOVEXATTR: u32 = 24;
-const INIT: u32 = 26;
-const OPENDIR: u32 = 27;
-const READDIR: u32 = 28;
-const CREATE: u32 = 35;
-const FALLOCATE: u32 = 43;
-const RENAME2: u32 = 45;
-const COPY_FILE_RANGE: u32 = 47;
-
-const ROOT: u64 = 1;
 const SECRET: &str = "nobody's business";
 /// Whose the files are said to be.
 const OWNER: (u32, u32) = (4711, 4712);
@@ -106,9 +80,7 @@ fn u64s(numbers: &[u64]) -> Vec<u8> {
 
 /// As a guest of this day, with everything it knows.
 fn init<F: virtiofsd::filesystem::FileSystem + Sync>(guest: &Guest<F>) -> u64 {
-    let mut body = bytes(&[7, 38, 0x2_0000, u32::MAX, u32::MAX]);
-    body.extend_from_slice(&[0; 44]);
-    let answer = guest.ask(INIT, 0, &body).expect("negotiated");
+    let answer = guest.begin([u32::MAX; 2]).expect("negotiated");
     let word = |at: usize| u64::from(u32::from_ne_bytes(answer[at..at + 4].try_into().expect("four bytes")));
     word(12) | word(32) << 32
 }
@@ -472,9 +444,7 @@ fn file_systems_that_give_rights_are_not_entered() {
     assert_eq!(guest.ask(OPENDIR, processes, &bytes(&[0, 0])), Err(Some(libc::EACCES)));
     assert_eq!(open(&guest, processes, libc::O_RDONLY), Err(libc::EACCES));
     // Forgotten and looked up again, in a session that does not want to know of file systems: the same.
-    let mut body = bytes(&[7, 38, 0x2_0000, 0, 0]);
-    body.extend_from_slice(&[0; 44]);
-    guest.ask(INIT, 0, &body).expect("negotiated");
+    guest.begin([0; 2]).expect("negotiated");
     let processes = look(&guest, ROOT, "proc").expect("it is seen");
     assert_eq!(look(&guest, processes, "self"), Err(libc::EACCES));
     let etc = look(&guest, ROOT, "etc").expect("it is there");

@@ -7,18 +7,10 @@ use std::process::{Command, Stdio};
 
 use rustix::mount::mount_bind;
 use uvm_fs::guard::{Access, Guarded, Owners};
-use uvm_fs::raw::{Guest, unguarded};
+use uvm_fs::raw::operation::{CREATE, FSYNCDIR, LOOKUP, OPEN, READDIR, SETATTR};
+use uvm_fs::raw::{Guest, ROOT, unguarded};
 use virtiofsd::filesystem::FileSystem;
 
-const LOOKUP: u32 = 1;
-const SETATTR: u32 = 4;
-const OPEN: u32 = 14;
-const INIT: u32 = 26;
-const READDIR: u32 = 28;
-const FSYNCDIR: u32 = 30;
-const CREATE: u32 = 35;
-
-const ROOT: u64 = 1;
 /// Set in the process that has the namespace.
 const CHILD: &str = "UVM_FS_TEST_MOUNTS";
 
@@ -36,10 +28,6 @@ fn look<F: FileSystem + Sync>(guest: &Guest<F>, name: &[u8]) -> u64 {
 
 fn create<F: FileSystem + Sync>(guest: &Guest<F>, name: &[u8], flags: i32) -> Result<Vec<u8>, Option<i32>> {
     guest.ask(CREATE, ROOT, &bytes(&[flags.cast_unsigned(), 0o100_644, 0, 0], name))
-}
-
-fn init<F: FileSystem + Sync>(guest: &Guest<F>) {
-    guest.ask(INIT, 0, &bytes(&[7, 38, 0x2_0000, u32::MAX, u32::MAX], &[0; 44])).expect("negotiated");
 }
 
 #[test]
@@ -72,13 +60,13 @@ fn in_namespace() {
 
     // Without the layer, each of these gets what is mounted: that makes this a test that can fail.
     let bare = Guest::new(unguarded(dir.path(), 1000).expect("a share")).expect("a guest");
-    init(&bare);
+    bare.begin([u32::MAX; 2]).expect("negotiated");
     create(&bare, b"p\0", libc::O_RDONLY).expect("opened");
     create(&bare, b"x\0", libc::O_RDWR).expect("opened");
 
     let owners = Owners::One { uid: 0, gid: 0 };
     let guest: Guest<Guarded<_>> = Guest::of(dir.path(), Access::ReadWrite, owners, 1000).expect("a share");
-    init(&guest);
+    guest.begin([u32::MAX; 2]).expect("negotiated");
     let refused = Err(Some(libc::EACCES));
     for flags in [libc::O_RDONLY, libc::O_RDWR, libc::O_RDWR | libc::O_TRUNC] {
         assert_eq!(create(&guest, b"p\0", flags), refused, "{flags:o}");

@@ -8,6 +8,7 @@ pub mod image;
 pub mod log;
 pub mod mux;
 pub mod p9;
+mod place;
 pub mod vsock;
 pub mod wire;
 

@@ -1,15 +1,14 @@
 //! A 9P server whose client is hostile: by its bytes, and by what it asks for.
 
-use std::fs;
-use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
-use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
 use uvm_p9::protocol::{Entry, HEADER_LEN, Header, Name, Request, Response, flags};
 use uvm_p9::tree::{Descriptors, TreeOptions};
 use uvm_p9::{Limits, Share, serve};
+
+use crate::place::Place;
 
 /// A type and a body, as a request, as an answer and as entries of a directory: whatever is read is written back.
 ///
@@ -35,26 +34,11 @@ pub fn p9_codec(data: &[u8]) {
     }
 }
 
-const SECRET: &str = "nobody's business";
-
 /// One for all inputs, which are run one after the other.
-static PLACE: LazyLock<(TempDir, Runtime)> = LazyLock::new(|| {
+static PLACE: LazyLock<(Place, Runtime)> = LazyLock::new(|| {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-    (tempfile::tempdir().expect("a directory"), runtime.expect("a runtime"))
+    (Place::default(), runtime.expect("a runtime"))
 });
-
-/// Puts the share, and what is next to it, in order.
-fn prepare(place: &Path) {
-    let share = place.join("share");
-    if share.exists() {
-        // A client takes permissions from directories, too.
-        fs::remove_dir_all(&share).expect("nothing in the share keeps root or its owner from removing it");
-    }
-    fs::create_dir_all(share.join("d")).expect("a directory");
-    fs::write(share.join("f"), "inside").expect("a file");
-    fs::write(place.join("secret"), SECRET).expect("a file");
-    std::os::unix::fs::symlink("../secret", share.join("l")).expect("a link");
-}
 
 /// A session as the client likes it: for each request its type, the length of its body and the body.
 ///
@@ -62,9 +46,9 @@ fn prepare(place: &Path) {
 /// When something outside of the share was touched, or an answer is none.
 pub fn p9_session(data: &[u8]) {
     let (place, runtime) = &*PLACE;
-    prepare(place.path());
-    let share = Share::open("s", TreeOptions::new(place.path().join("share")).with_descriptors(Descriptors::new(64)))
-        .expect("a share");
+    place.prepare();
+    let share =
+        Share::open("s", TreeOptions::new(place.share()).with_descriptors(Descriptors::new(64))).expect("a share");
     let limits = Limits::default().with_threads(2).with_fids(32).with_locks(8).with_message_size(8192);
     let sent = frames(data);
     runtime.block_on(async {
@@ -84,8 +68,7 @@ pub fn p9_session(data: &[u8]) {
         let ((), received, _) = tokio::join!(asking, listening, serving);
         check_answers(&received);
     });
-    assert_eq!(fs::read_to_string(place.path().join("secret")).expect("the secret"), SECRET);
-    assert_eq!(fs::read_dir(place.path()).expect("the place").count(), 2, "the share and the secret");
+    place.check();
 }
 
 fn frames(data: &[u8]) -> Vec<u8> {
