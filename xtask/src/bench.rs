@@ -70,8 +70,8 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
         setup::packages(&[("mkfs.ext4", "e2fsprogs")])?;
     }
     if request.wants("shares") {
-        // What virtiofsd is built with.
-        setup::packages(&[("/usr/include/seccomp.h", "libseccomp-dev"), ("/usr/include/cap-ng.h", "libcap-ng-dev")])?;
+        // What virtiofsd is built with, besides what uvm-fs is.
+        setup::packages(&[("seccomp.h", "libseccomp-dev")])?;
     }
     let mut guests = setup::guest_build().args(["-p", "uvm-bench-guest", "-p", "uvm-bench-mux"]);
     for guest in GUESTS {

@@ -117,6 +117,14 @@ pub(crate) async fn first_exec(
     Ok((vm, Phases { created, started, process, exit_code }))
 }
 
+/// The number that a program of the guest prints.
+pub(crate) async fn figure_of(vm: &UtilityVm, words: Vec<String>) -> anyhow::Result<f64> {
+    let output = vm.create_process(&ProcessSpec::new(words.clone())).await?.output().await?;
+    let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    anyhow::ensure!(output.exit.is_success(), "{words:?}: {}: {complained}", output.exit);
+    said.trim().parse().with_context(|| format!("{words:?} printed {said:?}"))
+}
+
 /// Milliseconds since `began`.
 pub(crate) fn millis(began: Instant) -> f64 {
     began.elapsed().as_secs_f64() * 1000.0

@@ -7,6 +7,7 @@ mod boot;
 mod by_hand;
 mod command_line;
 mod context;
+mod daemon;
 mod disks;
 mod exec;
 mod layers;

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
 use uvm::image::KernelSource;
-use uvm::{Plan9ShareOptions, ProcessSpec, UtilityVm};
+use uvm::{Plan9ShareOptions, UtilityVm};
 use uvm_bench_guest::{BLOCK, FILE};
 
-use crate::context::{Context, command_line, first_exec, options};
+use crate::context::{Context, command_line, figure_of, first_exec, options};
 use crate::raw_stream::{self, RawStream};
 use crate::report::{Report, Statistic, Target};
 
@@ -68,12 +67,9 @@ pub(crate) async fn measure(context: &Context) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// What the guest's program says of the share's file.
+/// How fast the guest's program is with the share's file.
 async fn file(vm: &UtilityVm, verb: &str, mib: Option<u64>) -> anyhow::Result<f64> {
     let path = format!("{MOUNTED}/file");
     let words = [FILE, verb, &path].map(ToOwned::to_owned).into_iter().chain(mib.map(|mib| mib.to_string()));
-    let output = vm.create_process(&ProcessSpec::new(words)).await?.output().await?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    ensure!(output.exit.is_success(), "{FILE} {verb}: {}: {}", output.exit, String::from_utf8_lossy(&output.stderr));
-    said.trim().parse().with_context(|| format!("{FILE} {verb} printed {said:?}"))
+    figure_of(vm, words.collect()).await
 }

@@ -4,22 +4,21 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use uvm::image::{BootFiles, KernelSource};
-use uvm::{ProcessSpec, ShareKind, ShareOptions, UtilityVm};
+use uvm::{ShareKind, ShareOptions};
 use uvm_bench_guest::{CONTROL_PORT, FILE};
 
 use crate::bare::BareQemu;
 use crate::by_hand::{self, Guest};
 use crate::command_line::CommandLine;
-use crate::context::{Context, command_line, first_exec, options};
+use crate::context::{Context, command_line, figure_of, first_exec, options};
+use crate::daemon::{Daemon, SOCKET};
 use crate::report::{Report, Statistic, Target};
-use crate::vng::{cache_directory, once, run};
 
 /// What is installed.
 const VERSION: &str = "1.14.0";
@@ -30,7 +29,6 @@ const MIB: u64 = 128;
 const IN_MEMORY: &str = "/dev/shm";
 /// The agent loads modules two seconds after the start.
 const SETTLE: Duration = Duration::from_secs(5);
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What is measured: its name, the program's arguments with the share as `@`, its unit, and whether more is better.
 const ROWS: [(&str, &[&str], &str, bool); 7] = [
@@ -77,7 +75,7 @@ pub(crate) async fn measure(context: &Context) -> anyhow::Result<Report> {
             for side in sides {
                 let sample = match side {
                     Some(name) => theirs.run(name, arguments)?,
-                    None => ours(&vm, arguments).await?,
+                    None => figure_of(&vm, words(arguments, "/mnt")).await?,
                 };
                 if round > 0 {
                     report.sample(&series(what, side.unwrap_or("ours")), unit, sample);
@@ -131,13 +129,6 @@ fn words(arguments: &[&str], at: &str) -> Vec<String> {
     std::iter::once(FILE.to_owned()).chain(arguments.iter().map(|word| word.replace('@', at))).collect()
 }
 
-async fn ours(vm: &UtilityVm, arguments: &[&str]) -> anyhow::Result<f64> {
-    let output = vm.create_process(&ProcessSpec::new(words(arguments, "/mnt"))).await?.output().await?;
-    let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    ensure!(output.exit.is_success(), "{arguments:?}: {}: {complained}", output.exit);
-    said.trim().parse().with_context(|| format!("{arguments:?} printed {said:?}"))
-}
-
 /// A guest with the references, and what serves it.
 struct References {
     guest: Guest,
@@ -147,7 +138,10 @@ struct References {
 
 impl References {
     fn boot(context: &Context, line: &CommandLine, directory: &Path) -> anyhow::Result<Self> {
-        let daemon = Daemon::start(directory)?;
+        let daemon = Daemon::start(("virtiofsd", VERSION), |command, dir| {
+            command.arg("--socket-path").arg(dir.join(SOCKET)).arg("--shared-dir").arg(directory);
+            command.args(["--cache", "auto"]).stderr(Stdio::null());
+        })?;
         let line = line.clone().with_plain_ports(&[CONTROL_PORT]).and(&[
             ("-chardev", "socket,id=reference,fd=0".to_owned()),
             ("-device", "vhost-user-fs-pci,chardev=reference,tag=reference".to_owned()),
@@ -172,52 +166,4 @@ impl References {
         let said = self.guest.done("run").with_context(|| format!("{name}: {arguments:?}"))?;
         said.parse().with_context(|| format!("{name}: {arguments:?} printed {said:?}"))
     }
-}
-
-/// virtiofsd, as its users start it. Dropping it ends it.
-struct Daemon {
-    child: Child,
-    dir: tempfile::TempDir,
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // It ends by itself, with QEMU.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Daemon {
-    fn start(directory: &Path) -> anyhow::Result<Self> {
-        let (program, dir) = (program()?, tempfile::tempdir()?);
-        let mut command = Command::new(program);
-        command.arg("--socket-path").arg(dir.path().join("socket")).arg("--shared-dir").arg(directory);
-        command.args(["--cache", "auto"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Ok(Self { child: command.spawn().context("start virtiofsd")?, dir })
-    }
-
-    fn connect(&self) -> anyhow::Result<UnixStream> {
-        let began = Instant::now();
-        loop {
-            match UnixStream::connect(self.dir.path().join("socket")) {
-                Ok(end) => return Ok(end),
-                Err(_) if began.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(5)),
-                Err(e) => return Err(e).context("connect to virtiofsd"),
-            }
-        }
-    }
-}
-
-/// Finds the program, or installs it.
-fn program() -> anyhow::Result<PathBuf> {
-    let root = cache_directory()?.join(format!("virtiofsd-{VERSION}"));
-    once(&root, |directory| {
-        let mut install = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        install.args(["install", "virtiofsd", "--version", VERSION, "--locked", "--root"]).arg(directory);
-        // Not into this project's directory, and not with its lock.
-        run(install.arg("--target-dir").arg(directory.join("target")).current_dir("/"))
-    })
-    .context("install virtiofsd from crates.io")?;
-    Ok(root.join("bin/virtiofsd"))
 }

@@ -4,11 +4,9 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream as StdStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use uvm::image::BootFiles;
@@ -17,12 +15,14 @@ use uvm_vsock::{Config, Vsock, VsockListener};
 use crate::bare::BareQemu;
 use crate::command_line::{CommandLine, VSOCK};
 use crate::context::Context;
-use crate::vng::{cache_directory, once, run};
+use crate::daemon::{Daemon, SOCKET};
 
 /// What is installed.
 pub(crate) const VERSION: &str = "0.3.0";
 const CID: u64 = 3;
-/// How long a guest, or the program, may take to be ready.
+/// The reference's socket for those who dial, in its directory.
+const HOST: &str = "host";
+/// How long a guest may take to be ready.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A stream of either device.
@@ -38,20 +38,7 @@ pub(crate) struct Machine {
 
 enum Device {
     Ours(Vsock),
-    Reference(Reference),
-}
-
-struct Reference {
-    child: Child,
-    dir: tempfile::TempDir,
-}
-
-impl Drop for Reference {
-    fn drop(&mut self) {
-        // It may have ended, with QEMU.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+    Reference(Daemon),
 }
 
 impl Machine {
@@ -67,22 +54,11 @@ impl Machine {
     }
 
     pub(crate) fn reference(context: &Context, line: &CommandLine, files: &BootFiles) -> anyhow::Result<Self> {
-        let program = reference_program()?;
-        let dir = tempfile::tempdir()?;
-        let socket = dir.path().join("vhost");
-        let mut command = Command::new(program);
-        command.arg("--guest-cid").arg(CID.to_string()).arg("--socket").arg(&socket);
-        command.arg("--uds-path").arg(dir.path().join("host")).stdin(Stdio::null()).stdout(Stdio::null());
-        let child = command.spawn().context("start vhost-device-vsock")?;
-        let reference = Reference { child, dir };
-        let began = Instant::now();
-        let end = loop {
-            match StdStream::connect(&socket) {
-                Ok(end) => break end,
-                Err(_) if began.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(5)),
-                Err(e) => return Err(e).context("connect to vhost-device-vsock"),
-            }
-        };
+        let reference = Daemon::start(("vhost-device-vsock", VERSION), |command, dir| {
+            command.arg("--guest-cid").arg(CID.to_string()).arg("--socket").arg(dir.join(SOCKET));
+            command.arg("--uds-path").arg(dir.join(HOST));
+        })?;
+        let end = reference.connect()?;
         let given = BTreeMap::from([(VSOCK.to_owned(), OwnedFd::from(end))]);
         let qemu = BareQemu::spawn_with(context.host.program(), line, files, given)?;
         Ok(Self { _qemu: qemu, device: Device::Reference(reference) })
@@ -92,7 +68,7 @@ impl Machine {
     pub(crate) fn pid(&self) -> u32 {
         match &self.device {
             Device::Ours(_) => std::process::id(),
-            Device::Reference(reference) => reference.child.id(),
+            Device::Reference(reference) => reference.pid(),
         }
     }
 
@@ -120,7 +96,7 @@ impl Machine {
         match &self.device {
             Device::Ours(vsock) => Ok(Box::new(vsock.dial(port).await?)),
             Device::Reference(reference) => {
-                let mut stream = UnixStream::connect(reference.dir.path().join("host")).await?;
+                let mut stream = UnixStream::connect(reference.path().join(HOST)).await?;
                 stream.write_all(format!("CONNECT {port}\n").as_bytes()).await?;
                 // Byte by byte: what follows the line is the stream's.
                 let mut line = Vec::new();
@@ -134,17 +110,4 @@ impl Machine {
             }
         }
     }
-}
-
-/// Finds the program, or installs it.
-fn reference_program() -> anyhow::Result<PathBuf> {
-    let root = cache_directory()?.join(format!("vhost-device-vsock-{VERSION}"));
-    once(&root, |directory| {
-        let mut install = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        install.args(["install", "vhost-device-vsock", "--version", VERSION, "--locked", "--root"]).arg(directory);
-        // Not into this project's directory, and not with its lock.
-        run(install.arg("--target-dir").arg(directory.join("target")).current_dir("/"))
-    })
-    .context("install vhost-device-vsock from crates.io")?;
-    Ok(root.join("bin/vhost-device-vsock"))
 }
