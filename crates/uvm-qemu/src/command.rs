@@ -142,7 +142,11 @@ impl QemuCommand<'_> {
         }
         args.pair("-device", "pvpanic-pci");
         if self.scsi_controllers > 0 {
-            args.pair("-device", format!("virtio-scsi-pci,id={SCSI_ADAPTER},num_queues=1"));
+            // Our agent has the kernel look when a disk has come, and let go before one is taken away. What the adapter says
+            // by itself the kernel may heed late: when the agent has let go of that disk, or the next one is at its place.
+            // The original agent depends on it.
+            let events = if self.mux.is_some() { "off" } else { "on" };
+            args.pair("-device", format!("virtio-scsi-pci,id={SCSI_ADAPTER},num_queues=1,hotplug={events}"));
         }
         args.pair("-object", "rng-builtin,id=rng0");
         args.pair("-device", "virtio-rng-pci,rng=rng0");

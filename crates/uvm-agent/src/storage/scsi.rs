@@ -157,7 +157,7 @@ impl ScsiBus {
         loop {
             // The driver may have been loaded just now.
             if let Some(host) = self.host()? {
-                if let Some(device) = self.there(controller, lun)?.filter(BlockDevice::has_node) {
+                if let Some(device) = self.there(controller, lun)?.filter(BlockDevice::can_be_opened) {
                     return Ok(device);
                 }
                 if !asked {
@@ -210,7 +210,7 @@ impl ScsiBus {
         self.sys.join(format!("bus/scsi/devices/{host}:0:{controller}:{lun}"))
     }
 
-    /// A disk that comes to a running VM is found by itself, but at LUN 0; one that was let go of and is still there is not.
+    /// The adapter says nothing of disks that come and go (see the owner's command line): the kernel has to be asked.
     fn ask(&self, host: u32, controller: u8, lun: u8) -> Result<(), StorageError> {
         let scan = self.sys.join(format!("class/scsi_host/host{host}/scan"));
         fs::write(scan, format!("0 {controller} {lun}")).map_err(StorageError::at("look for new disks"))

@@ -1,4 +1,4 @@
-//! As many disks as there are places, at once.
+//! As many disks as there are places, at once, and one place again and again.
 
 use std::path::PathBuf;
 
@@ -76,5 +76,24 @@ async fn every_place_is_filled_and_emptied_at_once() -> TestResult {
     if controllers > 1 {
         assert_eq!(descriptors(std::process::id())?, before.1);
     }
+    vm.close().await
+}
+
+/// Nothing that a guest does late about a place's last disk is done to the next one.
+#[tokio::test]
+async fn a_place_is_taken_again_at_once() -> TestResult {
+    let images = Images::new()?;
+    let disk = ScsiDisk::new(images.filesystem("again.img", "ext4")?).with_guest_path("/mnt");
+    let vm = TestVm::builder("again").boot().await?;
+    for round in 0..campaign::rounds(60, 1000) {
+        let mount = vm.add_scsi(&disk).await?;
+        assert_eq!((mount.controller(), mount.lun()), (Some(0), Some(0)), "round {round}");
+        // Now and then, so that the next addition mostly follows at once.
+        if round % 10 == 0 {
+            assert_eq!(sh(&vm, &format!("echo {round} > /mnt/round; cat /mnt/round")).await?, format!("{round}\n"));
+        }
+        mount.release().await?;
+    }
+    assert_eq!(disks_in(&vm).await?, 0);
     vm.close().await
 }
