@@ -3,10 +3,11 @@
 //! The index (`/lib/modules/uvm.index`) lists for each feature which files to load in which order, so nothing has to be
 //! resolved here. A kernel with everything built in has empty lists.
 
-use std::collections::HashMap;
-use std::fs::File;
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
@@ -14,13 +15,15 @@ use rustix::io::Errno;
 pub const INDEX: &str = "/lib/modules/uvm.index";
 
 /// The index, read.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Modules {
     release: String,
     groups: HashMap<String, Vec<Load>>,
+    /// Optional ones that this machine's processor cannot use, which no later try changes.
+    refused: Mutex<HashSet<PathBuf>>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Load {
     path: PathBuf,
     optional: bool,
@@ -60,7 +63,7 @@ impl Modules {
     /// # Errors
     /// It cannot be read, or is of another format.
     pub fn read(path: &Path) -> Result<Self, ModuleError> {
-        match std::fs::read_to_string(path) {
+        match fs::read_to_string(path) {
             Ok(text) => Self::parse(&text),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
             Err(source) => Err(ModuleError::Index { path: path.to_owned(), source }),
@@ -98,14 +101,33 @@ impl Modules {
     pub fn load(&self, group: &str) -> Result<(), ModuleError> {
         let root = Path::new("/lib/modules").join(&self.release);
         for load in self.groups.get(group).into_iter().flatten() {
+            if is_live(Path::new("/sys/module"), &load.path) || self.refused().contains(&load.path) {
+                continue;
+            }
             let path = root.join(&load.path);
             match insert(&path) {
-                Err(source) if !load.optional => return Err(ModuleError::Load { path, source }),
-                _ => {}
+                Ok(()) => {}
+                Err(_) if load.optional => {
+                    self.refused().insert(load.path.clone());
+                }
+                Err(source) => return Err(ModuleError::Load { path, source }),
             }
         }
         Ok(())
     }
+
+    fn refused(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether the module of that file is loaded, and ready. To offer it to the kernel again is no error, but costs as much as
+/// the first time: the file is read and laid out before its name is looked at.
+fn is_live(loaded: &Path, file: &Path) -> bool {
+    let name = file.file_name().and_then(|name| name.to_str()).and_then(|name| name.split('.').next());
+    // The kernel's names have no hyphens, whatever the file is called.
+    let state = name.map(|name| fs::read_to_string(loaded.join(name.replace('-', "_")).join("initstate")));
+    matches!(state, Some(Ok(state)) if state.trim_end() == "live")
 }
 
 fn insert(path: &Path) -> io::Result<()> {
@@ -138,6 +160,32 @@ mod tests {
         let error = modules.load("boot").expect_err("no such file").to_string();
         assert_eq!(error, "cannot load module /lib/modules/6.1.0-1-amd64/kernel/a.ko");
         modules.groups.get("xfs").expect("there");
+    }
+
+    #[test]
+    fn a_module_is_loaded_once_it_is_ready() {
+        let loaded = tempfile::tempdir().expect("a directory");
+        let file = Path::new("kernel/lib/crc32-pclmul.ko.xz");
+        assert!(!is_live(loaded.path(), file), "not loaded");
+        let directory = loaded.path().join("crc32_pclmul");
+        fs::create_dir(&directory).expect("made");
+        assert!(!is_live(loaded.path(), file), "built in, and with parameters");
+        for (state, expected) in [("coming\n", false), ("live\n", true), ("going\n", false)] {
+            fs::write(directory.join("initstate"), state).expect("written");
+            assert_eq!(is_live(loaded.path(), file), expected, "{state}");
+        }
+    }
+
+    #[test]
+    fn an_optional_module_is_tried_once_and_a_needed_one_again() {
+        let modules =
+            Modules::parse("format: 1\nrelease: x\ngroup a: ?kernel/none.ko\ngroup b: kernel/none-either.ko\n");
+        let modules = modules.expect("valid");
+        for _ in 0..2 {
+            modules.load("a").expect("it is optional");
+            modules.load("b").expect_err("it is not");
+        }
+        assert_eq!(*modules.refused(), HashSet::from(["kernel/none.ko".into()]));
     }
 
     #[test]
