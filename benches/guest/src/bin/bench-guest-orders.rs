@@ -73,9 +73,8 @@ fn carry_out(host: u32, order: &str) -> io::Result<String> {
     match *order.split(' ').collect::<Vec<_>>() {
         ["add", controller, lun, path] => {
             fs::write(format!("/sys/class/scsi_host/host{host}/scan"), format!("0 {controller} {lun}"))?;
-            let node = Path::new("/dev").join(block_device(&place(controller, lun))?);
             fs::create_dir_all(path)?;
-            mount(&node, path, "ext4", MountFlags::empty(), None)?;
+            mount_disk(&place(controller, lun), path)?;
         }
         ["remove", controller, lun, path] => {
             unmount(path, UnmountFlags::empty())?;
@@ -100,14 +99,22 @@ fn carry_out(host: u32, order: &str) -> io::Result<String> {
     Ok(String::new())
 }
 
-fn block_device(place: &Path) -> io::Result<PathBuf> {
-    let began = Instant::now();
+/// Once the kernel lists it and lets it be opened.
+fn mount_disk(place: &Path, path: &str) -> io::Result<()> {
+    let (began, mut pause) = (Instant::now(), Duration::from_millis(1));
     loop {
-        let found = fs::read_dir(place.join("block")).ok().and_then(|mut names| names.next());
-        match found {
-            Some(entry) => return Ok(entry?.file_name().into()),
-            None if began.elapsed() < SHOWS_UP_WITHIN => thread::sleep(Duration::from_millis(1)),
-            None => return Err(io::Error::other(format!("{}: no disk shows up", place.display()))),
+        if let Some(entry) = fs::read_dir(place.join("block")).ok().and_then(|mut names| names.next()) {
+            let node = Path::new("/dev").join(entry?.file_name());
+            match mount(&node, path, "ext4", MountFlags::empty(), None) {
+                Err(rustix::io::Errno::NOENT | rustix::io::Errno::NXIO) => {}
+                mounted => return Ok(mounted?),
+            }
         }
+        if began.elapsed() > SHOWS_UP_WITHIN {
+            return Err(io::Error::other(format!("{}: no disk shows up", place.display())));
+        }
+        // Many that look all the time would keep the kernel from finding them.
+        thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
     }
 }

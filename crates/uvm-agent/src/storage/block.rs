@@ -50,9 +50,12 @@ impl BlockDevice {
         Ok(sectors.saturating_mul(512))
     }
 
-    /// Whether programs can open it, which is a little later than the kernel lists it.
-    pub(super) fn has_node(&self) -> bool {
-        self.node().exists()
+    /// Whether programs can open it. The kernel lists a disk first, makes its node then, and only after that lets anybody
+    /// open it: until it does, opening the node is `ENXIO` (`device_add_disk` of Linux's block/genhd.c). What else keeps it
+    /// from being opened is for the one to say who needs it open.
+    pub(super) fn can_be_opened(&self) -> bool {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        !matches!(rustix::fs::open(self.node(), flags, Mode::empty()), Err(Errno::NOENT | Errno::NXIO))
     }
 
     /// The kernel's numbers of it and of its partitions: `8:16`.
@@ -78,7 +81,7 @@ impl BlockDevice {
         let until = until.min(Instant::now() + PARTITIONS_WITHIN);
         let dev = self.dev.clone();
         let partition = Self { directory, dev, name };
-        while !(partition.directory.exists() && partition.has_node()) {
+        while !(partition.directory.exists() && partition.can_be_opened()) {
             if Instant::now() >= until {
                 return Err(StorageError::Bad(format!("{} has no partition {number}", self.node().display())));
             }
@@ -100,7 +103,12 @@ mod tests {
         for (disk, partition) in [("sda", "sda2"), ("nvme0n1", "nvme0n1p2")] {
             std::fs::create_dir_all(sys.join("block").join(disk).join(partition)).expect("made");
             let whole = BlockDevice::new(&sys, &dev, disk);
+            whole.partition(2, Instant::now()).expect_err("it has no node yet");
+            // A socket cannot be opened, and says so as a disk does that is not ready.
+            let early = std::os::unix::net::UnixListener::bind(dev.join(partition)).expect("bound");
             whole.partition(2, Instant::now()).expect_err("nobody can open it yet");
+            drop(early);
+            std::fs::remove_file(dev.join(partition)).expect("removed");
             std::fs::write(dev.join(partition), "").expect("made");
             let part = whole.partition(2, Instant::now()).expect("there");
             assert_eq!(part.node(), dev.join(partition));

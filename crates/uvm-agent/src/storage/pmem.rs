@@ -159,7 +159,7 @@ impl PmemBus {
                     })
                 }),
             };
-            if let Some(device) = found.filter(BlockDevice::has_node) {
+            if let Some(device) = found.filter(BlockDevice::can_be_opened) {
                 return Ok(device);
             }
             if began.elapsed() >= within {
