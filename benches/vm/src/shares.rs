@@ -44,10 +44,12 @@ const ROWS: [(&str, &[&str], &str, bool); 7] = [
 /// The references: their names, and how the guest mounts them.
 const REFERENCES: [(&str, &str); 4] = [
     ("virtiofsd", "virtiofs reference rw /mnt/virtiofsd"),
-    ("virtio-9p, none", "9p nine trans=virtio,version=9p2000.L,msize=512000,cache=none /mnt/none"),
-    ("virtio-9p, mmap", "9p nine trans=virtio,version=9p2000.L,msize=512000,cache=mmap /mnt/mmap"),
-    ("virtio-9p, loose", "9p nine trans=virtio,version=9p2000.L,msize=512000,cache=loose /mnt/loose"),
+    ("virtio-9p, none", "9p none trans=virtio,version=9p2000.L,msize=512000,cache=none /mnt/none"),
+    ("virtio-9p, mmap", "9p mmap trans=virtio,version=9p2000.L,msize=512000,cache=mmap /mnt/mmap"),
+    ("virtio-9p, loose", "9p loose trans=virtio,version=9p2000.L,msize=512000,cache=loose /mnt/loose"),
 ];
+/// A device of virtio-9p can be mounted once.
+const TAGS_OF_9P: [&str; 3] = ["none", "mmap", "loose"];
 
 pub(crate) async fn measure(context: &Context) -> anyhow::Result<Report> {
     let mut report = Report::begin("shares")?;
@@ -142,12 +144,16 @@ impl References {
             command.arg("--socket-path").arg(dir.join(SOCKET)).arg("--shared-dir").arg(directory);
             command.args(["--cache", "auto"]).stderr(Stdio::null());
         })?;
-        let line = line.clone().with_plain_ports(&[CONTROL_PORT]).and(&[
+        let mut line = line.clone().with_plain_ports(&[CONTROL_PORT]).and(&[
             ("-chardev", "socket,id=reference,fd=0".to_owned()),
             ("-device", "vhost-user-fs-pci,chardev=reference,tag=reference".to_owned()),
-            ("-fsdev", format!("local,id=nine,path={},security_model=none", directory.display())),
-            ("-device", "virtio-9p-pci,fsdev=nine,mount_tag=nine".to_owned()),
         ]);
+        for tag in TAGS_OF_9P {
+            line = line.and(&[
+                ("-fsdev", format!("local,id={tag},path={},security_model=none", directory.display())),
+                ("-device", format!("virtio-9p-pci,fsdev={tag},mount_tag={tag}")),
+            ]);
+        }
         let files: BootFiles = context.boot_files(KernelSource::Distribution, Some(by_hand::GUEST))?;
         let given = BTreeMap::from([("reference".to_owned(), OwnedFd::from(daemon.connect()?))]);
         let mut qemu = BareQemu::spawn_with(context.host.program(), &line, &files, given)?;
