@@ -5,7 +5,7 @@ use anyhow::bail;
 use crate::setup;
 use crate::shell::Cmd;
 
-const MEASUREMENTS: [(&str, &str); 13] = [
+const MEASUREMENTS: [(&str, &str); 14] = [
     ("boot", "spawn to the first exec's exit code, against a bare QEMU"),
     ("run", "`uvm run -- uname -a`, against `vng` of virtme-ng"),
     ("exec", "500 times a static `true`, against a guest that does only that"),
@@ -18,6 +18,7 @@ const MEASUREMENTS: [(&str, &str); 13] = [
     ("disks", "disks added and removed, one at a time and 64 at once, against the same by hand"),
     ("plan9", "a file of a 9P share read and written, against a raw stream"),
     ("shares", "files of a virtio-fs share, against virtiofsd and QEMU's virtio-9p"),
+    ("share-plug", "virtio-fs shares added and removed, against virtiofsd by hand"),
     ("layers", "memory of 50 VMs (or as many as rounds) with one layer, against a copy for each"),
 ];
 
@@ -69,7 +70,7 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     if request.wants("disks") {
         setup::packages(&[("mkfs.ext4", "e2fsprogs")])?;
     }
-    if request.wants("shares") {
+    if request.wants("shares") || request.wants("share-plug") {
         // What virtiofsd is built with, besides what uvm-fs is.
         setup::packages(&[("seccomp.h", "libseccomp-dev")])?;
     }

@@ -1,13 +1,16 @@
 //! A program that serves a device of a reference, from crates.io.
 
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tempfile::TempDir;
 
+use crate::bare::ready_within;
 use crate::vng::{cache_directory, once, run};
 
 /// How long it may take to be ready.
@@ -54,6 +57,14 @@ impl Daemon {
                 Err(e) => return Err(e).with_context(|| format!("connect to {}", self.name)),
             }
         }
+    }
+
+    /// Waits for its end.
+    pub(crate) fn ended(&mut self) -> anyhow::Result<()> {
+        let pidfd = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty())?;
+        ensure!(ready_within(pidfd.as_fd(), PATIENCE)?, "{} did not end within {PATIENCE:?}", self.name);
+        self.child.wait()?;
+        Ok(())
     }
 
     pub(crate) fn pid(&self) -> u32 {

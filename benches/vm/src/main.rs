@@ -19,6 +19,7 @@ mod plan9;
 mod raw_stream;
 mod report;
 mod run;
+mod share_plug;
 mod shares;
 mod size;
 mod statistics;
@@ -57,7 +58,7 @@ struct Options {
 }
 
 /// The measurements, in the order of the page.
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 14] = [
     "boot",
     "run",
     "exec",
@@ -71,6 +72,7 @@ const NAMES: [&str; 13] = [
     "layers",
     "plan9",
     "shares",
+    "share-plug",
 ];
 
 fn main() -> anyhow::Result<()> {
@@ -116,6 +118,7 @@ async fn measure(name: &str, context: &Context) -> anyhow::Result<Report> {
         "size" => size::measure(context).await,
         "disks" => disks::measure(context).await,
         "shares" => shares::measure(context).await,
+        "share-plug" => share_plug::measure(context).await,
         "plan9" => plan9::measure(context).await,
         "layers" => layers::measure(context).await,
         _ => parallel::measure(context).await,

@@ -20,8 +20,8 @@ use crate::context::{Context, command_line, figure_of, first_exec, options};
 use crate::daemon::{Daemon, SOCKET};
 use crate::report::{Report, Statistic, Target};
 
-/// What is installed.
-const VERSION: &str = "1.14.0";
+/// What is installed: its name, and which version.
+pub(crate) const VIRTIOFSD: (&str, &str) = ("virtiofsd", "1.14.0");
 const ROUNDS: usize = 9;
 const MEMORY_MIB: u64 = 1024;
 const MIB: u64 = 128;
@@ -57,7 +57,7 @@ pub(crate) async fn measure(context: &Context) -> anyhow::Result<Report> {
     report.set("rounds", rounds);
     report.set("memory_mib", MEMORY_MIB);
     report.set("processors", 1);
-    report.set("virtiofsd", VERSION);
+    report.set("virtiofsd", VIRTIOFSD.1);
     let files = context.boot_files(KernelSource::Distribution, None)?;
     report.set("kernel", files.manifest().kernel.release.clone());
     let directory = tempfile::tempdir_in(IN_MEMORY)?;
@@ -140,7 +140,7 @@ struct References {
 
 impl References {
     fn boot(context: &Context, line: &CommandLine, directory: &Path) -> anyhow::Result<Self> {
-        let daemon = Daemon::start(("virtiofsd", VERSION), |command, dir| {
+        let daemon = Daemon::start(VIRTIOFSD, |command, dir| {
             command.arg("--socket-path").arg(dir.join(SOCKET)).arg("--shared-dir").arg(directory);
             command.args(["--cache", "auto"]).stderr(Stdio::null());
         })?;

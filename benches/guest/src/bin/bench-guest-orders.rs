@@ -1,8 +1,8 @@
 //! A guest that finds disks and mounts them, unmounts them and lets go of them, mounts shares and runs programs, as it is
 //! told, and nothing else.
 //!
-//! An order is a line: `ID add CONTROLLER LUN PATH`, `ID remove CONTROLLER LUN PATH`, `ID mount KIND TAG OPTIONS PATH` or
-//! `ID run PROGRAM ARGUMENT...`; its answer is `ID ok`, with a program's output behind it, or `ID` and what went wrong. Each
+//! An order is a line: `ID add CONTROLLER LUN PATH`, `ID remove CONTROLLER LUN PATH`, `ID mount KIND TAG OPTIONS PATH`,
+//! `ID unmount PATH` or `ID run PROGRAM ARGUMENT...`; its answer is `ID ok`, with a program's output behind it, or `ID` and what went wrong. Each
 //! order is carried out by a thread of its own.
 
 use std::ffi::CString;
@@ -84,8 +84,9 @@ fn carry_out(host: u32, order: &str) -> io::Result<String> {
             load_modules(kind)?;
             fs::create_dir_all(path)?;
             let options = CString::new(options).map_err(io::Error::other)?;
-            mount(tag, path, kind, MountFlags::empty(), Some(options.as_c_str()))?;
+            mount_share(tag, path, kind, &options)?;
         }
+        ["unmount", path] => unmount(path, UnmountFlags::empty())?,
         ["run", program, ref arguments @ ..] => {
             let output = Command::new(program).args(arguments).output()?;
             if !output.status.success() {
@@ -97,6 +98,19 @@ fn carry_out(host: u32, order: &str) -> io::Result<String> {
         _ => return Err(io::Error::other(format!("{order:?} is no order"))),
     }
     Ok(String::new())
+}
+
+/// Once the kernel has found the device, which may have come just now.
+fn mount_share(tag: &str, path: &str, kind: &str, options: &CString) -> io::Result<()> {
+    let began = Instant::now();
+    loop {
+        match mount(tag, path, kind, MountFlags::empty(), Some(options.as_c_str())) {
+            Err(rustix::io::Errno::INVAL) if began.elapsed() < SHOWS_UP_WITHIN => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            mounted => return Ok(mounted?),
+        }
+    }
 }
 
 /// Once the kernel lists it and lets it be opened.
