@@ -32,6 +32,9 @@ pub(crate) fn kernel_line(spec: &VmSpec, host: HostFacts) -> String {
 /// The measured line: a quiet serial console costs nothing and has the last words of a dying guest.
 fn ours(spec: &VmSpec, host: HostFacts, words: &mut Vec<String>) {
     words.push("console=ttyS0 quiet panic=-1 memhp_default_state=online_movable scsi_mod.scan=manual".into());
+    // The kernel lets go of disks, mounts and namespaces only when all readers have passed (RCU), which it is in no hurry to
+    // find out: by asking the few processors of such a guest, 64 disks go in half the time.
+    words.push("rcupdate.rcu_expedited=1".into());
     if spec.vpmem.count > 0 && spec.memory.size_mib < HIGH_MEMORY_FROM_MIB {
         // For address space that layers may come to, above 4 GiB, the kernel would set 64 MiB aside for devices that cannot
         // reach it. All of virtio's can.
@@ -80,7 +83,7 @@ mod tests {
     fn one_processor_under_emulation() {
         assert_eq!(
             kernel_line(&spec(1), TCG),
-            "console=ttyS0 quiet panic=-1 memhp_default_state=online_movable scsi_mod.scan=manual \
+            "console=ttyS0 quiet panic=-1 memhp_default_state=online_movable scsi_mod.scan=manual rcupdate.rcu_expedited=1 \
              mitigations=off tsc=reliable no_timer_check nolapic_timer -- -e 1 /bin/vsockexec -e 109 /bin/gcs -v4"
         );
     }
