@@ -31,7 +31,14 @@ impl Vm {
     /// device last, so a refusal leaves nothing. Our copy of the end is closed by then: else QEMU's death would not be seen
     /// at the other.
     pub(crate) async fn plug_served(&self, name: &str, end: OwnedFd, mut device: Value) -> Result<(), NotPlugged> {
-        let slot = self.slots.take(name).await.map_err(NotPlugged::NoSlot)?;
+        let taken = self.step("a slot for a device to have been free for long enough", self.slots.take(name)).await;
+        let slot = match taken {
+            Ok(taken) => taken.map_err(NotPlugged::NoSlot)?,
+            Err(late) => {
+                self.slots.give_back(name);
+                return Err(NotPlugged::Failed(late));
+            }
+        };
         device["bus"] = HOT_PLUG_BUS.into();
         device["addr"] = format!("{slot:#x}").into();
         let plugged = self.plug_served_in_slot(name, end, device).await;
@@ -103,12 +110,10 @@ impl Vm {
                 }
             }
         };
-        let (intent, limit) = ("remove a device", self.deadlines.host_call);
+        let intent = "remove a device";
+        let what = format!("the guest to let go of the device {id}");
         tokio::select! {
-            seen = tokio::time::timeout(limit, gone) => match seen {
-                Ok(()) => Ok(()),
-                Err(_) => Err(self.timeout(&format!("the guest to let go of the device {id}"), limit)),
-            },
+            seen = self.step(&what, gone) => seen,
             () = self.qmp.closed() => Err(self.end_or(intent, PlatformError::host(intent, "QEMU is gone")).await),
         }
     }

@@ -72,11 +72,12 @@ impl Vm {
         let port = assignment.port.filter(|port| *port < self.pci.ports);
         let port = port.ok_or_else(|| bad("it is to be plugged into no port of the VM".into()))?;
         let (vfio, checked, pid) = (self.pci.vfio.clone(), address.clone(), self.child.id());
-        let looked = tokio::task::spawn_blocking(move || {
+        let look = move || {
             let qemu = std::fs::metadata(format!("/proc/{pid}")).map_err(|e| e.to_string())?;
             vfio.check(&checked, qemu.uid(), qemu.gid())
-        });
-        let group = looked.await.map_err(|e| PlatformError::host("look at a PCI device", e))?.map_err(bad)?;
+        };
+        let looked = self.blocking_step(format!("look at PCI device {address}"), move || Ok(look())).await?;
+        let group = looked.map_err(bad)?;
         if self.pci.vfio.stand_in.is_none() {
             self.let_it_lock().map_err(bad)?;
         }
@@ -104,11 +105,11 @@ impl Vm {
     /// QEMU does not say by whom.
     async fn used_by(&self, group: Group, description: &str) -> String {
         let this = std::process::id();
-        let users = tokio::task::spawn_blocking(move || {
+        let look = move || {
             let key = group.node.metadata().map(|meta| FileKey::of(&meta));
-            key.map(|key| file_users::of(key, this)).unwrap_or_default()
-        });
-        let users = users.await.unwrap_or_default();
+            Ok(key.map(|key| file_users::of(key, this)).unwrap_or_default())
+        };
+        let users = self.blocking_step("find who uses a PCI device".into(), look).await.unwrap_or_default();
         if users.is_empty() {
             description.to_owned()
         } else {

@@ -9,6 +9,7 @@ use uvm_platform::{GuestListener, GuestStream, PlatformError, Port};
 use uvm_vsock::Vsock;
 
 use crate::command::VSOCK_DEVICE;
+use crate::step_limit::within;
 use crate::transport;
 use crate::vm::{Life, Vm};
 
@@ -135,7 +136,7 @@ impl Vm {
         let (device, end) = transport::device(&dir)?;
         let name = format!("{VSOCK_DEVICE}-{}", self.sockets.count.fetch_add(1, Ordering::Relaxed));
         let plugged = json!({ "driver": "vhost-user-vsock-pci", "id": name, "chardev": name });
-        if let Err(e) = self.plug_served(&name, end, plugged).await {
+        if let Err(e) = within(self.deadlines.host_call, self.plug_served(&name, end, plugged)).await {
             device.close();
             return Err(e.into());
         }
@@ -144,7 +145,7 @@ impl Vm {
     }
 
     async fn unplug(&self, name: &str) -> Result<(), PlatformError> {
-        self.unplug_served(name).await?;
+        within(self.deadlines.host_call, self.unplug_served(name)).await?;
         if let Some(plugged) = self.sockets.slot().take() {
             plugged.device.close();
         }

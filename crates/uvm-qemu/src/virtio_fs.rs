@@ -26,6 +26,7 @@ use crate::helper_relay;
 use crate::kill_point::kill_point;
 use crate::share_helper::{Directory, Helper, Place, Role};
 use crate::spawn::ChildExit;
+use crate::step_limit::within;
 use crate::transport;
 use crate::vm::{Life, Vm, not_here};
 
@@ -209,11 +210,8 @@ impl VirtioFs {
 impl Vm {
     /// Serves a directory as a device. If that fails, nothing is left of it.
     pub(crate) async fn add_virtio_fs(self: Arc<Self>, export: &VirtioFsExport) -> Result<(), PlatformError> {
-        self.require_shared_memory().await?;
-        let opened = export.clone();
-        let opened = tokio::task::spawn_blocking(move || Directory::open(&opened)).await;
-        let directory = opened.unwrap_or_else(|e| Err(PlatformError::host("open a share", e)))?;
-        let (helper, connection) = self.start_helper(export, &directory, Role::Serves).await?;
+        let limit = self.deadlines.host_call;
+        let (directory, helper, connection) = within(limit, self.serve_directory(export)).await?;
         let (end, successors) = helper_relay::start(connection)
             .map_err(|e| PlatformError::host(format!("share {}", export.path.display()), e))?;
         let share = Share {
@@ -238,7 +236,7 @@ impl Vm {
             "chardev": share.name,
             "tag": export.tag,
         });
-        let Err(error) = self.plug_served(&share.name, end, device).await else {
+        let Err(error) = within(limit, self.plug_served(&share.name, end, device)).await else {
             self.virtio_fs.with(&export.tag, &share, |share| (share.changing, share.plugged) = (false, true));
             // One that ended meanwhile has nobody who follows it.
             let ended = *share.helper.process.exit().borrow();
@@ -254,6 +252,15 @@ impl Vm {
         let error = self.why_not_plugged(&share, error).await;
         self.take_back(&export.tag, &share).await?;
         Err(error)
+    }
+
+    /// Opens a directory, and starts the helper that serves it.
+    async fn serve_directory(&self, export: &VirtioFsExport) -> Result<(Directory, Helper, UnixStream), PlatformError> {
+        self.require_shared_memory().await?;
+        let (intent, opened) = (format!("open share {}", export.path.display()), export.clone());
+        let directory = self.blocking_step(intent, move || Directory::open(&opened)).await?;
+        let (helper, connection) = self.start_helper(export, &directory, Role::Serves).await?;
+        Ok((directory, helper, connection))
     }
 
     /// Starts a helper, and returns the connection to it.
@@ -312,7 +319,7 @@ impl Vm {
         let _ = share.helper.process.kill();
         share.helper.process.wait(self.deadlines.terminate).await;
         if self.life() == Life::Running
-            && let Err(error) = self.unplug_served(&share.name).await
+            && let Err(error) = within(self.deadlines.host_call, self.unplug_served(&share.name)).await
         {
             tracing::warn!(vm = %self.id, share = %share.path.display(), %error, "a device stays in QEMU");
             self.virtio_fs.with(tag, share, |share| (share.changing, share.plugged) = (false, true));
@@ -418,13 +425,16 @@ impl Vm {
             let _ = tokio::spawn(Arc::clone(self).take_over(tag.to_owned(), share.clone())).await;
             std::future::pending().await
         };
-        // QEMU is told first. Once it has no device any more, the end of the helper is in order.
-        tokio::select! {
-            biased;
-            removed = self.remove_device(&share.name) => removed?,
-            never = answer => return never,
-        }
-        self.unplug_served(&share.name).await
+        let unplug = async {
+            // QEMU is told first. Once it has no device any more, the end of the helper is in order.
+            tokio::select! {
+                biased;
+                removed = self.remove_device(&share.name) => removed?,
+                never = answer => return never,
+            }
+            self.unplug_served(&share.name).await
+        };
+        within(self.deadlines.host_call, unplug).await
     }
 
     /// Has another helper answer the guest, unless one does. Without one, its end is QEMU's and the guest's, too: neither hears

@@ -307,14 +307,8 @@ impl Ends {
     }
 
     async fn change(&self, change: &Change, guest: Option<&RawJson>) -> Result<(), ResourceError> {
-        let limit = match change {
-            // It asks the guest, ends a process that keeps it from answering, asks again, and waits for the process's end.
-            Change::Remove(Device::VirtioFs(_)) | Change::UndoAdd(Device::VirtioFs(_)) => {
-                self.deadlines.host_call * 2 + self.deadlines.terminate * 2
-            }
-            _ => self.deadlines.host_call,
-        };
         let changing = self.vm.change(change, guest.map(RawJson::get));
+        let limit = change_limit(change, &self.deadlines);
         on_host(&*self.vm, "change", limit, changing).await.map_err(ResourceError::Host)
     }
 
@@ -332,6 +326,23 @@ impl Ends {
         call: impl Future<Output = Result<T, PlatformError>>,
     ) -> Result<T, ResourceError> {
         on_host(&*self.vm, intent, self.deadlines.host_call, call).await.map_err(ResourceError::Host)
+    }
+}
+
+/// How long the host may take for a change: it keeps that by itself, so it is the host's error that is told, with the step
+/// that took too long.
+fn change_limit(change: &Change, deadlines: &Deadlines) -> Duration {
+    let Deadlines { host_call, terminate, .. } = *deadlines;
+    match change {
+        // Its turn, the device plugged in (or asked for), and, once a process that kept it from that is ended, the device
+        // taken out. Each of the two processes that there may be is waited for, ended, and waited for again.
+        Change::Add(Device::VirtioFs(_))
+        | Change::Remove(Device::VirtioFs(_))
+        | Change::UndoAdd(Device::VirtioFs(_)) => {
+            host_call.saturating_mul(4).saturating_add(terminate.saturating_mul(4))
+        }
+        // All its steps share one limit.
+        _ => host_call,
     }
 }
 

@@ -6,8 +6,8 @@ use uvm::platform::fake::{FakePlatform, Fault};
 use uvm::platform::requests::{Change, Device};
 use uvm::platform::{Capabilities, Feature};
 use uvm::{
-    ErrorKind, Plan9ShareOptions, ResourceError, ScsiDisk, ShareKind, ShareOptions, ShareOwners, ShareWay, UvmError,
-    VmAccess,
+    Deadlines, ErrorKind, Plan9ShareOptions, ResourceError, ScsiDisk, ShareKind, ShareOptions, ShareOwners, ShareWay,
+    UvmError, VmAccess,
 };
 use uvm_testkit::guest::Guest;
 
@@ -482,6 +482,22 @@ async fn d60_d61_d62_a_device_is_known_until_it_is_gone_in_any_spelling() -> Tes
     still.release().await?;
     one.release().await?;
     assert_ne!(played.vm.assign_device("PCI\\VEN_1").await?.vmbus_guid(), one.vmbus_guid());
+    played.close().await
+}
+
+/// A share's process that does not answer is ended by the host, which then takes its device out: that is the host's to tell.
+#[tokio::test(start_paused = true)]
+async fn a_host_that_takes_a_half_made_share_back_is_waited_for_and_one_that_is_silent_is_not() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let (played, _told) = with_devices(true, true).await?;
+    let host_call = Deadlines::default().host_call;
+    played.host.plant("add virtio-fs", 0, Fault::Slow(3 * host_call));
+    played.vm.share(dir.path(), "/slow", true).await?.release().await?;
+    played.host.plant("remove virtio-fs", 0, Fault::Slow(3 * host_call));
+    played.vm.share(dir.path(), "/slow", true).await?.release().await?;
+    played.host.plant("add virtio-fs", 0, Fault::Slow(100 * host_call));
+    let error = played.vm.share(dir.path(), "/silent", true).await.expect_err("it is silent");
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
     played.close().await
 }
 
