@@ -1,8 +1,9 @@
-//! The slots of the bus that devices of a running VM are plugged into, and which of them is next.
+//! The slots that devices of a running VM are plugged into, and which of them is next.
 //!
 //! It matters which: the guest is told of removals by a register that keeps saying so until the guest has let go of the
 //! device, and reads it again whenever anything else is plugged. So it may have noted a removal twice; the second time it
-//! takes out what is in the slot by then. A device in a slot that was free for a while is safe from that.
+//! takes out what is in the slot by then. A device in a slot that was free for a while is safe from that. It is the same for
+//! the slots of one bus and for the one slot behind each port: both are ACPI's to plug on this machine.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,6 +19,23 @@ pub(crate) const AT_BOOT: u8 = 1;
 /// How long a slot stays free at least: many times what a guest under the translator takes for a removal (65 ms).
 const FREE_FOR: Duration = Duration::from_secs(1);
 
+/// Since when a slot is free; the default: nothing was there before.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Freed(Option<Instant>);
+
+impl Freed {
+    pub(crate) fn now() -> Self {
+        Self(Some(Instant::now()))
+    }
+
+    /// Waits until the slot was free for long enough.
+    pub(crate) async fn for_long_enough(self) {
+        if let Some(since) = self.0 {
+            tokio::time::sleep_until(since + FREE_FOR).await;
+        }
+    }
+}
+
 /// There is none.
 #[derive(Debug, Error)]
 #[error("all slots for devices of a running VM are in use")]
@@ -27,8 +45,8 @@ pub(crate) struct NoSlot;
 pub(crate) struct Slots(Mutex<Table>);
 
 struct Table {
-    /// The one that was free for the longest time first, and since when; `None`: nothing was there before.
-    free: VecDeque<(u8, Option<Instant>)>,
+    /// The one that was free for the longest time first.
+    free: VecDeque<(u8, Freed)>,
     /// By the names of their devices.
     taken: HashMap<String, u8>,
 }
@@ -37,7 +55,7 @@ impl Slots {
     /// All of them free, but for that of a device that is there at boot.
     pub(crate) fn new(at_boot: Option<&str>) -> Self {
         let is_free = |slot: &u8| at_boot.is_none() || *slot != AT_BOOT;
-        let free = (0..COUNT).filter(is_free).map(|slot| (slot, None)).collect();
+        let free = (0..COUNT).filter(is_free).map(|slot| (slot, Freed::default())).collect();
         let taken = at_boot.map(|name| (name.to_owned(), AT_BOOT)).into_iter().collect();
         Self(Mutex::new(Table { free, taken }))
     }
@@ -48,15 +66,13 @@ impl Slots {
 
     /// A slot for a device of that name, which is waited for if none was free for long enough.
     pub(crate) async fn take(&self, name: &str) -> Result<u8, NoSlot> {
-        let (slot, since) = {
+        let (slot, freed) = {
             let mut table = self.lock();
             let first = table.free.pop_front().ok_or(NoSlot)?;
             table.taken.insert(name.to_owned(), first.0);
             first
         };
-        if let Some(since) = since {
-            tokio::time::sleep_until(since + FREE_FOR).await;
-        }
+        freed.for_long_enough().await;
         Ok(slot)
     }
 
@@ -64,7 +80,7 @@ impl Slots {
     pub(crate) fn give_back(&self, name: &str) {
         let mut table = self.lock();
         if let Some(slot) = table.taken.remove(name) {
-            table.free.push_back((slot, Some(Instant::now())));
+            table.free.push_back((slot, Freed::now()));
         }
     }
 }
