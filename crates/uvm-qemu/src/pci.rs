@@ -3,7 +3,6 @@
 //! QEMU opens the device by itself: of all it is given, this alone does not come as a descriptor, because QEMU before 8.2 takes
 //! none. So its user has to be let at the node of the device's group, and it needs to lock all of the guest's memory.
 
-use std::os::unix::fs::MetadataExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::process::{Pid, Resource, Rlimit};
@@ -14,6 +13,7 @@ use uvm_platform::{Feature, PlatformError};
 use crate::command::{pci_port, pci_port_address};
 use crate::disk_image::FileKey;
 use crate::file_users;
+use crate::process_info;
 use crate::qmp::CallError;
 use crate::slots::Freed;
 use crate::vfio::{Group, PciAddress, Vfio};
@@ -98,8 +98,8 @@ impl Vm {
         let port = port.ok_or_else(|| bad("it is to be plugged into no port of the VM".into()))?;
         let (vfio, checked, pid) = (self.pci.vfio.clone(), address.clone(), self.child.id());
         let look = move || {
-            let qemu = std::fs::metadata(format!("/proc/{pid}")).map_err(|e| e.to_string())?;
-            vfio.check(&checked, qemu.uid(), qemu.gid())
+            let qemu = process_info::runs_as(pid).ok_or("it is not known whom QEMU runs as")?;
+            vfio.check(&checked, &qemu)
         };
         let looked = self.blocking_step(format!("look at PCI device {address}"), move || Ok(look())).await?;
         let group = looked.map_err(bad)?;
