@@ -430,6 +430,35 @@ async fn without_the_program_shares_go_by_9p() -> TestResult {
     vm.close().await
 }
 
+/// Without a slot nothing is begun: the program is not there any more, and nobody misses it.
+#[tokio::test]
+async fn without_a_slot_shares_go_by_9p_and_no_helper_is_started() -> TestResult {
+    const SLOTS: usize = 32;
+    let programs = tempfile::tempdir()?;
+    fs::set_permissions(programs.path(), fs::Permissions::from_mode(0o755))?;
+    let program = programs.path().join("uvm-fs");
+    fs::copy(built("uvm-fs", "cargo xtask ci")?, &program)?;
+    let helper = program.clone();
+    let vm = TestVm::builder("fs-full").with_both(|_, host| host.share_helper = Some(helper)).boot().await?;
+    let dirs: Vec<_> = (0..=SLOTS).map(|_| tempfile::tempdir()).collect::<Result<_, _>>()?;
+    let (last, others) = dirs.split_last().ok_or("no directories")?;
+    let mut shares = Vec::new();
+    for (index, dir) in others.iter().enumerate() {
+        shares.push(vm.share_with(&by_device(dir.path(), format!("/run/shares/{index}"))).await?);
+    }
+    fs::remove_file(program)?;
+    let error = vm.share_with(&by_device(last.path(), "/run/device")).await.expect_err("there is no slot");
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(chain(&error).contains("all slots for devices of a running VM are in use"), "{}", chain(&error));
+    let share = vm.share(last.path(), "/run/share", false).await?;
+    assert_eq!(share.way(), ShareWay::Plan9);
+    for share in &shares {
+        share.release().await?;
+    }
+    share.release().await?;
+    vm.close().await
+}
+
 #[tokio::test]
 async fn the_command_shares_directories_as_devices() -> TestResult {
     let dir = tempfile::tempdir()?;
