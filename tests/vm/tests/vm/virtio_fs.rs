@@ -350,9 +350,11 @@ async fn a_vm_goes_on_where_nobody_takes_a_share_over() -> TestResult {
     // As an upgrade does.
     fs::rename(&program, &moved)?;
     send(the_helper(&vm)?, Signal::KILL)?;
-    // Its driver lets go of the device, and QEMU asks who serves it for the state of its queues.
-    let script = "cat /run/share/file 2>/dev/null || echo error";
-    assert_eq!(within("an error", sh(&vm, script)).await??, "error\n");
+    // Its driver lets go of the device, and QEMU asks who serves it for the state of its queues. Who asks before that is not
+    // answered by anybody.
+    let gone = "until [ -z \"$(ls /sys/bus/virtio/drivers/virtiofs | grep virtio)\" ]; do sleep 0.05; done";
+    let script = format!("{gone}; cat /run/share/file 2>/dev/null || echo error");
+    assert_eq!(within("an error", sh(&vm, &script)).await??, "error\n");
     let error = chain(&within("the release", share.release()).await?.expect_err("it was lost"));
     assert!(error.contains("was ended by signal 9"), "{error}");
     share.release().await?;
