@@ -18,8 +18,8 @@ pub(crate) enum NoneTaken {
 }
 
 impl From<NoneTaken> for PlatformError {
-    fn from(not_plugged: NoneTaken) -> Self {
-        match not_plugged {
+    fn from(none: NoneTaken) -> Self {
+        match none {
             NoneTaken::NoSlot(e) => Self::host("plug in a device", e),
             NoneTaken::Failed(e) => e,
         }

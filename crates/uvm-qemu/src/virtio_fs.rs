@@ -1,8 +1,8 @@
 //! virtio-fs shares: directories of the host as devices, each served by a process of its own.
 //!
 //! ```text
-//! take a slot -> open the directory -> start the helper -> chardev, device          the guest mounts
-//! the guest has unmounted -> device, chardev -> the helper ends       nothing of the directory is open any more
+//! take a slot -> open the directory -> start the helper -> chardev, device     the guest mounts
+//! the guest has unmounted -> device, chardev -> the helper ends                nothing of the directory is open any more
 //! the helper ends by itself -> device_del at once; another one answers the guest with errors until the device is gone
 //! ```
 //!
