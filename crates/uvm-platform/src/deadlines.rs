@@ -10,7 +10,8 @@ use crate::vm::Accelerator;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Deadlines {
-    /// One call to the host: a QMP command, an HCS operation. Default: 10 s.
+    /// One call to the host: a QMP command, an HCS operation, and all steps of a change of a VM together; of a virtio-fs share,
+    /// whose process may have to be ended first, those of each stage. Default: 10 s.
     pub host_call: Duration,
     /// One request to the guest agent, from sent to answered. Default: 30 s; under TCG times [`Self::TCG_FACTOR`].
     pub rpc: Duration,

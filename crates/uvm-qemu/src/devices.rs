@@ -8,41 +8,54 @@ use uvm_platform::PlatformError;
 
 use crate::command::HOT_PLUG_BUS;
 use crate::qmp::CallError;
-use crate::slots::NoSlot;
+use crate::slots::{NoSlot, Slot};
 use crate::vm::Vm;
 
-/// Why a device was not plugged in.
-pub(crate) enum NotPlugged {
+/// Why a device has no slot.
+pub(crate) enum NoneTaken {
     NoSlot(NoSlot),
     Failed(PlatformError),
 }
 
-impl From<NotPlugged> for PlatformError {
-    fn from(not_plugged: NotPlugged) -> Self {
-        match not_plugged {
-            NotPlugged::NoSlot(e) => Self::host("plug in a device", e),
-            NotPlugged::Failed(e) => e,
+impl From<NoneTaken> for PlatformError {
+    fn from(none: NoneTaken) -> Self {
+        match none {
+            NoneTaken::NoSlot(e) => Self::host("plug in a device", e),
+            NoneTaken::Failed(e) => e,
         }
     }
 }
 
 impl Vm {
+    /// Takes a slot for a device of that name.
+    pub(crate) async fn take_slot(&self, name: &str) -> Result<Slot<'_>, NoneTaken> {
+        let taken = self.step("a slot for a device to have been free for long enough", self.slots.take(name)).await;
+        taken.map_err(NoneTaken::Failed)?.map_err(NoneTaken::NoSlot)
+    }
+
     /// Plugs in a device that is served at the other end of a connection, under one name for both. QEMU is told of the
     /// device last, so a refusal leaves nothing. Our copy of the end is closed by then: else QEMU's death would not be seen
     /// at the other.
-    pub(crate) async fn plug_served(&self, name: &str, end: OwnedFd, mut device: Value) -> Result<(), NotPlugged> {
-        let slot = self.slots.take(name).await.map_err(NotPlugged::NoSlot)?;
+    pub(crate) async fn plug_served(
+        &self,
+        slot: Slot<'_>,
+        end: OwnedFd,
+        mut device: Value,
+    ) -> Result<(), PlatformError> {
+        let name = slot.name().to_owned();
+        device["id"] = name.as_str().into();
+        device["chardev"] = name.as_str().into();
         device["bus"] = HOT_PLUG_BUS.into();
-        device["addr"] = format!("{slot:#x}").into();
-        let plugged = self.plug_served_in_slot(name, end, device).await;
+        device["addr"] = format!("{:#x}", slot.plug()).into();
+        let plugged = self.plug_served_as(&name, end, device).await;
         // What went unanswered may be there, until it is taken out.
         if matches!(plugged, Err(PlatformError::Host { .. } | PlatformError::NotAllowed { .. })) {
-            self.slots.give_back(name);
+            self.slots.give_back(&name);
         }
-        plugged.map_err(NotPlugged::Failed)
+        plugged
     }
 
-    async fn plug_served_in_slot(&self, name: &str, end: OwnedFd, device: Value) -> Result<(), PlatformError> {
+    async fn plug_served_as(&self, name: &str, end: OwnedFd, device: Value) -> Result<(), PlatformError> {
         self.call_with("getfd", json!({ "fdname": name }), Some(end.as_fd())).await?;
         drop(end);
         let address = json!({ "type": "fd", "data": { "str": name } });
@@ -103,12 +116,10 @@ impl Vm {
                 }
             }
         };
-        let (intent, limit) = ("remove a device", self.deadlines.host_call);
+        let intent = "remove a device";
+        let what = format!("the guest to let go of the device {id}");
         tokio::select! {
-            seen = tokio::time::timeout(limit, gone) => match seen {
-                Ok(()) => Ok(()),
-                Err(_) => Err(self.timeout(&format!("the guest to let go of the device {id}"), limit)),
-            },
+            seen = self.step(&what, gone) => seen,
             () = self.qmp.closed() => Err(self.end_or(intent, PlatformError::host(intent, "QEMU is gone")).await),
         }
     }

@@ -115,8 +115,8 @@ impl Vm {
     /// [`remove_disk`](Self::remove_disk).
     pub(crate) async fn add_disk(&self, disk: &ScsiAttachment) -> Result<(), PlatformError> {
         let (path, kind, format, read_only) = (disk.path.clone(), disk.kind, disk.settings.format, disk.read_only);
-        let opened = tokio::task::spawn_blocking(move || disk_image::open(&path, kind, format, read_only)).await;
-        let image = opened.unwrap_or_else(|e| Err(PlatformError::host("open a disk", e)))?;
+        let intent = format!("open disk {}", path.display());
+        let image = self.blocking_step(intent, move || disk_image::open(&path, kind, format, read_only)).await?;
         let Some(names) = self.disks.enter(disk.slot, &disk.path, keeps_size(disk, &image)) else {
             let ScsiSlot { controller, lun } = disk.slot;
             let why = format!("controller {controller}, LUN {lun} has a disk");
@@ -171,7 +171,8 @@ impl Vm {
 
     async fn in_use(&self, disk: &ScsiAttachment, image: &DiskImage) -> PlatformError {
         let (key, this) = (image.key, std::process::id());
-        let users = tokio::task::spawn_blocking(move || file_users::of(key, this)).await.unwrap_or_default();
+        let users = self.blocking_step("find who uses a disk".into(), move || Ok(file_users::of(key, this))).await;
+        let users = users.unwrap_or_default();
         let how = if disk.read_only { "reading, while it is being written" } else { "writing, while it is in use" };
         let by = if users.is_empty() { "another process".to_owned() } else { users.join(", ") };
         let intent = format!("attaching {} for {how}", disk.path.display());

@@ -216,8 +216,8 @@ impl Vm {
     /// Plugs a layer in. If that fails, nothing is left in its slot.
     pub(crate) async fn add_layer(&self, layer: &VpmemDevice) -> Result<(), PlatformError> {
         let path = layer.path.clone();
-        let opened = tokio::task::spawn_blocking(move || layer_image::open(&path)).await;
-        let image = opened.unwrap_or_else(|e| Err(PlatformError::host("open a layer", e)))?;
+        let intent = format!("open layer {}", path.display());
+        let image = self.blocking_step(intent, move || layer_image::open(&path)).await?;
         if self.layers.lock().slots.contains_key(&layer.slot) {
             let intent = format!("attach {}", layer.path.display());
             return Err(PlatformError::host(intent, format!("memory-backed device {} has a layer", layer.slot)));
@@ -236,7 +236,8 @@ impl Vm {
             return Err(Unmapped::Refused("its file is to be closed when it is removed".into()));
         }
         let bytes = image.mapped.clone().map_err(Unmapped::Refused)?;
-        let _turn = self.layers.turn.lock().await;
+        let turn = self.step("an earlier layer to be mapped", self.layers.turn.lock()).await;
+        let _turn = turn.map_err(Unmapped::Failed)?;
         let target = self.layers.lock().target(&image.identity).map_err(Unmapped::Refused)?;
         let place = match target {
             Target::Parked(place) => place,

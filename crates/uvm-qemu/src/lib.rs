@@ -16,7 +16,7 @@
 //! | `pipes` | sockets of the host, offered in the guest |
 //! | `pci`, `vfio` | PCI devices of the host, plugged into ports; whether one can be |
 //! | `slots` | the slots that devices are plugged into, and which is next |
-//! | `turns` | what is done to one device, one after the other |
+//! | `turns`, `step_limit` | what is done to one device, one after the other; how long the steps of a change may take |
 //! | `full_disk` | a guest that waits for room on the host |
 //! | `file_users` | who has a file open |
 //! | `short_path` | paths that fit a socket's address |
@@ -59,6 +59,7 @@ mod slots;
 mod sockets;
 mod spawn;
 mod state;
+mod step_limit;
 #[cfg(test)]
 mod test_listener;
 #[cfg(test)]

@@ -3,7 +3,6 @@
 //! QEMU opens the device by itself: of all it is given, this alone does not come as a descriptor, because QEMU before 8.2 takes
 //! none. So its user has to be let at the node of the device's group, and it needs to lock all of the guest's memory.
 
-use std::os::unix::fs::MetadataExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::process::{Pid, Resource, Rlimit};
@@ -14,7 +13,9 @@ use uvm_platform::{Feature, PlatformError};
 use crate::command::{pci_port, pci_port_address};
 use crate::disk_image::FileKey;
 use crate::file_users;
+use crate::process_info;
 use crate::qmp::CallError;
+use crate::slots::Freed;
 use crate::vfio::{Group, PciAddress, Vfio};
 use crate::vm::{Vm, not_here};
 
@@ -26,14 +27,21 @@ pub(crate) struct PciDevices {
     ports: u32,
     memory_bytes: u64,
     vfio: Vfio,
-    /// By port: QEMU's name of what is, or may be, in it.
-    plugged: Mutex<Vec<Option<String>>>,
+    slots: Mutex<Vec<PortSlot>>,
+}
+
+/// The one slot behind a port.
+#[derive(Clone, Debug)]
+enum PortSlot {
+    Free(Freed),
+    /// QEMU's name of what is in it, or may be.
+    Taken(String),
 }
 
 impl PciDevices {
     pub(crate) fn new(ports: u32, memory_mib: u64, vfio: Vfio) -> Self {
-        let plugged = Mutex::new(vec![None; ports as usize]);
-        Self { ports, memory_bytes: memory_mib << 20, vfio, plugged }
+        let slots = Mutex::new(vec![PortSlot::Free(Freed::default()); ports as usize]);
+        Self { ports, memory_bytes: memory_mib << 20, vfio, slots }
     }
 
     /// The guest's addresses of the ports.
@@ -41,17 +49,34 @@ impl PciDevices {
         (0..self.ports).map(pci_port_address).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Option<String>>> {
-        self.plugged.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Vec<PortSlot>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn name(&self, port: u32) -> Option<String> {
-        self.lock().get(port as usize).cloned().flatten()
+    /// Since when a port is free; `None` if it is not.
+    fn freed(&self, port: u32) -> Option<Freed> {
+        match self.lock().get(port as usize) {
+            Some(PortSlot::Free(freed)) => Some(*freed),
+            _ => None,
+        }
     }
 
-    fn set(&self, port: u32, name: Option<String>) {
-        if let Some(place) = self.lock().get_mut(port as usize) {
-            *place = name;
+    fn is_of(&self, port: u32, name: &str) -> bool {
+        matches!(self.lock().get(port as usize), Some(PortSlot::Taken(there)) if there == name)
+    }
+
+    fn take(&self, port: u32, name: &str) {
+        self.set(port, PortSlot::Taken(name.to_owned()));
+    }
+
+    /// The device is gone, or never came.
+    fn give_back(&self, port: u32) {
+        self.set(port, PortSlot::Free(Freed::now()));
+    }
+
+    fn set(&self, port: u32, slot: PortSlot) {
+        if let Some(there) = self.lock().get_mut(port as usize) {
+            *there = slot;
         }
     }
 }
@@ -72,19 +97,22 @@ impl Vm {
         let port = assignment.port.filter(|port| *port < self.pci.ports);
         let port = port.ok_or_else(|| bad("it is to be plugged into no port of the VM".into()))?;
         let (vfio, checked, pid) = (self.pci.vfio.clone(), address.clone(), self.child.id());
-        let looked = tokio::task::spawn_blocking(move || {
-            let qemu = std::fs::metadata(format!("/proc/{pid}")).map_err(|e| e.to_string())?;
-            vfio.check(&checked, qemu.uid(), qemu.gid())
-        });
-        let group = looked.await.map_err(|e| PlatformError::host("look at a PCI device", e))?.map_err(bad)?;
+        let look = move || {
+            let qemu = process_info::runs_as(pid).ok_or("it is not known whom QEMU runs as")?;
+            vfio.check(&checked, &qemu)
+        };
+        let looked = self.blocking_step(format!("look at PCI device {address}"), move || Ok(look())).await?;
+        let group = looked.map_err(bad)?;
         if self.pci.vfio.stand_in.is_none() {
             self.let_it_lock().map_err(bad)?;
         }
         let name = format!("pci-{}", assignment.channel);
-        if self.pci.name(port).is_some() {
+        let Some(freed) = self.pci.freed(port) else {
             return Err(PlatformError::host(format!("assign {address}"), format!("port {port} has a device")));
-        }
-        self.pci.set(port, Some(name.clone()));
+        };
+        // Nobody takes it meanwhile: what is done to one port is done in turns.
+        self.step(&format!("PCI port {port} to have been free for long enough"), freed.for_long_enough()).await?;
+        self.pci.take(port, &name);
         let mut device =
             json!({ "driver": "vfio-pci", "id": name, "bus": pci_port(port), "host": address.to_string() });
         if let Some(driver) = &self.pci.vfio.stand_in {
@@ -93,7 +121,7 @@ impl Vm {
         match self.qmp.call("device_add", device).await {
             Ok(_) => Ok(()),
             Err(CallError::Refused(e)) => {
-                self.pci.set(port, None);
+                self.pci.give_back(port);
                 let why = if e.desc.contains("busy") { self.used_by(group, &e.desc).await } else { e.desc };
                 Err(PlatformError::host(format!("assign {address}"), why))
             }
@@ -104,11 +132,11 @@ impl Vm {
     /// QEMU does not say by whom.
     async fn used_by(&self, group: Group, description: &str) -> String {
         let this = std::process::id();
-        let users = tokio::task::spawn_blocking(move || {
+        let look = move || {
             let key = group.node.metadata().map(|meta| FileKey::of(&meta));
-            key.map(|key| file_users::of(key, this)).unwrap_or_default()
-        });
-        let users = users.await.unwrap_or_default();
+            Ok(key.map(|key| file_users::of(key, this)).unwrap_or_default())
+        };
+        let users = self.blocking_step("find who uses a PCI device".into(), look).await.unwrap_or_default();
         if users.is_empty() {
             description.to_owned()
         } else {
@@ -140,11 +168,11 @@ impl Vm {
     pub(crate) async fn remove_pci(&self, assignment: &PciAssignment) -> Result<(), PlatformError> {
         let Some(port) = assignment.port else { return Ok(()) };
         let name = format!("pci-{}", assignment.channel);
-        if self.pci.name(port).as_deref() != Some(&name) {
+        if !self.pci.is_of(port, &name) {
             return Ok(());
         }
         self.remove_device(&name).await?;
-        self.pci.set(port, None);
+        self.pci.give_back(port);
         Ok(())
     }
 
@@ -165,7 +193,29 @@ fn bus_behind(buses: &Value, bridge: &str) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_port_is_free_for_a_while_before_it_is_taken_again() {
+        let pci = PciDevices::new(2, 1024, Vfio::default());
+        assert!(pci.freed(2).is_none(), "there are two");
+        pci.take(0, "one");
+        assert!(pci.freed(0).is_none() && pci.is_of(0, "one") && !pci.is_of(0, "two"));
+        let waited = async |port| {
+            let began = Instant::now();
+            pci.freed(port).expect("free").for_long_enough().await;
+            began.elapsed()
+        };
+        assert_eq!(waited(1).await, Duration::ZERO, "nothing was there");
+        pci.give_back(0);
+        assert!(!pci.is_of(0, "one"));
+        assert!(waited(0).await > Duration::ZERO);
+        assert_eq!(waited(0).await, Duration::ZERO, "it was free for long enough");
+    }
 
     #[test]
     fn the_bus_behind_a_port_is_found() {

@@ -81,8 +81,7 @@ impl Vm {
         let Some(port) = port else {
             return Err(PlatformError::host(intent, "no port is given, and guests do not reach it by themselves"));
         };
-        let looked = tokio::task::spawn_blocking(move || look_at(&path)).await;
-        let socket = looked.unwrap_or_else(|e| Err(PlatformError::host("look at a socket", e)))?;
+        let socket = self.blocking_step(format!("look at socket {}", path.display()), move || look_at(&path)).await?;
         let listener = self.transport.get().listen(port)?;
         let mut served = self.pipes.lock();
         if served.is_over {

@@ -13,7 +13,8 @@ use uvm_platform::{
 };
 
 use crate::process_info::ProcessInfo;
-use crate::vm::{CANNOT_YET, Life, NO_HOST_SERVICE, QemuVm, not_here};
+use crate::step_limit::within;
+use crate::vm::{CANNOT_YET, Life, NO_HOST_SERVICE, QemuVm, Vm, not_here};
 
 impl PlatformVm for QemuVm {
     fn accelerator(&self) -> Accelerator {
@@ -142,39 +143,7 @@ impl PlatformVm for QemuVm {
 
     fn change<'a>(&'a self, change: &'a Change, _guest: Option<&'a str>) -> BoxFuture<'a, Result<(), PlatformError>> {
         let (vm, change) = (Arc::clone(&self.vm), change.clone());
-        self.run(async move {
-            let _turn = vm.turns.take(&change).await;
-            match change {
-                Change::Add(Device::Scsi(disk)) => vm.add_disk(&disk).await,
-                Change::Remove(Device::Scsi(disk)) | Change::UndoAdd(Device::Scsi(disk)) => {
-                    vm.remove_disk(disk.slot).await
-                }
-                Change::Update(Setting::ScsiSize(size)) => vm.resize_disk(size).await,
-                Change::Add(Device::Vpmem(layer)) => vm.add_layer(&layer).await,
-                Change::Remove(Device::Vpmem(layer)) | Change::UndoAdd(Device::Vpmem(layer)) => {
-                    vm.remove_layer(layer.slot).await
-                }
-                Change::Add(Device::Plan9(export)) => vm.add_share(export).await,
-                Change::Remove(Device::Plan9(export)) | Change::UndoAdd(Device::Plan9(export)) => {
-                    vm.remove_share(&export);
-                    Ok(())
-                }
-                Change::Add(Device::Pci(device)) => vm.add_pci(&device).await,
-                Change::Remove(Device::Pci(device)) | Change::UndoAdd(Device::Pci(device)) => {
-                    vm.remove_pci(&device).await
-                }
-                Change::Add(Device::Pipe(pipe)) => vm.add_pipe(pipe).await,
-                Change::Remove(Device::Pipe(pipe)) | Change::UndoAdd(Device::Pipe(pipe)) => {
-                    vm.remove_pipe(&pipe);
-                    Ok(())
-                }
-                Change::Add(Device::VirtioFs(export)) => vm.add_virtio_fs(&export).await,
-                Change::Remove(Device::VirtioFs(export)) | Change::UndoAdd(Device::VirtioFs(export)) => {
-                    vm.remove_virtio_fs(&export).await
-                }
-                other => Err(not_here(other.feature(), CANNOT_YET)),
-            }
-        })
+        self.run(async move { vm.change(change).await })
     }
 
     /// Its kernel does not look for units 0, and not for what was there before its driver.
@@ -244,5 +213,55 @@ impl PlatformVm for QemuVm {
 
     fn spawn(&self, task: BoxFuture<'static, ()>) {
         self.thread.handle().spawn(task);
+    }
+}
+
+impl Vm {
+    /// Makes a change. Its steps have the limit of one altogether: who asked for it waits no longer.
+    async fn change(self: Arc<Self>, change: Change) -> Result<(), PlatformError> {
+        let limit = self.deadlines.host_call;
+        // It kills a helper that does not answer, and goes on with a limit anew.
+        let renews_limit = matches!(
+            change,
+            Change::Add(Device::VirtioFs(_))
+                | Change::Remove(Device::VirtioFs(_))
+                | Change::UndoAdd(Device::VirtioFs(_))
+        );
+        let changed = Box::pin(self.change_in_turn(change));
+        if renews_limit { changed.await } else { within(limit, changed).await }
+    }
+
+    async fn change_in_turn(self: Arc<Self>, change: Change) -> Result<(), PlatformError> {
+        let _turn = self.step("an earlier change of the same device", self.turns.take(&change)).await?;
+        match change {
+            Change::Add(Device::Scsi(disk)) => self.add_disk(&disk).await,
+            Change::Remove(Device::Scsi(disk)) | Change::UndoAdd(Device::Scsi(disk)) => {
+                self.remove_disk(disk.slot).await
+            }
+            Change::Update(Setting::ScsiSize(size)) => self.resize_disk(size).await,
+            Change::Add(Device::Vpmem(layer)) => self.add_layer(&layer).await,
+            Change::Remove(Device::Vpmem(layer)) | Change::UndoAdd(Device::Vpmem(layer)) => {
+                self.remove_layer(layer.slot).await
+            }
+            Change::Add(Device::Plan9(export)) => self.add_share(export).await,
+            Change::Remove(Device::Plan9(export)) | Change::UndoAdd(Device::Plan9(export)) => {
+                self.remove_share(&export);
+                Ok(())
+            }
+            Change::Add(Device::Pci(device)) => self.add_pci(&device).await,
+            Change::Remove(Device::Pci(device)) | Change::UndoAdd(Device::Pci(device)) => {
+                self.remove_pci(&device).await
+            }
+            Change::Add(Device::Pipe(pipe)) => self.add_pipe(pipe).await,
+            Change::Remove(Device::Pipe(pipe)) | Change::UndoAdd(Device::Pipe(pipe)) => {
+                self.remove_pipe(&pipe);
+                Ok(())
+            }
+            Change::Add(Device::VirtioFs(export)) => self.add_virtio_fs(&export).await,
+            Change::Remove(Device::VirtioFs(export)) | Change::UndoAdd(Device::VirtioFs(export)) => {
+                self.remove_virtio_fs(&export).await
+            }
+            other => Err(not_here(other.feature(), CANNOT_YET)),
+        }
     }
 }

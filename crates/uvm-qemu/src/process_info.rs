@@ -3,6 +3,8 @@
 use std::fs;
 use std::time::Duration;
 
+use crate::spawn::RunAs;
+
 /// One look at a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ProcessInfo {
@@ -45,9 +47,38 @@ impl ProcessInfo {
     }
 }
 
+/// Whom a process opens files as; `None` if there is no such process.
+pub(crate) fn runs_as(pid: u32) -> Option<RunAs> {
+    parse_status(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
+}
+
+fn parse_status(status: &str) -> Option<RunAs> {
+    let ids = |key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+        line.split_whitespace().map(|id| id.parse().ok()).collect::<Option<Vec<u32>>>()
+    };
+    // Real, effective, saved, and that of file systems.
+    let of_files = |key| ids(key)?.get(3).copied();
+    Some(RunAs { uid: of_files("Uid:")?, gid: of_files("Gid:")?, groups: ids("Groups:")? })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whom_a_process_opens_files_as_is_read_with_all_its_groups() {
+        let status = "Name:\tUid: 7\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nFDSize:\t64\nGroups:\t36 107 \nNStgid:\t9\n";
+        let expected = RunAs { uid: 4, gid: 8, groups: vec![36, 107] };
+        assert_eq!(parse_status(status), Some(expected));
+        assert_eq!(
+            parse_status("Uid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t \n").map(|as_| as_.groups),
+            Some(vec![])
+        );
+        assert_eq!(parse_status("Uid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\n"), None);
+        let this = runs_as(std::process::id()).expect("it lives");
+        assert_eq!(this.uid, rustix::process::geteuid().as_raw());
+    }
 
     #[test]
     fn the_own_process_is_known() {

@@ -82,8 +82,8 @@ impl Vm {
     pub(crate) async fn add_share(&self, export: Plan9Export) -> Result<(), PlatformError> {
         let (name, port) = (export.name.clone(), export.port);
         let descriptors = self.shares.descriptors.part(Most::of_process().share);
-        let opened = tokio::task::spawn_blocking(move || open(export, descriptors)).await;
-        let share = opened.unwrap_or_else(|e| Err(PlatformError::host("open a share", e)))?;
+        let intent = format!("open share {}", export.path.display());
+        let share = self.blocking_step(intent, move || open(export, descriptors)).await?;
         self.serve_shares(port)?;
         self.shares.export(&name, share)
     }

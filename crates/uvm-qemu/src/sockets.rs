@@ -9,6 +9,7 @@ use uvm_platform::{GuestListener, GuestStream, PlatformError, Port};
 use uvm_vsock::Vsock;
 
 use crate::command::VSOCK_DEVICE;
+use crate::step_limit::within;
 use crate::transport;
 use crate::vm::{Life, Vm};
 
@@ -72,15 +73,15 @@ impl Vm {
     /// Plugs the device in, if it is not there. In a running VM, waits for the guest's driver.
     pub(crate) async fn add_sockets(&self) -> Result<(), PlatformError> {
         let _turn = self.sockets.turn.lock().await;
-        let there = self.sockets.slot().clone();
+        let (there, limit) = (self.sockets.slot().clone(), self.deadlines.host_call);
         let device = match there {
             Some(there) if there.device.dead().is_none() || self.agent_uses_sockets() => there.device,
             // Its end is told when QEMU has let go of it, or its driver broke it: neither is of use to anybody.
             Some(there) => {
                 self.unplug(&there.name).await?;
-                self.plug_new().await?
+                within(limit, self.plug_new()).await?
             }
-            None => self.plug_new().await?,
+            None => within(limit, self.plug_new()).await?,
         };
         if self.life() != Life::Running {
             return Ok(());
@@ -131,20 +132,21 @@ impl Vm {
     }
 
     async fn plug_new(&self) -> Result<Vsock, PlatformError> {
+        let name = format!("{VSOCK_DEVICE}-{}", self.sockets.count.fetch_add(1, Ordering::Relaxed));
+        let slot = self.take_slot(&name).await?;
         let dir = self.residue.dir().map_err(|e| PlatformError::host("plug in virtual sockets", e))?;
         let (device, end) = transport::device(&dir)?;
-        let name = format!("{VSOCK_DEVICE}-{}", self.sockets.count.fetch_add(1, Ordering::Relaxed));
-        let plugged = json!({ "driver": "vhost-user-vsock-pci", "id": name, "chardev": name });
-        if let Err(e) = self.plug_served(&name, end, plugged).await {
+        let plugged = json!({ "driver": "vhost-user-vsock-pci" });
+        if let Err(e) = self.plug_served(slot, end, plugged).await {
             device.close();
-            return Err(e.into());
+            return Err(e);
         }
         *self.sockets.slot() = Some(Plugged { device: device.clone(), name });
         Ok(device)
     }
 
     async fn unplug(&self, name: &str) -> Result<(), PlatformError> {
-        self.unplug_served(name).await?;
+        within(self.deadlines.host_call, self.unplug_served(name)).await?;
         if let Some(plugged) = self.sockets.slot().take() {
             plugged.device.close();
         }

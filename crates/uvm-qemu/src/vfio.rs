@@ -4,9 +4,11 @@
 //! documentation of VFIO.
 
 use std::fmt;
-use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use crate::spawn::RunAs;
 
 /// Where devices are found, and what QEMU drives them by.
 #[doc(hidden)]
@@ -65,8 +67,8 @@ impl Vfio {
         (!has_some).then(|| NO_IOMMU.to_owned())
     }
 
-    /// Passes if the device can be given to a QEMU that runs as this user and group. Blocking.
-    pub(crate) fn check(&self, address: &PciAddress, uid: u32, gid: u32) -> Result<Group, String> {
+    /// Passes if the device can be given to a QEMU that runs as this user and in these groups. Blocking.
+    pub(crate) fn check(&self, address: &PciAddress, qemu: &RunAs) -> Result<Group, String> {
         let device = self.device(&address.0);
         if !device.exists() {
             return Err("the host has no such device; lspci -D lists them".into());
@@ -83,17 +85,20 @@ impl Vfio {
         }
         let node = self.nodes.join(number);
         let meta = node.metadata().map_err(|e| format!("{}: {e}; modprobe vfio-pci makes it", node.display()))?;
-        let mode = meta.permissions().mode();
-        let may = |bits: u32| mode >> bits & 6 == 6;
-        if uid == 0 || may(0) || (may(3) && meta.gid() == gid) || (may(6) && meta.uid() == uid) {
-            return Ok(Group { node });
-        }
-        let path = node.display();
         // Lists of access say more than the mode: there it may be allowed already.
-        if has_access_list(&node) {
+        if may_open(qemu, &meta) || has_access_list(&node) {
             return Ok(Group { node });
         }
-        Err(format!("QEMU runs as user {uid} and cannot open {path}; setfacl -m u:{uid}:rw {path} lets it"))
+        let (RunAs { uid, .. }, path) = (qemu, node.display());
+        let groups: Vec<_> = groups_of(qemu).map(|gid| gid.to_string()).collect();
+        Err(format!(
+            "QEMU runs as user {uid} in group {} and cannot open {path}, which is of user {} and group {} with mode {:04o}; \
+             setfacl -m u:{uid}:rw {path} lets it",
+            groups.join(", "),
+            meta.uid(),
+            meta.gid(),
+            meta.mode() & 0o7777,
+        ))
     }
 
     fn device(&self, address: &str) -> PathBuf {
@@ -128,13 +133,29 @@ impl Vfio {
 const NO_IOMMU: &str =
     "the host has no IOMMU, or it is off (the kernel options intel_iommu=on, amd_iommu=on switch it on)";
 
+/// Whether a file's mode lets a user read and write it: of its owner, its group and others, the first that it is.
+fn may_open(user: &RunAs, file: &Metadata) -> bool {
+    let bits = if file.uid() == user.uid {
+        6
+    } else if groups_of(user).any(|gid| gid == file.gid()) {
+        3
+    } else {
+        0
+    };
+    user.uid == 0 || file.mode() >> bits & 6 == 6
+}
+
+fn groups_of(user: &RunAs) -> impl Iterator<Item = u32> {
+    std::iter::once(user.gid).chain(user.groups.iter().copied())
+}
+
 fn has_access_list(node: &Path) -> bool {
     rustix::fs::getxattr(node, "system.posix_acl_access", &mut [0_u8; 0][..]).is_ok_and(|bytes| bytes > 0)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
 
@@ -162,7 +183,8 @@ mod tests {
     }
 
     fn check(vfio: &Vfio, address: &str, uid: u32) -> Result<Group, String> {
-        vfio.check(&PciAddress::parse(address).expect("an address"), uid, uid)
+        let qemu = RunAs { uid, gid: uid, groups: Vec::new() };
+        vfio.check(&PciAddress::parse(address).expect("an address"), &qemu)
     }
 
     #[test]
@@ -209,5 +231,35 @@ mod tests {
         let (_dir, vfio) = host(&[("0000:01:00.0", "vfio-pci", "1", "")]);
         fs::remove_file(vfio.nodes.join("1")).expect("removed");
         assert!(check(&vfio, "0000:01:00.0", 0).expect_err("no node").contains("modprobe vfio-pci"));
+    }
+
+    #[test]
+    fn the_node_is_opened_by_what_its_mode_says_of_the_first_that_qemu_is() {
+        let (_dir, vfio) = host(&[("0000:01:00.0", "vfio-pci", "1", "")]);
+        let node = vfio.nodes.join("1");
+        let meta = node.metadata().expect("there");
+        let (owner, group) = (meta.uid(), meta.gid());
+        let (other, elsewhere) = (owner + 1, group + 1);
+        let qemu = |uid, gid, groups: &[u32]| RunAs { uid, gid, groups: groups.to_vec() };
+        for (mode, user, may) in [
+            (0o660, qemu(other, elsewhere, &[]), false),
+            (0o660, qemu(other, group, &[]), true),
+            (0o660, qemu(other, elsewhere, &[elsewhere + 1, group]), true),
+            (0o640, qemu(other, elsewhere, &[group]), false),
+            // It is in the group, so what others may is not its.
+            (0o606, qemu(other, elsewhere, &[group]), false),
+            (0o606, qemu(other, elsewhere, &[]), true),
+        ] {
+            fs::set_permissions(&node, fs::Permissions::from_mode(mode)).expect("changed");
+            let checked = vfio.check(&PciAddress::parse("01:00.0").expect("an address"), &user);
+            assert_eq!(checked.is_ok(), may, "{mode:o} {user:?}: {checked:?}");
+            if let Err(error) = checked {
+                let said = format!("as user {other} in group {elsewhere}");
+                assert!(error.contains(&said) && error.contains(&format!("with mode {mode:04o}")), "{error}");
+            }
+        }
+        fs::set_permissions(&node, fs::Permissions::from_mode(0o060)).expect("changed");
+        let its_own = check(&vfio, "01:00.0", owner);
+        assert_eq!(its_own.is_ok(), owner == 0, "{its_own:?}");
     }
 }

@@ -1,8 +1,8 @@
 //! virtio-fs shares: directories of the host as devices, each served by a process of its own.
 //!
 //! ```text
-//! open the directory -> start the helper -> chardev, device          the guest mounts
-//! the guest has unmounted -> device, chardev -> the helper ends       nothing of the directory is open any more
+//! take a slot -> open the directory -> start the helper -> chardev, device     the guest mounts
+//! the guest has unmounted -> device, chardev -> the helper ends                nothing of the directory is open any more
 //! the helper ends by itself -> device_del at once; another one answers the guest with errors until the device is gone
 //! ```
 //!
@@ -21,11 +21,13 @@ use tokio::sync::{OnceCell, watch};
 use uvm_platform::requests::VirtioFsExport;
 use uvm_platform::{Feature, PlatformError};
 
-use crate::devices::NotPlugged;
+use crate::devices::NoneTaken;
 use crate::helper_relay;
 use crate::kill_point::kill_point;
 use crate::share_helper::{Directory, Helper, Place, Role};
+use crate::slots::Slot;
 use crate::spawn::ChildExit;
+use crate::step_limit::within;
 use crate::transport;
 use crate::vm::{Life, Vm, not_here};
 
@@ -206,18 +208,24 @@ impl VirtioFs {
     }
 }
 
+/// A directory that is served, and a slot for its device.
+struct Served<'a> {
+    slot: Slot<'a>,
+    directory: Directory,
+    helper: Helper,
+    connection: UnixStream,
+}
+
 impl Vm {
     /// Serves a directory as a device. If that fails, nothing is left of it.
     pub(crate) async fn add_virtio_fs(self: Arc<Self>, export: &VirtioFsExport) -> Result<(), PlatformError> {
-        self.require_shared_memory().await?;
-        let opened = export.clone();
-        let opened = tokio::task::spawn_blocking(move || Directory::open(&opened)).await;
-        let directory = opened.unwrap_or_else(|e| Err(PlatformError::host("open a share", e)))?;
-        let (helper, connection) = self.start_helper(export, &directory, Role::Serves).await?;
+        let limit = self.deadlines.host_call;
+        let name = self.virtio_fs.next_name();
+        let Served { slot, directory, helper, connection } = within(limit, self.serve_directory(export, &name)).await?;
         let (end, successors) = helper_relay::start(connection)
             .map_err(|e| PlatformError::host(format!("share {}", export.path.display()), e))?;
         let share = Share {
-            name: self.virtio_fs.next_name(),
+            name,
             path: export.path.clone(),
             helper: Arc::new(helper),
             directory: Arc::new(directory),
@@ -232,13 +240,8 @@ impl Vm {
             return Err(PlatformError::host(format!("share {}", export.path.display()), why));
         }
         tokio::spawn(Arc::clone(&self).follow_helper(export.tag.clone(), share.clone()));
-        let device = json!({
-            "driver": "vhost-user-fs-pci",
-            "id": share.name,
-            "chardev": share.name,
-            "tag": export.tag,
-        });
-        let Err(error) = self.plug_served(&share.name, end, device).await else {
+        let device = json!({ "driver": "vhost-user-fs-pci", "tag": export.tag });
+        let Err(error) = within(limit, self.plug_served(slot, end, device)).await else {
             self.virtio_fs.with(&export.tag, &share, |share| (share.changing, share.plugged) = (false, true));
             // One that ended meanwhile has nobody who follows it.
             let ended = *share.helper.process.exit().borrow();
@@ -254,6 +257,19 @@ impl Vm {
         let error = self.why_not_plugged(&share, error).await;
         self.take_back(&export.tag, &share).await?;
         Err(error)
+    }
+
+    /// Opens a directory, and starts the helper that serves it, once there is a slot for the device.
+    async fn serve_directory(&self, export: &VirtioFsExport, name: &str) -> Result<Served<'_>, PlatformError> {
+        self.require_shared_memory().await?;
+        let slot = self.take_slot(name).await.map_err(|none| match none {
+            NoneTaken::NoSlot(why) => not_here(Feature::VirtioFsShares, &why.to_string()),
+            NoneTaken::Failed(error) => error,
+        })?;
+        let (intent, opened) = (format!("open share {}", export.path.display()), export.clone());
+        let directory = self.blocking_step(intent, move || Directory::open(&opened)).await?;
+        let (helper, connection) = self.start_helper(export, &directory, Role::Serves).await?;
+        Ok(Served { slot, directory, helper, connection })
     }
 
     /// Starts a helper, and returns the connection to it.
@@ -290,13 +306,11 @@ impl Vm {
         Err(not_here(Feature::VirtioFsShares, "the guest's memory is not shared with the host"))
     }
 
-    /// What a refusal comes from: a helper that ended, or no room for another device.
-    async fn why_not_plugged(&self, share: &Share, not_plugged: NotPlugged) -> PlatformError {
-        let error = match not_plugged {
-            NotPlugged::NoSlot(why) => return not_here(Feature::VirtioFsShares, &why.to_string()),
-            NotPlugged::Failed(ended @ PlatformError::Ended { .. }) => return ended,
-            NotPlugged::Failed(error) => error,
-        };
+    /// What a refusal comes from: it may be a helper that ended.
+    async fn why_not_plugged(&self, share: &Share, error: PlatformError) -> PlatformError {
+        if matches!(error, PlatformError::Ended { .. }) {
+            return error;
+        }
         match share.helper.process.wait(SETTLE).await {
             Some(exit) => {
                 PlatformError::host(format!("share {}", share.path.display()), share.helper.describe_end(exit))
@@ -312,7 +326,7 @@ impl Vm {
         let _ = share.helper.process.kill();
         share.helper.process.wait(self.deadlines.terminate).await;
         if self.life() == Life::Running
-            && let Err(error) = self.unplug_served(&share.name).await
+            && let Err(error) = within(self.deadlines.host_call, self.unplug_served(&share.name)).await
         {
             tracing::warn!(vm = %self.id, share = %share.path.display(), %error, "a device stays in QEMU");
             self.virtio_fs.with(tag, share, |share| (share.changing, share.plugged) = (false, true));
@@ -418,13 +432,16 @@ impl Vm {
             let _ = tokio::spawn(Arc::clone(self).take_over(tag.to_owned(), share.clone())).await;
             std::future::pending().await
         };
-        // QEMU is told first. Once it has no device any more, the end of the helper is in order.
-        tokio::select! {
-            biased;
-            removed = self.remove_device(&share.name) => removed?,
-            never = answer => return never,
-        }
-        self.unplug_served(&share.name).await
+        let unplug = async {
+            // QEMU is told first. Once it has no device any more, the end of the helper is in order.
+            tokio::select! {
+                biased;
+                removed = self.remove_device(&share.name) => removed?,
+                never = answer => return never,
+            }
+            self.unplug_served(&share.name).await
+        };
+        within(self.deadlines.host_call, unplug).await
     }
 
     /// Has another helper answer the guest, unless one does. Without one, its end is QEMU's and the guest's, too: neither hears

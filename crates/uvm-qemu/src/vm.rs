@@ -36,6 +36,7 @@ use crate::shares::Shares;
 use crate::slots::Slots;
 use crate::sockets::Sockets;
 use crate::spawn::ChildProcess;
+use crate::step_limit::StepLimit;
 use crate::transport::AgentTransport;
 use crate::turns::Turns;
 use crate::virtio_fs::VirtioFs;
@@ -180,6 +181,22 @@ impl Vm {
         }
     }
 
+    /// Waits for a step of a change that is no QMP command, as long as for one.
+    pub(crate) async fn step<T>(&self, what: &str, step: impl Future<Output = T>) -> Result<T, PlatformError> {
+        let limit = StepLimit::of(self.deadlines.host_call);
+        limit.keep(step).await.ok_or_else(|| self.timeout(what, limit.limit))
+    }
+
+    /// A step that opens or looks at something of the host, on a thread that may wait. What comes too late is dropped.
+    pub(crate) async fn blocking_step<T: Send + 'static>(
+        &self,
+        intent: String,
+        step: impl FnOnce() -> Result<T, PlatformError> + Send + 'static,
+    ) -> Result<T, PlatformError> {
+        let done = self.step(&format!("to {intent}"), tokio::task::spawn_blocking(step)).await?;
+        done.unwrap_or_else(|e| Err(PlatformError::host(intent, e)))
+    }
+
     /// What a command's failure tells of the VM.
     pub(crate) async fn call_error(&self, command: &'static str, error: CallError) -> PlatformError {
         match error {
@@ -195,7 +212,7 @@ impl Vm {
 
     /// That the VM has ended, if it has: that is the reason then. Else `error`.
     pub(crate) async fn end_or(&self, what: &str, error: PlatformError) -> PlatformError {
-        match self.await_end(SETTLE).await {
+        match self.await_end(StepLimit::of(SETTLE).left()).await {
             Some(status) => self.ended(what, status),
             None => error,
         }

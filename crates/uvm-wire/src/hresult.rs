@@ -22,7 +22,8 @@ impl Hresult {
     pub const INVALID_ARGUMENT: Self = Self::from_bits(0x8007_0057);
     /// The container is still being created, or not stopped yet. Newer agents (2022-04) only.
     pub const INVALID_STATE: Self = Self::from_bits(0x8037_0105);
-    /// The time given to `WaitForProcess` has passed.
+    /// The time given to `WaitForProcess` has passed. An agent of ours also says so of a change of the VM that it has given up
+    /// by itself, and that may yet come to its end.
     pub const TIMEOUT: Self = Self::from_bits(0xc037_0109);
     /// Defined by the protocol, sent by nobody.
     pub const UNKNOWN_MESSAGE: Self = Self::from_bits(0xc037_010b);

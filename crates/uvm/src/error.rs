@@ -499,6 +499,7 @@ fn failure_kind(failure: &Failure) -> ErrorKind {
     }
     match failure.result {
         Hresult::NOT_IMPLEMENTED => ErrorKind::Unsupported,
+        Hresult::TIMEOUT => ErrorKind::Timeout,
         Hresult::SYSTEM_NOT_FOUND => ErrorKind::NotFound,
         Hresult::SYSTEM_ALREADY_EXISTS => ErrorKind::AlreadyExists,
         Hresult::SYSTEM_ALREADY_STOPPED | Hresult::INVALID_STATE => ErrorKind::WrongState,

@@ -109,6 +109,9 @@ impl Storage {
 enum StorageError {
     #[error("{0}")]
     Bad(String),
+    /// It was given up: it may yet end, by itself.
+    #[error("{0}")]
+    Late(String),
     #[error("{what} cannot be done in this guest yet")]
     NotYet { what: &'static str },
     #[error("{step}: {source}")]
@@ -130,6 +133,7 @@ impl StorageError {
     fn into_failure(self) -> Failure {
         match &self {
             Self::Bad(_) => Failure::plain(&self),
+            Self::Late(_) => Failure::wrapping(Hresult::TIMEOUT, &self),
             Self::NotYet { .. } => Failure::wrapping(Hresult::NOT_IMPLEMENTED, &self),
             Self::Io { source, .. } => with_errno(Failure::plain(&self), source),
         }

@@ -31,7 +31,7 @@ impl Request {
         let named = places.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
         let turn = timeout_at(until, turns.take(places)).await;
         let turn = turn.map_err(|_| {
-            StorageError::Bad(format!("an earlier request about {named} has not ended within {ANSWERED_WITHIN:?}"))
+            StorageError::Late(format!("an earlier request about {named} has not ended within {ANSWERED_WITHIN:?}"))
         })?;
         Ok(Self { until, turn })
     }
@@ -74,7 +74,7 @@ impl Request {
                     abandon();
                     // If that does not end it, the next request about these places waits.
                     let _ = timeout(ABANDONED_WITHIN, thread).await;
-                    return Err(StorageError::Bad(format!("{task} took longer than {ANSWERED_WITHIN:?}")));
+                    return Err(StorageError::Late(format!("{task} took longer than {ANSWERED_WITHIN:?}")));
                 }
             }
         };
@@ -86,7 +86,15 @@ impl Request {
 mod tests {
     use std::sync::mpsc;
 
+    use uvm_wire::Hresult;
+
     use super::*;
+
+    /// What the host hears of it.
+    fn told(error: StorageError) -> (Hresult, String) {
+        let failure = error.into_failure();
+        (failure.result, failure.message)
+    }
 
     fn place() -> Vec<Place> {
         vec![Place::Path("/mnt".into())]
@@ -111,8 +119,8 @@ mod tests {
             undone.send(()).expect("somebody listens");
             Ok(())
         };
-        let error = request.run("the task", work, || (), undo).await.expect_err("too late").to_string();
-        assert_eq!(error, "the task took longer than 25s");
+        let error = request.run("the task", work, || (), undo).await.expect_err("too late");
+        assert_eq!(told(error), (Hresult::TIMEOUT, "HRESULT 0xc0370109: the task took longer than 25s".into()));
         // It goes on, so the next waits.
         let next = tokio::spawn(async move { Request::begin(&turns, place()).await.map(drop) });
         drop(release);
@@ -124,8 +132,9 @@ mod tests {
     async fn what_is_waited_for_in_vain_is_named() {
         let turns = Turns::default();
         let _held = Request::begin(&turns, place()).await.expect("free");
-        let error = Request::begin(&turns, place()).await.expect_err("busy").to_string();
-        assert_eq!(error, "an earlier request about /mnt has not ended within 25s");
+        let (result, message) = told(Request::begin(&turns, place()).await.expect_err("busy"));
+        assert_eq!(result, Hresult::TIMEOUT);
+        assert!(message.ends_with(": an earlier request about /mnt has not ended within 25s"), "{message}");
     }
 
     #[tokio::test]
@@ -137,7 +146,7 @@ mod tests {
             Err(StorageError::Bad("cut".into()))
         };
         let error = request.run("the task", work, || drop(release), || panic!("nothing was done")).await;
-        assert_eq!(error.expect_err("too late").to_string(), "the task took longer than 25s");
+        assert_eq!(told(error.expect_err("too late")).0, Hresult::TIMEOUT);
     }
 
     #[tokio::test]
@@ -146,6 +155,7 @@ mod tests {
         let undo = || panic!("it was told");
         begin().await.run("a", || Ok(()), || (), undo).await.expect("done");
         let bad = || Err(StorageError::Bad("why".into()));
-        assert_eq!(begin().await.run("a", bad, || (), undo).await.expect_err("bad").to_string(), "why");
+        let error = begin().await.run("a", bad, || (), undo).await.expect_err("bad");
+        assert_eq!(told(error), (Hresult::FAIL, "why".into()));
     }
 }

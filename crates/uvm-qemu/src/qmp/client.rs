@@ -17,6 +17,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{broadcast, oneshot, watch};
 
 use super::codec::{self, MAX_LINE, Message, QemuVersion, QmpError, QmpEvent};
+use crate::step_limit::StepLimit;
 
 /// How many events a slow listener may lag behind before it misses some.
 const EVENT_BACKLOG: usize = 256;
@@ -87,7 +88,7 @@ impl Drop for Waiting<'_> {
 }
 
 impl Qmp {
-    /// Starts to speak over `socket`; each command gets at most `deadline`.
+    /// Starts to speak over `socket`; each command gets at most `deadline`, or what is left of its change's limit.
     pub(crate) fn new(socket: UnixStream, deadline: Duration) -> Self {
         let shared = Arc::new(Shared {
             socket: Arc::new(socket),
@@ -132,6 +133,11 @@ impl Qmp {
         arguments: Value,
         fds: &[BorrowedFd<'_>],
     ) -> Result<Value, CallError> {
+        let limit = StepLimit::of(self.deadline);
+        let late = CallError::Timeout { command, waited: limit.limit };
+        if limit.left().is_zero() {
+            return Err(late);
+        }
         let (sender, answer) = oneshot::channel();
         let id = {
             let mut open = self.shared.open();
@@ -153,9 +159,7 @@ impl Qmp {
                 Err(_) => Err(CallError::Closed { command }),
             }
         };
-        tokio::time::timeout(self.deadline, exchange)
-            .await
-            .unwrap_or(Err(CallError::Timeout { command, waited: self.deadline }))
+        limit.keep(exchange).await.unwrap_or(Err(late))
     }
 
     /// Events from now on.
@@ -260,6 +264,7 @@ mod tests {
     use tokio::io::AsyncWriteExt;
 
     use super::*;
+    use crate::step_limit::within;
 
     const LONG: Duration = Duration::from_secs(30);
 
@@ -319,6 +324,40 @@ mod tests {
         assert!(matches!(qmp.negotiate().await, Err(CallError::Timeout { .. })));
         assert!(matches!(qmp.call("cont", Value::Null).await, Err(CallError::Timeout { command: "cont", .. })));
         assert!(qmp.shared.open().waiting.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_commands_of_a_change_share_its_limit_and_none_is_begun_after_it() {
+        let (ours, mut qemu) = UnixStream::pair().expect("a pair");
+        let qmp = Qmp::new(ours, LONG);
+        let heard = tokio::spawn(async move {
+            let mut commands = Vec::new();
+            while commands.len() < 2 {
+                let command = line(&mut qemu).await;
+                commands.push(command["execute"].clone());
+                if commands.len() == 1 {
+                    tokio::time::sleep(LONG * 2 / 3).await;
+                    let answer = format!("{{\"return\":{{}},\"id\":{}}}\n", command["id"]);
+                    qemu.write_all(answer.as_bytes()).await.expect("answer");
+                }
+            }
+            let mut rest = String::new();
+            qemu.read_to_string(&mut rest).await.expect("the end");
+            assert_eq!(rest, "");
+            commands
+        });
+        let began = tokio::time::Instant::now();
+        within(LONG, async {
+            qmp.call("first", Value::Null).await.expect("answered in time");
+            for late in ["second", "third"] {
+                let error = qmp.call(late, Value::Null).await.expect_err("no answer");
+                assert!(matches!(error, CallError::Timeout { command, waited: LONG } if command == late), "{error}");
+                assert_eq!(began.elapsed(), LONG, "{late}");
+            }
+        })
+        .await;
+        rustix::net::shutdown(&*qmp.shared.socket, rustix::net::Shutdown::Write).expect("shut");
+        assert_eq!(heard.await.expect("joined"), ["first", "second"]);
     }
 
     #[tokio::test]

@@ -9,11 +9,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
 use uvm_platform::requests::{Change, Device, VmAccess};
 use uvm_platform::{Deadlines, PlatformError, PlatformVm};
 use uvm_wire::modify::{Modification, ModifySettings, Resource};
-use uvm_wire::{ContainerId, RawJson};
+use uvm_wire::{ContainerId, Hresult, RawJson};
 
 use super::{ResourceError, network, vpmem};
 use crate::bridge::BridgeError;
@@ -209,10 +208,9 @@ impl Ends {
     /// The guest's half of a removal. A guest that does not get through unmounting a share waits for the process that serves
     /// it: the host takes the device away then, which ends the waiting with errors, and the guest is told again, once.
     async fn let_go(&self, plan: &Plan, modification: &Modification) -> Result<(), ResourceError> {
-        let began = Instant::now();
         let Err(error) = self.guest(modification).await else { return Ok(()) };
         match &plan.device {
-            Some(device @ Device::VirtioFs(_)) if is_given_up(&error, began.elapsed()) => {
+            Some(device @ Device::VirtioFs(_)) if is_given_up(&error) => {
                 tracing::warn!(%error, "a share that the guest does not get unmounted is taken away from it");
                 self.change(&Change::Remove(device.clone()), None).await?;
                 Ok(self.guest(modification).await?)
@@ -307,14 +305,8 @@ impl Ends {
     }
 
     async fn change(&self, change: &Change, guest: Option<&RawJson>) -> Result<(), ResourceError> {
-        let limit = match change {
-            // It asks the guest, ends a process that keeps it from answering, asks again, and waits for the process's end.
-            Change::Remove(Device::VirtioFs(_)) | Change::UndoAdd(Device::VirtioFs(_)) => {
-                self.deadlines.host_call * 2 + self.deadlines.terminate * 2
-            }
-            _ => self.deadlines.host_call,
-        };
         let changing = self.vm.change(change, guest.map(RawJson::get));
+        let limit = change_limit(change, &self.deadlines);
         on_host(&*self.vm, "change", limit, changing).await.map_err(ResourceError::Host)
     }
 
@@ -335,24 +327,34 @@ impl Ends {
     }
 }
 
-/// How long the guest's agent tries at least before it gives up by itself (25 s), and says so in an answer.
-const TRIED: Duration = Duration::from_secs(20);
-
-/// Whether the guest waits in vain for something: it did not answer, or answered after `waited` that it had given up. What its
-/// kernel refuses has an errno, and what it will not do it says at once.
-fn is_given_up(error: &BridgeError, waited: Duration) -> bool {
-    match error {
-        BridgeError::Timeout { .. } => true,
-        BridgeError::Failed(failure) => failure.errno.is_none() && waited >= TRIED,
-        _ => false,
+/// How long the host may take for a change: it keeps that by itself, so it is the host's error that is told, with the step
+/// that took too long.
+fn change_limit(change: &Change, deadlines: &Deadlines) -> Duration {
+    let Deadlines { host_call, terminate, .. } = *deadlines;
+    match change {
+        // Its turn, the device plugged in (or asked for), and, once a process that kept it from that is ended, the device
+        // taken out. Each of the two processes that there may be is waited for, ended, and waited for again.
+        Change::Add(Device::VirtioFs(_))
+        | Change::Remove(Device::VirtioFs(_))
+        | Change::UndoAdd(Device::VirtioFs(_)) => {
+            host_call.saturating_mul(4).saturating_add(terminate.saturating_mul(4))
+        }
+        // All its steps share one limit.
+        _ => host_call,
     }
+}
+
+/// Whether the guest waits in vain for something: it did not answer, or answered that it has given up. An agent that does not
+/// say so has refused, for all that is known: what its programs may be using is not taken away on a guess.
+fn is_given_up(error: &BridgeError) -> bool {
+    matches!(error, BridgeError::Timeout { .. }) || error.is_any(&[Hresult::TIMEOUT])
 }
 
 /// Whether what was asked for may have been done, or yet be.
 fn is_unclear(error: &ResourceError) -> bool {
     match error {
         ResourceError::Host(PlatformError::Timeout { .. }) => true,
-        ResourceError::Guest(error) => matches!(**error, BridgeError::Timeout { .. }),
+        ResourceError::Guest(error) => is_given_up(error),
         _ => false,
     }
 }
@@ -366,12 +368,10 @@ mod tests {
     #[test]
     fn a_share_in_use_is_not_taken_for_one_that_does_not_answer() {
         let failed = |failure| BridgeError::Failed(Box::new(failure));
-        let late = failed(Failure::plain("unmounting took longer than 25s"));
-        assert!(is_given_up(&late, Duration::from_secs(25)));
-        assert!(!is_given_up(&failed(Failure::plain("it is another mount")), Duration::from_secs(1)));
-        let busy = failed(Failure::plain("it is in use").with_errno(16));
-        assert!(!is_given_up(&busy, Duration::from_secs(25)));
+        assert!(is_given_up(&failed(Failure::wrapping(Hresult::TIMEOUT, "unmounting took longer than 25s"))));
+        assert!(!is_given_up(&failed(Failure::plain("it is another mount"))));
+        assert!(!is_given_up(&failed(Failure::plain("it is in use").with_errno(16))));
         let silent = BridgeError::Timeout { call: MessageType::MODIFY_SETTINGS, waited: Duration::from_secs(30) };
-        assert!(is_given_up(&silent, Duration::from_secs(30)));
+        assert!(is_given_up(&silent));
     }
 }

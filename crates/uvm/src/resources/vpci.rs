@@ -36,7 +36,8 @@ pub(super) fn plan(
         Some(ports) if ports.is_empty() => return Err(ResourceError::NoPciPorts),
         Some(ports) => {
             let count = ports.len();
-            let port = places.free().ok_or(ResourceError::NoAvailableLocation { what: "PCI ports", count })?;
+            // A device in a port that was left just now waits for the guest to forget the one before.
+            let port = places.free_longest().ok_or(ResourceError::NoAvailableLocation { what: "PCI ports", count })?;
             let address = ports.get(port as usize).cloned().unwrap_or_default();
             (Some(port), Place::Pci(port), address)
         }

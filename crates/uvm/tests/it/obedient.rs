@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 use uvm::wire::call::Done;
 use uvm::wire::modify::{Modification, ModifySettings, RequestType, Resource};
-use uvm::wire::{Call, Failure};
+use uvm::wire::{Call, Failure, Hresult};
 use uvm_testkit::guest::Guest;
 
 use crate::support::{Played, TestResult};
@@ -34,6 +34,8 @@ pub(crate) struct Told {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Oddity {
     Refuse,
+    /// It says that it has tried for too long.
+    GiveUp,
     /// It neither does it nor answers.
     Ignore,
 }
@@ -70,6 +72,7 @@ impl Obedient {
                 let outcome = match odd {
                     None => Ok(Done::default()),
                     Some(Oddity::Refuse) => Err(Failure::plain("no such disk")),
+                    Some(Oddity::GiveUp) => Err(Failure::wrapping(Hresult::TIMEOUT, "it took longer than 25s")),
                     Some(Oddity::Ignore) => continue,
                 };
                 if guest.reply::<ModifySettings>(&received, outcome).await.is_err() {

@@ -6,12 +6,12 @@ use uvm::platform::fake::{FakePlatform, Fault};
 use uvm::platform::requests::{Change, Device};
 use uvm::platform::{Capabilities, Feature};
 use uvm::{
-    ErrorKind, Plan9ShareOptions, ResourceError, ScsiDisk, ShareKind, ShareOptions, ShareOwners, ShareWay, UvmError,
-    VmAccess,
+    Deadlines, ErrorKind, Plan9ShareOptions, ResourceError, ScsiDisk, ShareKind, ShareOptions, ShareOwners, ShareWay,
+    UvmError, VmAccess,
 };
 use uvm_testkit::guest::Guest;
 
-use crate::obedient::{Obedient, asked, boot};
+use crate::obedient::{Obedient, Oddity, asked, boot};
 use crate::support::{Played, TestResult, chain, poll_once, settle};
 
 pub(crate) fn source(error: &UvmError) -> &ResourceError {
@@ -482,6 +482,53 @@ async fn d60_d61_d62_a_device_is_known_until_it_is_gone_in_any_spelling() -> Tes
     still.release().await?;
     one.release().await?;
     assert_ne!(played.vm.assign_device("PCI\\VEN_1").await?.vmbus_guid(), one.vmbus_guid());
+    played.close().await
+}
+
+/// A share's process that does not answer is ended by the host, which then takes its device out: that is the host's to tell.
+#[tokio::test(start_paused = true)]
+async fn a_host_that_takes_a_half_made_share_back_is_waited_for_and_one_that_is_silent_is_not() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let (played, _told) = with_devices(true, true).await?;
+    let host_call = Deadlines::default().host_call;
+    played.host.plant("add virtio-fs", 0, Fault::Slow(3 * host_call));
+    played.vm.share(dir.path(), "/slow", true).await?.release().await?;
+    played.host.plant("remove virtio-fs", 0, Fault::Slow(3 * host_call));
+    played.vm.share(dir.path(), "/slow", true).await?.release().await?;
+    played.host.plant("add virtio-fs", 0, Fault::Slow(100 * host_call));
+    let error = played.vm.share(dir.path(), "/silent", true).await.expect_err("it is silent");
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    played.close().await
+}
+
+/// It is the code that tells the one from the other, and neither the text nor how long it took.
+#[tokio::test(start_paused = true)]
+async fn a_share_is_taken_from_a_guest_that_gives_up_and_not_from_one_that_refuses() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let (played, guest) = with_devices(true, true).await?;
+    let share = played.vm.share(dir.path(), "/d", true).await?;
+    guest.told().pace = Duration::from_secs(25);
+    guest.refuse(0);
+    share.release().await.expect_err("the guest uses it");
+    assert_eq!(asked(&played), ["add virtio-fs"]);
+    guest.plant(0, Oddity::GiveUp);
+    guest.words();
+    share.release().await?;
+    // The guest waited for what serves the share: once that is gone it is told again.
+    assert_eq!(guest.words(), ["remove device share-0 /d"; 2]);
+    played.close().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_guest_gave_up_removing_may_be_gone_and_is_not_given_to_others() -> TestResult {
+    let (played, guest) = boot().await?;
+    let mount = played.vm.add_scsi(&disk("/a")).await?;
+    guest.plant(0, Oddity::GiveUp);
+    let error = mount.release().await.expect_err("it takes too long");
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    played.vm.add_scsi(&disk("/a")).await.expect_err("it may be unmounted by now");
+    mount.release().await?;
+    played.vm.add_scsi(&disk("/a")).await?.release().await?;
     played.close().await
 }
 

@@ -347,12 +347,16 @@ async fn a_vm_goes_on_where_nobody_takes_a_share_over() -> TestResult {
     let builder = TestVm::builder("fs-moved");
     let vm = builder.with_both(|_, host| host.share_helper = Some(given)).boot().await?;
     let share = vm.share_with(&by_device(dir.path(), "/run/share")).await?;
+    // A mount is there before the helper has answered the guest's first request.
+    assert_eq!(sh(&vm, "cat /run/share/file").await?, "content");
     // As an upgrade does.
     fs::rename(&program, &moved)?;
     send(the_helper(&vm)?, Signal::KILL)?;
-    // Its driver lets go of the device, and QEMU asks who serves it for the state of its queues.
-    let script = "cat /run/share/file 2>/dev/null || echo error";
-    assert_eq!(within("an error", sh(&vm, script)).await??, "error\n");
+    // Its driver lets go of the device, and QEMU asks who serves it for the state of its queues. Who asks before that is not
+    // answered by anybody.
+    let gone = "while grep -q 0x001a /sys/bus/virtio/devices/*/device; do sleep 0.05; done";
+    let script = format!("{gone}; cat /run/share/file 2>/dev/null || echo error");
+    assert_eq!(within("an error", sh(&vm, &script)).await??, "error\n");
     let error = chain(&within("the release", share.release()).await?.expect_err("it was lost"));
     assert!(error.contains("was ended by signal 9"), "{error}");
     share.release().await?;
@@ -427,6 +431,35 @@ async fn without_the_program_shares_go_by_9p() -> TestResult {
     let vm = TestVm::builder("fs-other").with_both(|_, host| host.share_helper = Some("/bin/ls".into())).boot().await?;
     let error = vm.share_with(&by_device(dir.path(), "/run/device")).await.expect_err("it serves nothing");
     assert!(chain(&error).contains("unrecognized option"), "{}", chain(&error));
+    vm.close().await
+}
+
+/// Without a slot nothing is begun: the program is not there any more, and nobody misses it.
+#[tokio::test]
+async fn without_a_slot_shares_go_by_9p_and_no_helper_is_started() -> TestResult {
+    const SLOTS: usize = 32;
+    let programs = tempfile::tempdir()?;
+    fs::set_permissions(programs.path(), fs::Permissions::from_mode(0o755))?;
+    let program = programs.path().join("uvm-fs");
+    fs::copy(built("uvm-fs", "cargo xtask ci")?, &program)?;
+    let helper = program.clone();
+    let vm = TestVm::builder("fs-full").with_both(|_, host| host.share_helper = Some(helper)).boot().await?;
+    let dirs: Vec<_> = (0..=SLOTS).map(|_| tempfile::tempdir()).collect::<Result<_, _>>()?;
+    let (last, others) = dirs.split_last().ok_or("no directories")?;
+    let mut shares = Vec::new();
+    for (index, dir) in others.iter().enumerate() {
+        shares.push(vm.share_with(&by_device(dir.path(), format!("/run/shares/{index}"))).await?);
+    }
+    fs::remove_file(program)?;
+    let error = vm.share_with(&by_device(last.path(), "/run/device")).await.expect_err("there is no slot");
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(chain(&error).contains("all slots for devices of a running VM are in use"), "{}", chain(&error));
+    let share = vm.share(last.path(), "/run/share", false).await?;
+    assert_eq!(share.way(), ShareWay::Plan9);
+    for share in &shares {
+        share.release().await?;
+    }
+    share.release().await?;
     vm.close().await
 }
 
