@@ -2,6 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
+
+use crate::args::RunArgs;
+
 /// A disk of the host, and where the guest mounts it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Disk {
@@ -70,6 +74,23 @@ fn paths(text: &str, allowed: &str) -> Result<(PathBuf, Option<String>), String>
     Ok((path.into(), guest_path))
 }
 
+/// Fails for what is not on the host, before a VM is started in vain. Whoever uses it looks again.
+pub(crate) fn all_there(args: &RunArgs) -> anyhow::Result<()> {
+    let shares = args.shares.iter().map(|share| ("share", &share.path));
+    let disks = args.disks.iter().map(|disk| ("disk", &disk.path));
+    let sockets = args.sockets.iter().map(|socket| ("socket", &socket.path));
+    shares.chain(disks).chain(sockets).try_for_each(|(what, path)| there(what, path))
+}
+
+fn there(what: &str, path: &Path) -> anyhow::Result<()> {
+    let found = path.metadata().with_context(|| {
+        let has_colon = path.as_os_str().as_encoded_bytes().contains(&b':');
+        let hint = if has_colon { ": a path in the guest, after a colon, begins with a slash" } else { "" };
+        format!("{what} {}{hint}", path.display())
+    });
+    found.map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,5 +149,18 @@ mod tests {
             let error = refused(option, value);
             assert!(error.contains(value) && error.contains(named), "{error}");
         }
+    }
+
+    #[test]
+    fn what_is_missing_is_named_and_a_relative_path_in_the_guest_is_told_from_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        assert!(there("share", dir.path()).is_ok());
+        let said = |name: &str| format!("{:#}", there("disk", &dir.path().join(name)).expect_err(name));
+        let plain = said("missing.img");
+        assert!(plain.starts_with("disk /") && plain.contains("missing.img: No such file"), "{plain}");
+        let relative = said("missing.img:data");
+        assert!(
+            relative.contains("missing.img:data: a path in the guest, after a colon, begins with a slash: No such")
+        );
     }
 }
