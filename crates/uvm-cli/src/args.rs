@@ -60,8 +60,8 @@ pub(crate) struct RunArgs {
     #[arg(short, long, value_name = "SIZE", default_value = "1024", value_parser = memory)]
     pub(crate) memory: uvm::MemoryMib,
     /// Guest processors, at most as many as the host has [default: 2, or 1 on a host with one].
-    #[arg(short, long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    pub(crate) cpus: u32,
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) cpus: Option<u32>,
     /// The VM's name [default: a random GUID].
     #[arg(long, value_name = "ID")]
     pub(crate) name: Option<uvm::UvmId>,
@@ -90,7 +90,7 @@ pub(crate) struct RunArgs {
     #[arg(short = 'T', long)]
     pub(crate) no_tty: bool,
     /// Set a variable for the command, or pass one on: NAME=VALUE, NAME. May be repeated.
-    #[arg(short, long = "env", value_name = "VAR")]
+    #[arg(short, long = "env", value_name = "VAR", value_parser = variable)]
     pub(crate) env: Vec<String>,
     /// Where the command starts, in the guest.
     #[arg(short = 'w', long, value_name = "DIR", default_value = "/")]
@@ -105,8 +105,8 @@ pub(crate) struct RunArgs {
     /// this Unix socket of the host. May be repeated.
     #[arg(long = "vsock", value_name = "PORT:SOCKET", value_parser = virtual_socket)]
     pub(crate) virtual_sockets: Vec<VirtualSocket>,
-    /// Share a directory or a file of the host; the guest sees the directory at GUEST, or the file in GUEST
-    /// [default: at the same path]. `:ro` keeps the guest from writing. May be repeated.
+    /// Share a directory or a file of the host; the guest sees the directory at GUEST [default: the same path], or a
+    /// directory GUEST with nothing but the file in it. `:ro` keeps the guest from writing. May be repeated.
     #[arg(long = "share", value_name = "PATH[:GUEST][:ro]", value_parser = paths::share)]
     pub(crate) shares: Vec<SharedPath>,
     /// How directories are shared; single files always go by 9P.
@@ -300,6 +300,13 @@ fn memory(text: &str) -> Result<uvm::MemoryMib, String> {
     uvm::MemoryMib::new(mib).map_err(|e| e.to_string())
 }
 
+fn variable(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.starts_with('=') {
+        return Err("NAME=VALUE, or the NAME of one to pass on, is allowed".into());
+    }
+    Ok(text.to_owned())
+}
+
 fn virtual_socket(text: &str) -> Result<VirtualSocket, String> {
     let Some((port, socket)) = text.split_once(':') else {
         return Err("PORT:SOCKET is allowed, as 5000:/run/service.sock".into());
@@ -354,10 +361,24 @@ mod tests {
     }
 
     #[test]
+    fn a_guest_has_a_processor_and_a_variable_a_name() {
+        let given = |option: &str, value: &str| parse(["uvm", "run", option, value].map(Into::into));
+        for good in ["A=b=c", "A=", "A"] {
+            assert!(given("--env", good).is_ok(), "{good}");
+        }
+        for (option, bad, allowed) in
+            [("--cpus", "0", "1.."), ("--env", "=b", "NAME=VALUE"), ("--env", "", "NAME=VALUE")]
+        {
+            let error = given(option, bad).expect_err(bad).to_string();
+            assert!(error.contains(option) && error.contains(allowed), "{error}");
+        }
+    }
+
+    #[test]
     fn a_command_keeps_its_own_flags() {
         let cli = Cli::try_parse_from(["uvm", "run", "--cpus", "1", "--", "ls", "-l", "--all"]).expect("valid");
         let Command::Run(run) = cli.command else { panic!("run") };
-        assert_eq!((run.cpus, run.command), (1, vec!["ls".into(), "-l".into(), "--all".into()]));
+        assert_eq!((run.cpus, run.command), (Some(1), vec!["ls".into(), "-l".into(), "--all".into()]));
         let cli = Cli::try_parse_from(["uvm", "run", "ls", "-l"]).expect("valid");
         let Command::Run(run) = cli.command else { panic!("run") };
         assert_eq!(run.command, ["ls", "-l"]);

@@ -147,7 +147,10 @@ async fn prepare(args: &RunArgs) -> anyhow::Result<Prepared> {
         Ok::<_, anyhow::Error>((host, boot))
     });
     let (host, boot) = found.await.context("internal error")??;
-    let mut options = LcowOptions::default().with_memory(args.memory).with_processors(args.cpus);
+    let mut options = LcowOptions::default().with_memory(args.memory);
+    if let Some(count) = args.cpus {
+        options = options.with_processors(count);
+    }
     options.id.clone_from(&args.name);
     options.owner = Some("uvm run".into());
     options.scsi_controllers = disks::controllers(args.disks.len());
