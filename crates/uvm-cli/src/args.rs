@@ -246,7 +246,7 @@ pub(crate) enum Accel {
 pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let cli = Cli::try_parse_from(words)?;
     let Command::Run(args) = &cli.command else { return Ok(cli) };
-    let conflict = |why: String| Err(Cli::command().error(clap::error::ErrorKind::ArgumentConflict, why));
+    let conflict = |why: String| Err(conflict_of_run(why));
     if let Some(port) = twice(args.virtual_sockets.iter().map(|socket| socket.port)) {
         return conflict(format!("port {port} is given twice by '--vsock': one socket for each port is allowed"));
     }
@@ -262,6 +262,17 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, cl
         ));
     }
     Ok(cli)
+}
+
+/// With the usage of `uvm run`, not of the whole program.
+fn conflict_of_run(why: String) -> clap::Error {
+    let mut program = Cli::command();
+    program.build();
+    let kind = clap::error::ErrorKind::ArgumentConflict;
+    match program.find_subcommand_mut("run") {
+        Some(run) => run.error(kind, why),
+        None => program.error(kind, why),
+    }
 }
 
 fn twice<T: Ord + Copy>(all: impl IntoIterator<Item = T>) -> Option<T> {
@@ -414,7 +425,7 @@ mod tests {
         let Command::Run(run) = parse(words("8:/a")).expect("valid").command else { panic!("run") };
         assert_eq!(run.virtual_sockets.len(), 2);
         let error = parse(words("7:/b")).expect_err("twice").to_string();
-        assert!(error.contains("port 7 is given twice"), "{error}");
+        assert!(error.contains("port 7 is given twice") && error.contains("Usage: uvm run "), "{error}");
     }
 
     #[test]
