@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::hcs_document::HcsDocumentArgs;
+use crate::paths::{self, Disk, OfferedSocket, SharedPath};
 use crate::report;
 
 /// Light virtual machines for single commands and containers.
@@ -59,8 +60,8 @@ pub(crate) struct RunArgs {
     #[arg(short, long, value_name = "SIZE", default_value = "1024", value_parser = memory)]
     pub(crate) memory: uvm::MemoryMib,
     /// Guest processors, at most as many as the host has [default: 2, or 1 on a host with one].
-    #[arg(short, long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    pub(crate) cpus: u32,
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) cpus: Option<u32>,
     /// The VM's name [default: a random GUID].
     #[arg(long, value_name = "ID")]
     pub(crate) name: Option<uvm::UvmId>,
@@ -89,7 +90,7 @@ pub(crate) struct RunArgs {
     #[arg(short = 'T', long)]
     pub(crate) no_tty: bool,
     /// Set a variable for the command, or pass one on: NAME=VALUE, NAME. May be repeated.
-    #[arg(short, long = "env", value_name = "VAR")]
+    #[arg(short, long = "env", value_name = "VAR", value_parser = variable)]
     pub(crate) env: Vec<String>,
     /// Where the command starts, in the guest.
     #[arg(short = 'w', long, value_name = "DIR", default_value = "/")]
@@ -104,20 +105,20 @@ pub(crate) struct RunArgs {
     /// this Unix socket of the host. May be repeated.
     #[arg(long = "vsock", value_name = "PORT:SOCKET", value_parser = virtual_socket)]
     pub(crate) virtual_sockets: Vec<VirtualSocket>,
-    /// Share a directory or a file of the host; the guest sees the directory at GUEST, or the file in GUEST
-    /// [default: at the same path]. `:ro` keeps the guest from writing. May be repeated.
-    #[arg(long = "share", value_name = "PATH[:GUEST][:ro]", value_parser = share)]
+    /// Share a directory or a file of the host; the guest sees the directory at GUEST [default: the same path], or a
+    /// directory GUEST with nothing but the file in it. `:ro` keeps the guest from writing. May be repeated.
+    #[arg(long = "share", value_name = "PATH[:GUEST][:ro]", value_parser = paths::share)]
     pub(crate) shares: Vec<SharedPath>,
     /// How directories are shared; single files always go by 9P.
     #[arg(long, value_enum, value_name = "WAY", default_value_t = ShareBy::Auto)]
     pub(crate) share_by: ShareBy,
     /// Attach a disk of the host, an image (raw, or as its name says: .qcow2, .vhd, .vhdx) or a block device, and mount it
     /// at GUEST if that is given; `:ro` keeps the guest from writing. May be repeated: the first is /dev/sda.
-    #[arg(long = "disk", value_name = "PATH[:GUEST][:ro]", value_parser = disk)]
+    #[arg(long = "disk", value_name = "PATH[:GUEST][:ro]", value_parser = paths::disk)]
     pub(crate) disks: Vec<Disk>,
     /// Offer a Unix socket of the host in the guest, at GUEST [default: at the same path]; each connection is one to the
     /// socket. May be repeated.
-    #[arg(long = "socket", value_name = "SOCKET[:GUEST]", value_parser = socket)]
+    #[arg(long = "socket", value_name = "SOCKET[:GUEST]", value_parser = paths::socket)]
     pub(crate) sockets: Vec<OfferedSocket>,
     /// Put the image of a file system (ext4, erofs, squashfs; raw, or as its name says) over those of earlier --layer
     /// options: the first is at the bottom. The command has all of them together for its root, with /proc, /sys and /dev of
@@ -217,29 +218,6 @@ pub(crate) struct VirtualSocket {
     pub(crate) socket: PathBuf,
 }
 
-/// A disk of the host, and where the guest mounts it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Disk {
-    pub(crate) path: PathBuf,
-    pub(crate) guest_path: Option<String>,
-    pub(crate) read_only: bool,
-}
-
-/// A directory or file of the host, and where it is in the guest.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct SharedPath {
-    pub(crate) path: PathBuf,
-    pub(crate) guest_path: String,
-    pub(crate) read_only: bool,
-}
-
-/// A Unix socket of the host, and where it is in the guest.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct OfferedSocket {
-    pub(crate) path: PathBuf,
-    pub(crate) guest_path: Option<String>,
-}
-
 /// A way of sharing directories.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ShareBy {
@@ -268,14 +246,33 @@ pub(crate) enum Accel {
 pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let cli = Cli::try_parse_from(words)?;
     let Command::Run(args) = &cli.command else { return Ok(cli) };
-    let conflict = |why: String| Err(Cli::command().error(clap::error::ErrorKind::ArgumentConflict, why));
+    let conflict = |why: String| Err(conflict_of_run(why));
     if let Some(port) = twice(args.virtual_sockets.iter().map(|socket| socket.port)) {
         return conflict(format!("port {port} is given twice by '--vsock': one socket for each port is allowed"));
     }
     if let Some(layer) = twice(&args.layers) {
         return conflict(format!("'--layer {}' is given twice: each image is one layer", layer.display()));
     }
+    let shares = args.shares.iter().map(|share| &share.guest_path);
+    let disks = args.disks.iter().filter_map(|disk| disk.guest_path.as_ref());
+    let sockets = args.sockets.iter().map(|socket| &socket.guest_path);
+    if let Some(path) = twice(shares.chain(disks).chain(sockets)) {
+        return conflict(format!(
+            "{path} in the guest is given twice: one share, disk or socket for each path is allowed"
+        ));
+    }
     Ok(cli)
+}
+
+/// With the usage of `uvm run`, not of the whole program.
+fn conflict_of_run(why: String) -> clap::Error {
+    let mut program = Cli::command();
+    program.build();
+    let kind = clap::error::ErrorKind::ArgumentConflict;
+    match program.find_subcommand_mut("run") {
+        Some(run) => run.error(kind, why),
+        None => program.error(kind, why),
+    }
 }
 
 fn twice<T: Ord + Copy>(all: impl IntoIterator<Item = T>) -> Option<T> {
@@ -314,43 +311,11 @@ fn memory(text: &str) -> Result<uvm::MemoryMib, String> {
     uvm::MemoryMib::new(mib).map_err(|e| e.to_string())
 }
 
-/// `PATH[:GUEST][:ro]`; a path of the host may have colons in it.
-fn share(text: &str) -> Result<SharedPath, String> {
-    let Disk { path, guest_path, read_only } = disk(text)?;
-    let guest_path = guest_path.map_or_else(|| same_path(&path), Ok)?;
-    Ok(SharedPath { path, guest_path, read_only })
-}
-
-fn same_path(path: &Path) -> Result<String, String> {
-    let full = std::path::absolute(path).map_err(|e| e.to_string())?;
-    full.into_os_string().into_string().map_err(|_| "its path is not Unicode: say where it is in the guest".into())
-}
-
-/// The same, where the guest may not mount it at all.
-fn disk(text: &str) -> Result<Disk, String> {
-    let (rest, read_only) = match text.strip_suffix(":ro") {
-        Some(rest) => (rest, true),
-        None => (text, false),
-    };
-    let (path, guest_path) = paths(rest)?;
-    Ok(Disk { path, guest_path, read_only })
-}
-
-/// `SOCKET[:GUEST]`.
-fn socket(text: &str) -> Result<OfferedSocket, String> {
-    paths(text).map(|(path, guest_path)| OfferedSocket { path, guest_path })
-}
-
-/// A path of the host, and one of the guest, which begins with a slash.
-fn paths(text: &str) -> Result<(PathBuf, Option<String>), String> {
-    let (path, guest_path) = match text.rsplit_once(":/") {
-        Some((path, guest_path)) => (path, Some(format!("/{guest_path}"))),
-        None => (text, None),
-    };
-    if path.is_empty() {
-        return Err("a path of the host is needed before the colon".into());
+fn variable(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.starts_with('=') {
+        return Err("NAME=VALUE, or the NAME of one to pass on, is allowed".into());
     }
-    Ok((path.into(), guest_path))
+    Ok(text.to_owned())
 }
 
 fn virtual_socket(text: &str) -> Result<VirtualSocket, String> {
@@ -407,10 +372,24 @@ mod tests {
     }
 
     #[test]
+    fn a_guest_has_a_processor_and_a_variable_a_name() {
+        let given = |option: &str, value: &str| parse(["uvm", "run", option, value].map(Into::into));
+        for good in ["A=b=c", "A=", "A"] {
+            assert!(given("--env", good).is_ok(), "{good}");
+        }
+        for (option, bad, allowed) in
+            [("--cpus", "0", "1.."), ("--env", "=b", "NAME=VALUE"), ("--env", "", "NAME=VALUE")]
+        {
+            let error = given(option, bad).expect_err(bad).to_string();
+            assert!(error.contains(option) && error.contains(allowed), "{error}");
+        }
+    }
+
+    #[test]
     fn a_command_keeps_its_own_flags() {
         let cli = Cli::try_parse_from(["uvm", "run", "--cpus", "1", "--", "ls", "-l", "--all"]).expect("valid");
         let Command::Run(run) = cli.command else { panic!("run") };
-        assert_eq!((run.cpus, run.command), (1, vec!["ls".into(), "-l".into(), "--all".into()]));
+        assert_eq!((run.cpus, run.command), (Some(1), vec!["ls".into(), "-l".into(), "--all".into()]));
         let cli = Cli::try_parse_from(["uvm", "run", "ls", "-l"]).expect("valid");
         let Command::Run(run) = cli.command else { panic!("run") };
         assert_eq!(run.command, ["ls", "-l"]);
@@ -441,48 +420,12 @@ mod tests {
     }
 
     #[test]
-    fn disks_are_paths_and_where_they_are_mounted() {
-        let good = |path: &str, guest_path: Option<&str>, read_only| {
-            Ok(Disk { path: path.into(), guest_path: guest_path.map(str::to_owned), read_only })
-        };
-        assert_eq!(disk("a.img"), good("a.img", None, false));
-        assert_eq!(disk("/a:b.img:ro"), good("/a:b.img", None, true));
-        assert_eq!(disk("a.img:/data"), good("a.img", Some("/data"), false));
-        assert_eq!(disk("/dev/disk/by-path/a:0:/mnt/d:ro"), good("/dev/disk/by-path/a:0", Some("/mnt/d"), true));
-        for bad in ["", ":ro", ":/data"] {
-            let error = parse(["uvm", "run", "--disk", bad].map(Into::into)).expect_err(bad).to_string();
-            assert!(error.contains("PATH[:GUEST][:ro]") && error.contains("a path of the host"), "{error}");
-        }
-    }
-
-    #[test]
-    fn shares_are_at_the_same_path_if_nothing_else_is_said() {
-        let good = |path: &str, guest_path: &str, read_only| {
-            Ok(SharedPath { path: path.into(), guest_path: guest_path.to_owned(), read_only })
-        };
-        assert_eq!(share(".:/work"), good(".", "/work", false));
-        assert_eq!(share("/srv/data:ro"), good("/srv/data", "/srv/data", true));
-        assert_eq!(share("/a:/b:/c:ro"), good("/a:/b", "/c", true));
-        assert!(share(":ro").is_err());
-    }
-
-    #[test]
-    fn sockets_of_the_host_are_at_the_same_path_if_nothing_else_is_said() {
-        let good = |path: &str, guest_path: Option<&str>| {
-            Ok(OfferedSocket { path: path.into(), guest_path: guest_path.map(str::to_owned) })
-        };
-        assert_eq!(socket("/run/a:b.sock"), good("/run/a:b.sock", None));
-        assert_eq!(socket("a.sock:/run/b.sock"), good("a.sock", Some("/run/b.sock")));
-        assert!(socket(":/run/b.sock").is_err() && socket("").is_err());
-    }
-
-    #[test]
     fn a_port_has_one_socket() {
         let words = |second| ["uvm", "run", "--vsock", "7:/a", "--vsock", second, "ls"].map(Into::into);
         let Command::Run(run) = parse(words("8:/a")).expect("valid").command else { panic!("run") };
         assert_eq!(run.virtual_sockets.len(), 2);
         let error = parse(words("7:/b")).expect_err("twice").to_string();
-        assert!(error.contains("port 7 is given twice"), "{error}");
+        assert!(error.contains("port 7 is given twice") && error.contains("Usage: uvm run "), "{error}");
     }
 
     #[test]
@@ -492,6 +435,18 @@ mod tests {
         assert_eq!(run.layers, ["a.img", "b.img"].map(PathBuf::from));
         let error = parse(words("a.img")).expect_err("twice").to_string();
         assert!(error.contains("'--layer a.img' is given twice"), "{error}");
+    }
+
+    #[test]
+    fn a_path_in_the_guest_is_for_one_thing() {
+        let words = |second| ["uvm", "run", "--share", ".:/a", second, "b:/a", "ls"].map(Into::into);
+        for option in ["--share", "--disk", "--socket"] {
+            let error = parse(words(option)).expect_err("twice").to_string();
+            assert!(error.contains("/a in the guest is given twice"), "{option}: {error}");
+        }
+        let unmounted =
+            ["uvm", "run", "--disk", "a", "--disk", "b", "--share", ".:/a", "--share", ".:/b"].map(Into::into);
+        assert!(parse(unmounted).is_ok());
     }
 
     #[test]

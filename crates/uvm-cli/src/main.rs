@@ -17,6 +17,8 @@ mod image;
 #[cfg(target_os = "linux")]
 mod log;
 #[cfg(target_os = "linux")]
+mod paths;
+#[cfg(target_os = "linux")]
 mod progress;
 mod report;
 #[cfg(target_os = "linux")]

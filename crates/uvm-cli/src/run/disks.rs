@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use uvm::{ScsiDisk, ScsiMount, UtilityVm, UvmError};
 
 use super::layers::seen_at;
-use crate::args::Disk;
+use crate::paths::Disk;
 use crate::report;
 
 /// Disks of one controller.

@@ -26,6 +26,7 @@ use uvm::{Console, ErrorKind, LcowOptions, Process, ProcessSpec, UtilityVm, UvmE
 
 use crate::args::{Accel, RunArgs};
 use crate::boot::Boot;
+use crate::paths;
 use crate::progress::Line;
 use crate::report;
 use disks::Disks;
@@ -138,6 +139,7 @@ struct Prepared {
 }
 
 async fn prepare(args: &RunArgs) -> anyhow::Result<Prepared> {
+    paths::all_there(args)?;
     let (boot_args, accel) = (args.boot.clone(), args.accel);
     let found = tokio::task::spawn_blocking(move || {
         let host = host(accel)?;
@@ -145,7 +147,10 @@ async fn prepare(args: &RunArgs) -> anyhow::Result<Prepared> {
         Ok::<_, anyhow::Error>((host, boot))
     });
     let (host, boot) = found.await.context("internal error")??;
-    let mut options = LcowOptions::default().with_memory(args.memory).with_processors(args.cpus);
+    let mut options = LcowOptions::default().with_memory(args.memory);
+    if let Some(count) = args.cpus {
+        options = options.with_processors(count);
+    }
     options.id.clone_from(&args.name);
     options.owner = Some("uvm run".into());
     options.scsi_controllers = disks::controllers(args.disks.len());

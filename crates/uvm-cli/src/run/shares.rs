@@ -3,7 +3,8 @@
 use uvm::{Share, ShareKind, ShareOptions, UtilityVm, UvmError};
 
 use super::layers::seen_at;
-use crate::args::{RunArgs, ShareBy, SharedPath};
+use crate::args::{RunArgs, ShareBy};
+use crate::paths::SharedPath;
 
 /// Mounts them in their order, so that one may lie in another. A share ends when it is dropped, or with the VM.
 pub(crate) async fn mount(vm: &UtilityVm, args: &RunArgs) -> Result<Vec<Share>, UvmError> {

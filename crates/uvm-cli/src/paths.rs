@@ -1,0 +1,166 @@
+//! What of the host a guest gets, and at which path of the guest it is.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use crate::args::RunArgs;
+
+/// A disk of the host, and where the guest mounts it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Disk {
+    pub(crate) path: PathBuf,
+    pub(crate) guest_path: Option<String>,
+    pub(crate) read_only: bool,
+}
+
+/// A directory or file of the host, and where it is in the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SharedPath {
+    pub(crate) path: PathBuf,
+    pub(crate) guest_path: String,
+    pub(crate) read_only: bool,
+}
+
+/// A Unix socket of the host, and where it is in the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OfferedSocket {
+    pub(crate) path: PathBuf,
+    pub(crate) guest_path: String,
+}
+
+/// `PATH[:GUEST][:ro]`; a path of the host may have colons in it.
+pub(crate) fn share(text: &str) -> Result<SharedPath, String> {
+    let Disk { path, guest_path, read_only } = disk(text)?;
+    let guest_path = guest_path.map_or_else(|| same_path(&path), Ok)?;
+    Ok(SharedPath { path, guest_path, read_only })
+}
+
+/// The same, where the guest may not mount it at all.
+pub(crate) fn disk(text: &str) -> Result<Disk, String> {
+    let (rest, read_only) = match text.strip_suffix(":ro") {
+        Some(rest) => (rest, true),
+        None => (text, false),
+    };
+    let (path, guest_path) = paths(rest, "only :ro may")?;
+    Ok(Disk { path, guest_path, read_only })
+}
+
+/// `SOCKET[:GUEST]`.
+pub(crate) fn socket(text: &str) -> Result<OfferedSocket, String> {
+    let (path, guest_path) = paths(text, "nothing may")?;
+    let guest_path = guest_path.map_or_else(|| same_path(&path), Ok)?;
+    Ok(OfferedSocket { path, guest_path })
+}
+
+fn same_path(path: &Path) -> Result<String, String> {
+    let full = std::path::absolute(path).map_err(|e| e.to_string())?;
+    full.into_os_string().into_string().map_err(|_| "its path is not Unicode: say where it is in the guest".into())
+}
+
+/// A path of the host, and one of the guest, which begins with a slash and has no colon: what another program takes after
+/// one, as `:rw`, is not to become part of the path in silence.
+fn paths(text: &str, allowed: &str) -> Result<(PathBuf, Option<String>), String> {
+    let (path, guest_path) = match text.rsplit_once(":/") {
+        Some((path, guest_path)) => (path, Some(format!("/{guest_path}"))),
+        None => (text, None),
+    };
+    if path.is_empty() {
+        return Err("a path of the host is needed before the colon".into());
+    }
+    if let Some((guest_path, more)) = guest_path.as_ref().and_then(|path| path.split_once(':')) {
+        return Err(format!("\":{more}\" follows {guest_path}, the path in the guest: {allowed}"));
+    }
+    Ok((path.into(), guest_path))
+}
+
+/// Fails for what is not on the host, before a VM is started in vain. Whoever uses it looks again.
+pub(crate) fn all_there(args: &RunArgs) -> anyhow::Result<()> {
+    let shares = args.shares.iter().map(|share| ("share", &share.path));
+    let disks = args.disks.iter().map(|disk| ("disk", &disk.path));
+    let sockets = args.sockets.iter().map(|socket| ("socket", &socket.path));
+    shares.chain(disks).chain(sockets).try_for_each(|(what, path)| there(what, path))
+}
+
+fn there(what: &str, path: &Path) -> anyhow::Result<()> {
+    let found = path.metadata().with_context(|| {
+        let has_colon = path.as_os_str().as_encoded_bytes().contains(&b':');
+        let hint = if has_colon { ": a path in the guest, after a colon, begins with a slash" } else { "" };
+        format!("{what} {}{hint}", path.display())
+    });
+    found.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args;
+
+    fn refused(option: &str, value: &str) -> String {
+        args::parse(["uvm", "run", option, value].map(Into::into)).expect_err(value).to_string()
+    }
+
+    #[test]
+    fn disks_are_paths_and_where_they_are_mounted() {
+        let good = |path: &str, guest_path: Option<&str>, read_only| {
+            Ok(Disk { path: path.into(), guest_path: guest_path.map(str::to_owned), read_only })
+        };
+        assert_eq!(disk("a.img"), good("a.img", None, false));
+        assert_eq!(disk("/a:b.img:ro"), good("/a:b.img", None, true));
+        assert_eq!(disk("a.img:/data"), good("a.img", Some("/data"), false));
+        assert_eq!(disk("/dev/disk/by-path/a:0:/mnt/d:ro"), good("/dev/disk/by-path/a:0", Some("/mnt/d"), true));
+        for bad in ["", ":ro", ":/data"] {
+            let error = refused("--disk", bad);
+            assert!(error.contains("PATH[:GUEST][:ro]") && error.contains("a path of the host"), "{error}");
+        }
+    }
+
+    #[test]
+    fn shares_are_at_the_same_path_if_nothing_else_is_said() {
+        let good = |path: &str, guest_path: &str, read_only| {
+            Ok(SharedPath { path: path.into(), guest_path: guest_path.to_owned(), read_only })
+        };
+        assert_eq!(share(".:/work"), good(".", "/work", false));
+        assert_eq!(share("/srv/data:ro"), good("/srv/data", "/srv/data", true));
+        assert_eq!(share("/a:/b:/c:ro"), good("/a:/b", "/c", true));
+        assert!(share(":ro").is_err());
+    }
+
+    #[test]
+    fn sockets_of_the_host_are_at_the_same_path_if_nothing_else_is_said() {
+        let good =
+            |path: &str, guest_path: &str| Ok(OfferedSocket { path: path.into(), guest_path: guest_path.to_owned() });
+        assert_eq!(socket("/run/a:b.sock"), good("/run/a:b.sock", "/run/a:b.sock"));
+        assert_eq!(socket("a.sock:/run/b.sock"), good("a.sock", "/run/b.sock"));
+        let here = std::env::current_dir().expect("a directory").join("a.sock");
+        assert_eq!(socket("a.sock"), good("a.sock", here.to_str().expect("Unicode")));
+        assert!(socket(":/run/b.sock").is_err() && socket("").is_err());
+    }
+
+    #[test]
+    fn nothing_becomes_part_of_a_path_in_the_guest_in_silence() {
+        for (option, value, named) in [
+            ("--share", ".:/work:rw", "\":rw\" follows /work"),
+            ("--share", ".:/work:ro:z", "\":ro:z\" follows /work"),
+            ("--share", ".:/work:", "\":\" follows /work"),
+            ("--disk", "a.img:/data:rw", "only :ro may"),
+            ("--socket", "a.sock:/run/a.sock:ro", "\":ro\" follows /run/a.sock, the path in the guest: nothing may"),
+        ] {
+            let error = refused(option, value);
+            assert!(error.contains(value) && error.contains(named), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named_and_a_relative_path_in_the_guest_is_told_from_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        assert!(there("share", dir.path()).is_ok());
+        let said = |name: &str| format!("{:#}", there("disk", &dir.path().join(name)).expect_err(name));
+        let plain = said("missing.img");
+        assert!(plain.starts_with("disk /") && plain.contains("missing.img: No such file"), "{plain}");
+        let relative = said("missing.img:data");
+        assert!(
+            relative.contains("missing.img:data: a path in the guest, after a colon, begins with a slash: No such")
+        );
+    }
+}
