@@ -1,5 +1,5 @@
-//! Files of a virtio-fs share as a guest sees them, against plain virtiofsd and QEMU's own virtio-9p, the latter two in one
-//! guest on our command line: the same program over the same directory.
+//! Files of a virtio-fs share as a guest sees them, against plain virtiofsd and QEMU's own virtio-9p, each in a guest of its
+//! own on our command line: the same program over the same directory.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -64,7 +64,8 @@ pub(crate) async fn measure(context: &Context) -> anyhow::Result<Report> {
     fill(directory.path())?;
     let options = options(&files, 1, MEMORY_MIB)?;
     let line = command_line(context, &options).await?;
-    let mut theirs = References::boot(context, &line, directory.path())?;
+    let mut theirs =
+        References { fs: virtiofsd(context, &line, directory.path())?, nine: nine(context, &line, directory.path())? };
     let (vm, _) = first_exec(context.platform(), &options).await?;
     let wanted = ShareOptions::new(directory.path(), "/mnt").with_kind(ShareKind::VirtioFs);
     let share = vm.share_with(&wanted).await?;
@@ -131,45 +132,69 @@ fn words(arguments: &[&str], at: &str) -> Vec<String> {
     std::iter::once(FILE.to_owned()).chain(arguments.iter().map(|word| word.replace('@', at))).collect()
 }
 
-/// A guest with the references, and what serves it.
+/// The references. What one guest has just freed it uses again at less cost than what has gone back to the host, so that each
+/// has, like ours, a guest that rests while others are measured.
 struct References {
-    guest: Guest,
-    _qemu: BareQemu,
-    _daemon: Daemon,
+    fs: Reference,
+    nine: Reference,
 }
 
 impl References {
-    fn boot(context: &Context, line: &CommandLine, directory: &Path) -> anyhow::Result<Self> {
-        let daemon = Daemon::start(VIRTIOFSD, |command, dir| {
-            command.arg("--socket-path").arg(dir.join(SOCKET)).arg("--shared-dir").arg(directory);
-            command.args(["--cache", "auto"]).stderr(Stdio::null());
-        })?;
-        let mut line = line.clone().with_plain_ports(&[CONTROL_PORT]).and(&[
-            ("-chardev", "socket,id=reference,fd=0".to_owned()),
-            ("-device", "vhost-user-fs-pci,chardev=reference,tag=reference".to_owned()),
-        ]);
-        for tag in TAGS_OF_9P {
-            line = line.and(&[
-                ("-fsdev", format!("local,id={tag},path={},security_model=none", directory.display())),
-                ("-device", format!("virtio-9p-pci,fsdev={tag},mount_tag={tag}")),
-            ]);
-        }
-        let files: BootFiles = context.boot_files(KernelSource::Distribution, Some(by_hand::GUEST))?;
-        let given = BTreeMap::from([("reference".to_owned(), OwnedFd::from(daemon.connect()?))]);
-        let mut qemu = BareQemu::spawn_with(context.host.program(), &line, &files, given)?;
-        let mut guest = Guest::connect(qemu.channel(CONTROL_PORT)?)?;
-        for (name, how) in REFERENCES {
-            guest.order("mount", &format!("mount {how}"))?;
-            guest.done("mount").with_context(|| name.to_owned())?;
-        }
-        Ok(Self { guest, _qemu: qemu, _daemon: daemon })
-    }
-
     fn run(&mut self, name: &str, arguments: &[&str]) -> anyhow::Result<f64> {
         let (_, how) = REFERENCES.into_iter().find(|(known, _)| *known == name).context("no such reference")?;
         let at = how.rsplit(' ').next().unwrap_or_default();
-        self.guest.order("run", &format!("run {}", words(arguments, at).join(" ")))?;
-        let said = self.guest.done("run").with_context(|| format!("{name}: {arguments:?}"))?;
+        let guest = if how.starts_with("9p ") { &mut self.nine.guest } else { &mut self.fs.guest };
+        guest.order("run", &format!("run {}", words(arguments, at).join(" ")))?;
+        let said = guest.done("run").with_context(|| format!("{name}: {arguments:?}"))?;
         said.parse().with_context(|| format!("{name}: {arguments:?} printed {said:?}"))
     }
+}
+
+/// A guest, and what serves it.
+struct Reference {
+    guest: Guest,
+    _qemu: BareQemu,
+    _daemon: Option<Daemon>,
+}
+
+fn virtiofsd(context: &Context, line: &CommandLine, directory: &Path) -> anyhow::Result<Reference> {
+    let daemon = Daemon::start(VIRTIOFSD, |command, dir| {
+        command.arg("--socket-path").arg(dir.join(SOCKET)).arg("--shared-dir").arg(directory);
+        command.args(["--cache", "auto"]).stderr(Stdio::null());
+    })?;
+    let line = line.clone().and(&[
+        ("-chardev", "socket,id=reference,fd=0".to_owned()),
+        ("-device", "vhost-user-fs-pci,chardev=reference,tag=reference".to_owned()),
+    ]);
+    let given = BTreeMap::from([("reference".to_owned(), OwnedFd::from(daemon.connect()?))]);
+    boot(context, line, given, "virtiofs", Some(daemon))
+}
+
+fn nine(context: &Context, line: &CommandLine, directory: &Path) -> anyhow::Result<Reference> {
+    let line = TAGS_OF_9P.into_iter().fold(line.clone(), |line, tag| {
+        line.and(&[
+            ("-fsdev", format!("local,id={tag},path={},security_model=none", directory.display())),
+            ("-device", format!("virtio-9p-pci,fsdev={tag},mount_tag={tag}")),
+        ])
+    });
+    boot(context, line, BTreeMap::new(), "9p", None)
+}
+
+/// Boots it and mounts what is of that kind.
+fn boot(
+    context: &Context,
+    line: CommandLine,
+    given: BTreeMap<String, OwnedFd>,
+    kind: &str,
+    daemon: Option<Daemon>,
+) -> anyhow::Result<Reference> {
+    let line = line.with_plain_ports(&[CONTROL_PORT]);
+    let files: BootFiles = context.boot_files(KernelSource::Distribution, Some(by_hand::GUEST))?;
+    let mut qemu = BareQemu::spawn_with(context.host.program(), &line, &files, given)?;
+    let mut guest = Guest::connect(qemu.channel(CONTROL_PORT)?)?;
+    for (name, how) in REFERENCES.into_iter().filter(|(_, how)| how.split(' ').next() == Some(kind)) {
+        guest.order("mount", &format!("mount {how}"))?;
+        guest.done("mount").with_context(|| name.to_owned())?;
+    }
+    Ok(Reference { guest, _qemu: qemu, _daemon: daemon })
 }

@@ -35,6 +35,9 @@ use crate::vm::{Life, Vm, not_here};
 pub(crate) const SOCKET: &str = "share";
 /// How long the end of a helper may lie apart from the error it causes.
 const SETTLE: Duration = Duration::from_secs(1);
+/// Places of a share's queue, the most that QEMU's device has. A request takes one for each page of what is read or written:
+/// with QEMU's 128, a read or write of 1 MiB would be three requests.
+const QUEUE_SIZE: u32 = 1024;
 
 /// The shares of one VM, and what their helpers are started with.
 pub(crate) struct VirtioFs {
@@ -240,7 +243,7 @@ impl Vm {
             return Err(PlatformError::host(format!("share {}", export.path.display()), why));
         }
         tokio::spawn(Arc::clone(&self).follow_helper(export.tag.clone(), share.clone()));
-        let device = json!({ "driver": "vhost-user-fs-pci", "tag": export.tag });
+        let device = json!({ "driver": "vhost-user-fs-pci", "tag": export.tag, "queue-size": QUEUE_SIZE });
         let Err(error) = within(limit, self.plug_served(slot, end, device)).await else {
             self.virtio_fs.with(&export.tag, &share, |share| (share.changing, share.plugged) = (false, true));
             // One that ended meanwhile has nobody who follows it.
