@@ -121,10 +121,14 @@ fn mount_disk(place: &Path, path: &str) -> io::Result<()> {
     let (began, mut pause) = (Instant::now(), Duration::from_millis(1));
     loop {
         if let Some(entry) = fs::read_dir(place.join("block")).ok().and_then(|mut names| names.next()) {
-            let node = Path::new("/dev").join(entry?.file_name());
-            match mount(&node, path, "ext4", MountFlags::empty(), None) {
-                Err(rustix::io::Errno::NOENT | rustix::io::Errno::NXIO) => {}
-                mounted => return Ok(mounted?),
+            let entry = entry?;
+            // A disk that is mounted before it is ready has the kernel look for a module.
+            if entry.path().join("bdi").exists() {
+                let node = Path::new("/dev").join(entry.file_name());
+                match mount(&node, path, "ext4", MountFlags::empty(), None) {
+                    Err(rustix::io::Errno::NOENT | rustix::io::Errno::NXIO) => {}
+                    mounted => return Ok(mounted?),
+                }
             }
         }
         if began.elapsed() > SHOWS_UP_WITHIN {

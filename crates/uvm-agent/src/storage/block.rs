@@ -50,10 +50,16 @@ impl BlockDevice {
         Ok(sectors.saturating_mul(512))
     }
 
-    /// Whether programs can open it. The kernel lists a disk first, makes its node then, and only after that lets anybody
-    /// open it: until it does, opening the node is `ENXIO` (`device_add_disk` of Linux's block/genhd.c). What else keeps it
-    /// from being opened is for the one to say who needs it open.
+    /// Whether programs can open this disk. The kernel lists it first, makes its node then, and only after that lets anybody
+    /// open it (`device_add_disk` of Linux's block/genhd.c). Whoever opens it earlier has the kernel look for a module that
+    /// drives it, which costs a process; so this waits for what the kernel lists last.
     pub(super) fn can_be_opened(&self) -> bool {
+        self.directory.join("bdi").exists() && self.opens()
+    }
+
+    /// Opening what is there and not ready yet is `ENXIO`. What else keeps it from being opened is for the one to say who
+    /// needs it open.
+    fn opens(&self) -> bool {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         !matches!(rustix::fs::open(self.node(), flags, Mode::empty()), Err(Errno::NOENT | Errno::NXIO))
     }
@@ -81,7 +87,7 @@ impl BlockDevice {
         let until = until.min(Instant::now() + PARTITIONS_WITHIN);
         let dev = self.dev.clone();
         let partition = Self { directory, dev, name };
-        while !(partition.directory.exists() && partition.can_be_opened()) {
+        while !(partition.directory.exists() && partition.opens()) {
             if Instant::now() >= until {
                 return Err(StorageError::Bad(format!("{} has no partition {number}", self.node().display())));
             }

@@ -267,6 +267,7 @@ mod tests {
         fs::write(device.join("ndbus0/region0/namespace_seed"), "").expect("written");
         let later = thread::spawn({
             let (device, bound, node) = (device.clone(), bound.clone(), bus.dev.join("pmem7"));
+            let ready = dir.path().join("block/pmem7/bdi");
             move || {
                 while !bound.exists() {
                     thread::sleep(Duration::from_millis(1));
@@ -274,6 +275,7 @@ mod tests {
                 fs::create_dir_all(device.join("ndbus0/region0/namespace0.0/block/pmem7")).expect("made");
                 thread::sleep(Duration::from_millis(10));
                 fs::write(node, "").expect("made");
+                fs::create_dir_all(ready).expect("made");
             }
         });
         let found = bus.find(&which, Duration::from_secs(60)).expect("found");
@@ -296,7 +298,7 @@ mod tests {
         }
         fs::remove_dir_all(dir.path().join("bus")).expect("removed");
         bus.let_go(&at("12.0/03.0").expect("a place")).expect("no driver has it");
-        fs::create_dir_all(dir.path().join("block/pmem3")).expect("made");
+        fs::create_dir_all(dir.path().join("block/pmem3/bdi")).expect("made");
         bus.find(&Which::Number(3), Duration::ZERO).expect_err("nobody can open it");
         fs::write(bus.dev.join("pmem3"), "").expect("made");
         assert_eq!(bus.find(&Which::Number(3), Duration::ZERO).expect("there").node(), bus.dev.join("pmem3"));

@@ -243,6 +243,7 @@ mod tests {
         let dev = dir.path().join("dev");
         fs::create_dir(&dev).expect("made");
         fs::write(dev.join("sdq"), "").expect("made");
+        fs::create_dir_all(dir.path().join("block/sdq/bdi")).expect("made");
         let bus = ScsiBus { sys: dir.path().to_owned(), dev, added: Arc::default() };
         (dir, bus)
     }
@@ -273,6 +274,9 @@ mod tests {
         fs::create_dir_all(dir.path().join("bus/scsi/devices/3:0:2:0/block/sdq")).expect("made");
         bus.find(2, 0, Duration::ZERO).expect_err("listed, and no more");
         fs::write(dir.path().join("dev/sdq"), "").expect("made");
+        fs::remove_dir(dir.path().join("block/sdq/bdi")).expect("removed");
+        bus.find(2, 0, Duration::ZERO).expect_err("with a node, and not ready");
+        fs::create_dir(dir.path().join("block/sdq/bdi")).expect("made");
         bus.find(2, 0, Duration::ZERO).expect("found");
     }
 
