@@ -62,7 +62,13 @@ pub(super) fn mount(
     mounting: &Mounting<'_>,
 ) -> Result<(), StorageError> {
     let node = device.node();
-    let filesystem = if mounting.filesystem.is_empty() { recognise(&node)? } else { named(mounting.filesystem)? };
+    // What has been read of it is forgotten with the last that has it open: it stays open until it is mounted.
+    let (filesystem, _open) = if mounting.filesystem.is_empty() {
+        let (filesystem, file) = recognise(&node)?;
+        (filesystem, Some(file))
+    } else {
+        (named(mounting.filesystem)?, None)
+    };
     modules.load(filesystem.name).map_err(StorageError::because)?;
     mount_point::mount_at(path, || mount_at(filesystem, &node, path, mounting))
 }
@@ -166,14 +172,17 @@ pub(super) fn ensure(device: &BlockDevice) -> Result<(), StorageError> {
     make_ext4::make(&file, bytes).map_err(failed())
 }
 
-/// The file system that a device holds.
-fn recognise(node: &Path) -> Result<&'static Filesystem, StorageError> {
+/// The file system that a device holds, and the device.
+fn recognise(node: &Path) -> Result<(&'static Filesystem, File), StorageError> {
     let failed = || StorageError::at(format!("read {}", node.display()));
     let device = File::open(node).map_err(failed())?;
     let found = find(&device).map_err(failed())?;
-    found.ok_or_else(|| {
-        StorageError::Bad(format!("{} holds no file system that is known here: {}", node.display(), names()))
-    })
+    match found {
+        Some(found) => Ok((found, device)),
+        None => {
+            Err(StorageError::Bad(format!("{} holds no file system that is known here: {}", node.display(), names())))
+        }
+    }
 }
 
 fn find(device: &File) -> io::Result<Option<&'static Filesystem>> {
@@ -206,7 +215,7 @@ mod tests {
             let at = known.offset as usize;
             bytes[at..at + known.magic.len()].copy_from_slice(known.magic);
             std::fs::write(&image, bytes).expect("written");
-            assert_eq!(recognise(&image).expect("known"), known);
+            assert_eq!(recognise(&image).expect("known").0, known);
         }
         for bytes in [vec![0; 40_000], vec![0; 3], Vec::new(), b"QFI\xfb".repeat(1000)] {
             std::fs::write(&image, bytes).expect("written");

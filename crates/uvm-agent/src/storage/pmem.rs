@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use uvm_wire::modify::VpmemDevice;
 
-use super::block::BlockDevice;
+use super::block::{BlockDevice, pause_before_next_look};
 use super::filesystem::{self, Mounting};
 use super::turns::Place;
 use super::{Storage, StorageError, mount_point};
@@ -21,9 +21,6 @@ use crate::log;
 
 /// How long the kernel may take to find a device: much longer than it does on a busy machine with emulated processors.
 const FOUND_WITHIN: Duration = Duration::from_secs(20);
-/// The first wait between two looks; it doubles up to the last.
-const FIRST_LOOK: Duration = Duration::from_millis(2);
-const LAST_LOOK: Duration = Duration::from_millis(50);
 /// The most buses on the way to a device: more than any host has.
 const BUSES: usize = 8;
 
@@ -145,7 +142,6 @@ impl PmemBus {
     /// Waits for a device. One that was let go of is taken again.
     fn find(&self, which: &Which, within: Duration) -> Result<BlockDevice, StorageError> {
         let began = Instant::now();
-        let mut pause = FIRST_LOOK;
         loop {
             let found = match which {
                 Which::Number(number) => self.numbered(*number),
@@ -168,8 +164,7 @@ impl PmemBus {
                     "no memory-backed disk {name} has shown up within {within:.0?}"
                 )));
             }
-            thread::sleep(pause);
-            pause = (pause * 2).min(LAST_LOOK);
+            thread::sleep(pause_before_next_look(began));
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use uvm_wire::modify::MappedVirtualDisk;
 
-use super::block::BlockDevice;
+use super::block::{BlockDevice, pause_before_next_look};
 use super::filesystem::{self, Mounting};
 use super::mount_point;
 use super::turns::Place;
@@ -20,9 +20,6 @@ use crate::log;
 /// How long the kernel may take to find a disk: much longer than it does on a busy machine with emulated processors and many
 /// disks.
 const FOUND_WITHIN: Duration = Duration::from_secs(20);
-/// The first wait between two looks; it doubles up to the last.
-const FIRST_LOOK: Duration = Duration::from_millis(2);
-const LAST_LOOK: Duration = Duration::from_millis(50);
 
 /// The adapter's disks, by the kernel's books.
 #[derive(Clone, Debug)]
@@ -152,7 +149,6 @@ impl ScsiBus {
     /// Has the kernel look at the place, and waits for a disk there.
     pub(super) fn find(&self, controller: u8, lun: u8, within: Duration) -> Result<BlockDevice, StorageError> {
         let began = Instant::now();
-        let mut pause = FIRST_LOOK;
         let mut asked = false;
         loop {
             // The driver may have been loaded just now.
@@ -171,8 +167,7 @@ impl ScsiBus {
                     "no disk has shown up at controller {controller}, LUN {lun} within {within:.0?}"
                 )));
             }
-            thread::sleep(pause);
-            pause = (pause * 2).min(LAST_LOOK);
+            thread::sleep(pause_before_next_look(began));
         }
     }
 
