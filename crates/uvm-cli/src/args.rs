@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -256,7 +256,9 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, cl
     let shares = args.shares.iter().map(|share| &share.guest_path);
     let disks = args.disks.iter().filter_map(|disk| disk.guest_path.as_ref());
     let sockets = args.sockets.iter().map(|socket| &socket.guest_path);
-    if let Some(path) = twice(shares.chain(disks).chain(sockets)) {
+    // As paths, "/in" and "/in/" are the same.
+    if let Some(path) = twice(shares.chain(disks).chain(sockets).map(Path::new)) {
+        let path = path.display();
         return conflict(format!(
             "{path} in the guest is given twice: one share, disk or socket for each path is allowed"
         ));
@@ -439,10 +441,10 @@ mod tests {
 
     #[test]
     fn a_path_in_the_guest_is_for_one_thing() {
-        let words = |second| ["uvm", "run", "--share", ".:/a", second, "b:/a", "ls"].map(Into::into);
+        let words = |second| ["uvm", "run", "--share", ".:/a", second, "b:/a/", "ls"].map(Into::into);
         for option in ["--share", "--disk", "--socket"] {
             let error = parse(words(option)).expect_err("twice").to_string();
-            assert!(error.contains("/a in the guest is given twice"), "{option}: {error}");
+            assert!(error.contains("/a/ in the guest is given twice"), "{option}: {error}");
         }
         let unmounted =
             ["uvm", "run", "--disk", "a", "--disk", "b", "--share", ".:/a", "--share", ".:/b"].map(Into::into);

@@ -74,12 +74,18 @@ fn paths(text: &str, allowed: &str) -> Result<(PathBuf, Option<String>), String>
     Ok((path.into(), guest_path))
 }
 
-/// Fails for what is not on the host, before a VM is started in vain. Whoever uses it looks again.
-pub(crate) fn all_there(args: &RunArgs) -> anyhow::Result<()> {
-    let shares = args.shares.iter().map(|share| ("share", &share.path));
-    let disks = args.disks.iter().map(|disk| ("disk", &disk.path));
-    let sockets = args.sockets.iter().map(|socket| ("socket", &socket.path));
-    shares.chain(disks).chain(sockets).try_for_each(|(what, path)| there(what, path))
+/// What the options name on the host, each with what it is to be.
+pub(crate) fn named(args: &RunArgs) -> Vec<(&'static str, PathBuf)> {
+    let shares = args.shares.iter().map(|share| ("share", share.path.clone()));
+    let disks = args.disks.iter().map(|disk| ("disk", disk.path.clone()));
+    let sockets = args.sockets.iter().map(|socket| ("socket", socket.path.clone()));
+    shares.chain(disks).chain(sockets).collect()
+}
+
+/// Fails for what is not there, before a VM is started in vain. Whoever uses it looks again. It may take as long as a file
+/// system that does not answer.
+pub(crate) fn all_there(named: &[(&str, PathBuf)]) -> anyhow::Result<()> {
+    named.iter().try_for_each(|(what, path)| there(what, path))
 }
 
 fn there(what: &str, path: &Path) -> anyhow::Result<()> {

@@ -139,9 +139,9 @@ struct Prepared {
 }
 
 async fn prepare(args: &RunArgs) -> anyhow::Result<Prepared> {
-    paths::all_there(args)?;
-    let (boot_args, accel) = (args.boot.clone(), args.accel);
+    let (named, boot_args, accel) = (paths::named(args), args.boot.clone(), args.accel);
     let found = tokio::task::spawn_blocking(move || {
+        paths::all_there(&named)?;
         let host = host(accel)?;
         let boot = Boot::find(&boot_args)?;
         Ok::<_, anyhow::Error>((host, boot))
