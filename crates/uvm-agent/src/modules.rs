@@ -107,8 +107,10 @@ impl Modules {
             let path = root.join(&load.path);
             match insert(&path) {
                 Ok(()) => {}
-                Err(_) if load.optional => {
-                    self.refused().insert(load.path.clone());
+                Err(source) if load.optional => {
+                    if is_for_good(&source) {
+                        self.refused().insert(load.path.clone());
+                    }
                 }
                 Err(source) => return Err(ModuleError::Load { path, source }),
             }
@@ -119,6 +121,11 @@ impl Modules {
     fn refused(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a module is refused because this machine lacks what it is for.
+fn is_for_good(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::NODEV.raw_os_error())
 }
 
 /// Whether the module of that file is loaded, and ready. To offer it to the kernel again is no error, but costs as much as
@@ -177,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn an_optional_module_is_tried_once_and_a_needed_one_again() {
+    fn an_optional_module_is_tried_again_unless_the_machine_cannot_use_it() {
         let modules =
             Modules::parse("format: 1\nrelease: x\ngroup a: ?kernel/none.ko\ngroup b: kernel/none-either.ko\n");
         let modules = modules.expect("valid");
@@ -185,7 +192,9 @@ mod tests {
             modules.load("a").expect("it is optional");
             modules.load("b").expect_err("it is not");
         }
-        assert_eq!(*modules.refused(), HashSet::from(["kernel/none.ko".into()]));
+        assert_eq!(*modules.refused(), HashSet::new(), "a file that is not there may come");
+        assert!(is_for_good(&Errno::NODEV.into()));
+        assert!(!is_for_good(&Errno::NOMEM.into()) && !is_for_good(&Errno::NOENT.into()));
     }
 
     #[test]

@@ -20,7 +20,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 pub(super) async fn add(storage: &Storage, share: MappedDirectory) -> Result<(), StorageError> {
     let request = storage.begin(places(&share)).await?;
     let (modules, until) = (storage.modules.clone(), request.steps_until());
-    let task = format!("mounting share {:?} at {:?}", share.tag, share.mount_path);
+    let task = format!("mounting share {:?} at {:?}, which the host has to answer for,", share.tag, share.mount_path);
     let late = share.mount_path.clone();
     let undo = move || mount_point::clear(&late);
     let work = move || {
