@@ -148,8 +148,8 @@ impl Vm {
         self.call_with("add-fd", set, Some(image.file.as_fd())).await?;
         let node = self.disk_call(disk, image, "blockdev-add", node(image, names, disk.read_only)).await;
         // The node has its own copy, and keeps none in the set; without a node nobody needs the set.
-        self.forget_set(names).await?;
-        node?;
+        let forgotten = self.forget_set(names).await;
+        node.and(forgotten)?;
         self.disk_call(disk, image, "device_add", device(disk, names)).await
     }
 
