@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tempfile::TempDir;
 
@@ -57,6 +57,19 @@ impl Daemon {
                 Err(e) => return Err(e).with_context(|| format!("connect to {}", self.name)),
             }
         }
+    }
+
+    /// [`SOCKET`], once it is there.
+    pub(crate) fn listening(&mut self) -> anyhow::Result<PathBuf> {
+        let (began, socket) = (Instant::now(), self.dir.path().join(SOCKET));
+        while !socket.exists() {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("{} has ended: {status}", self.name);
+            }
+            ensure!(began.elapsed() < PATIENCE, "{} does not listen within {PATIENCE:?}", self.name);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(socket)
     }
 
     /// Waits for its end.

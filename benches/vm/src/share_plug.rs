@@ -101,10 +101,7 @@ impl ByHand {
             command.arg("--socket-path").arg(dir.join(SOCKET)).arg("--shared-dir").arg(directory);
             command.args(["--cache", "auto"]).stderr(Stdio::null());
         })?;
-        let socket = daemon.path().join(SOCKET);
-        while !socket.exists() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        let socket = daemon.listening()?;
         let address = json!({ "type": "unix", "data": { "path": socket } });
         let backend = json!({ "type": "socket", "data": { "addr": address, "server": false } });
         self.monitor.call("chardev-add", &json!({ "id": "plugged", "backend": backend }), None)?;

@@ -2,8 +2,8 @@
 //! told, and nothing else.
 //!
 //! An order is a line: `ID add CONTROLLER LUN PATH`, `ID remove CONTROLLER LUN PATH`, `ID mount KIND TAG OPTIONS PATH`,
-//! `ID unmount PATH` or `ID run PROGRAM ARGUMENT...`; its answer is `ID ok`, with a program's output behind it, or `ID` and what went wrong. Each
-//! order is carried out by a thread of its own.
+//! `ID unmount PATH` or `ID run PROGRAM ARGUMENT...`; its answer is `ID ok`, with a program's output behind it, or `ID` and
+//! what went wrong. Each order is carried out by a thread of its own.
 
 use std::ffi::CString;
 use std::fs::{self, File};

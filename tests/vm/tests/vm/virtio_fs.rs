@@ -347,7 +347,6 @@ async fn a_vm_goes_on_where_nobody_takes_a_share_over() -> TestResult {
     let builder = TestVm::builder("fs-moved");
     let vm = builder.with_both(|_, host| host.share_helper = Some(given)).boot().await?;
     let share = vm.share_with(&by_device(dir.path(), "/run/share")).await?;
-    // A mount is there before the helper has answered the guest's first request.
     assert_eq!(sh(&vm, "cat /run/share/file").await?, "content");
     // As an upgrade does.
     fs::rename(&program, &moved)?;
