@@ -23,7 +23,16 @@ pub struct Modules {
     refused: Mutex<HashSet<PathBuf>>,
 }
 
-#[derive(Debug)]
+/// By what the index says; what has been refused since is the machine's matter.
+impl PartialEq for Modules {
+    fn eq(&self, other: &Self) -> bool {
+        self.release == other.release && self.groups == other.groups
+    }
+}
+
+impl Eq for Modules {}
+
+#[derive(Debug, PartialEq, Eq)]
 struct Load {
     path: PathBuf,
     optional: bool,
