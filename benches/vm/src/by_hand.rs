@@ -7,14 +7,31 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
+use uvm::LcowOptions;
+use uvm::image::KernelSource;
+use uvm_bench_guest::CONTROL_PORT;
+
+use crate::bare::BareQemu;
+use crate::command_line::QMP;
+use crate::context::{Context, command_line};
 
 /// The guest's program.
 pub(crate) const GUEST: &str = "bench-guest-orders";
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Boots the guest on our command line, with a port for orders in the multiplexer's place.
+pub(crate) async fn boot(context: &Context, options: &LcowOptions) -> anyhow::Result<(BareQemu, Monitor, Guest)> {
+    let line = command_line(context, options).await?.with_plain_ports(&[CONTROL_PORT]);
+    let files = context.boot_files(KernelSource::Distribution, Some(GUEST))?;
+    let mut qemu = BareQemu::spawn(context.host.program(), &line, &files)?;
+    let monitor = Monitor::new(qemu.channel(QMP)?)?;
+    let guest = Guest::connect(qemu.channel(CONTROL_PORT)?)?;
+    Ok((qemu, monitor, guest))
+}
 
 /// A monitor.
 pub(crate) struct Monitor {

@@ -9,12 +9,10 @@ use anyhow::Context as _;
 use serde_json::json;
 use uvm::image::KernelSource;
 use uvm::{ShareKind, ShareOptions, UtilityVm};
-use uvm_bench_guest::CONTROL_PORT;
 
 use crate::bare::BareQemu;
 use crate::by_hand::{self, Guest, Monitor};
-use crate::command_line::QMP;
-use crate::context::{Context, command_line, first_exec, millis, options};
+use crate::context::{Context, first_exec, millis, options};
 use crate::daemon::{Daemon, SOCKET};
 use crate::report::{Report, Statistic, Target};
 use crate::shares::VIRTIOFSD;
@@ -39,15 +37,9 @@ pub(crate) async fn measure(context: &Context) -> anyhow::Result<Report> {
     let files = context.boot_files(KernelSource::Distribution, None)?;
     report.set("kernel", files.manifest().kernel.release.clone());
     let options = options(&files, 1, MEMORY_MIB)?;
-    let line = command_line(context, &options).await?.with_plain_ports(&[CONTROL_PORT]);
-    let reference = context.boot_files(KernelSource::Distribution, Some(by_hand::GUEST))?;
     let directory = tempfile::tempdir()?;
-    let mut qemu = BareQemu::spawn(context.host.program(), &line, &reference)?;
-    let mut theirs = ByHand {
-        monitor: Monitor::new(qemu.channel(QMP)?)?,
-        guest: Guest::connect(qemu.channel(CONTROL_PORT)?)?,
-        _qemu: qemu,
-    };
+    let (qemu, monitor, guest) = by_hand::boot(context, &options).await?;
+    let mut theirs = ByHand { monitor, guest, _qemu: qemu };
     let (vm, _) = first_exec(context.platform(), &options).await?;
     tokio::time::sleep(SETTLE).await;
     // The first of each loads modules, and QEMU keeps what it opens once.
