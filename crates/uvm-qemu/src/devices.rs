@@ -56,6 +56,7 @@ impl Vm {
     }
 
     async fn plug_served_as(&self, name: &str, end: OwnedFd, device: Value) -> Result<(), PlatformError> {
+        // What QEMU does not answer in time it may do late: that is [undone](Self::undo_served).
         self.call_with("getfd", json!({ "fdname": name }), Some(end.as_fd())).await?;
         drop(end);
         let address = json!({ "type": "fd", "data": { "str": name } });
@@ -86,6 +87,17 @@ impl Vm {
             }
         }
         Ok(())
+    }
+
+    /// Takes out what plugging in such a device may have left, wherever that went unanswered: the device, its connection, and
+    /// the descriptor of one that was not made.
+    pub(crate) async fn undo_served(&self, name: &str) -> Result<(), PlatformError> {
+        self.unplug_served(name).await?;
+        match self.qmp.call("closefd", json!({ "fdname": name })).await {
+            // Refused: there is none.
+            Ok(_) | Err(CallError::Refused(_)) => Ok(()),
+            Err(e) => Err(self.call_error("closefd", e).await),
+        }
     }
 
     /// Has the guest let go of a device, and QEMU remove it.

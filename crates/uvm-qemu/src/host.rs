@@ -14,9 +14,9 @@ use crate::accel::{self, AcceleratorChoice, Chosen};
 use crate::cgroup::Hierarchies;
 use crate::create;
 use crate::layers;
-use crate::share_helper;
 use crate::state::{self, StateRoot};
 use crate::vfio::Vfio;
+use crate::virtio_fs::helper;
 use crate::vm::{CANNOT_YET, not_here};
 
 /// How to run QEMU. Plain data; change what you need after [`QemuOptions::default`].
@@ -71,7 +71,7 @@ impl QemuHost {
             why: e.to_string(),
         })?;
         let hierarchies = Hierarchies::of_this_process();
-        let share_helper = share_helper::find(options.share_helper.as_deref());
+        let share_helper = helper::find(options.share_helper.as_deref());
         let mut capabilities = capabilities(&hierarchies, &options.vfio);
         if let Err(why) = &share_helper {
             capabilities = capabilities.without(Feature::VirtioFsShares, why);

@@ -12,7 +12,7 @@
 //! | `console`, `ring`, `sink` | the serial console, its last lines, its copy for somebody who may be slow |
 //! | `transport`, `sockets` | guest streams over the multiplexed serial port or by virtual sockets; the latter plugged |
 //! | `disks`, `disk_image`, `vhd`, `devices` | disks that are plugged in and out, what they are on the host; removing devices |
-//! | `shares`, `virtio_fs`, `share_helper`, `helper_relay` | directories of the host, served to the guest: by 9P in this process, as devices by processes of their own |
+//! | `shares`, `virtio_fs` | directories of the host, served to the guest: by 9P in this process, as devices by processes of their own |
 //! | `pipes` | sockets of the host, offered in the guest |
 //! | `pci`, `vfio` | PCI devices of the host, plugged into ports; whether one can be |
 //! | `slots` | the slots that devices are plugged into, and which is next |
@@ -37,7 +37,6 @@ mod disks;
 mod exit;
 mod file_users;
 mod full_disk;
-mod helper_relay;
 mod host;
 mod kernel_line;
 mod kill_point;
@@ -51,7 +50,6 @@ mod qmp;
 mod residue;
 mod ring;
 mod root_disk;
-mod share_helper;
 mod shares;
 mod short_path;
 mod sink;

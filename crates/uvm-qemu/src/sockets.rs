@@ -72,7 +72,7 @@ impl Sockets {
 impl Vm {
     /// Plugs the device in, if it is not there. In a running VM, waits for the guest's driver.
     pub(crate) async fn add_sockets(&self) -> Result<(), PlatformError> {
-        let _turn = self.sockets.turn.lock().await;
+        let _turn = self.step("an earlier change of the virtual sockets", self.sockets.turn.lock()).await?;
         let (there, limit) = (self.sockets.slot().clone(), self.deadlines.host_call);
         let device = match there {
             Some(there) if there.device.dead().is_none() || self.agent_uses_sockets() => there.device,
@@ -113,7 +113,7 @@ impl Vm {
 
     /// Takes the device out, if it is there.
     pub(crate) async fn remove_sockets(&self) -> Result<(), PlatformError> {
-        let _turn = self.sockets.turn.lock().await;
+        let _turn = self.step("an earlier change of the virtual sockets", self.sockets.turn.lock()).await?;
         if self.agent_uses_sockets() {
             return Err(PlatformError::NotAllowed {
                 intent: "removing the virtual sockets".into(),
@@ -136,17 +136,19 @@ impl Vm {
         let slot = self.take_slot(&name).await?;
         let dir = self.residue.dir().map_err(|e| PlatformError::host("plug in virtual sockets", e))?;
         let (device, end) = transport::device(&dir)?;
-        let plugged = json!({ "driver": "vhost-user-vsock-pci" });
-        if let Err(e) = self.plug_served(slot, end, plugged).await {
+        let plugged = self.plug_served(slot, end, json!({ "driver": "vhost-user-vsock-pci" })).await;
+        if plugged.is_err() {
             device.close();
-            return Err(e);
         }
-        *self.sockets.slot() = Some(Plugged { device: device.clone(), name });
-        Ok(device)
+        // What went unanswered may be there yet: a device that is of no use to anybody, until it is taken out.
+        if matches!(plugged, Ok(()) | Err(PlatformError::Timeout { .. })) {
+            *self.sockets.slot() = Some(Plugged { device: device.clone(), name });
+        }
+        plugged.map(|()| device)
     }
 
     async fn unplug(&self, name: &str) -> Result<(), PlatformError> {
-        within(self.deadlines.host_call, self.unplug_served(name)).await?;
+        within(self.deadlines.host_call, self.undo_served(name)).await?;
         if let Some(plugged) = self.sockets.slot().take() {
             plugged.device.close();
         }

@@ -166,12 +166,19 @@ impl Ends {
         }
         let Some(modification) = plan.guest_add.as_ref().filter(|_| along.is_none()) else { return Ok(()) };
         let Err(error) = self.guest(&self.placed(plan, modification)).await else { return Ok(()) };
-        if plan.guest_before.is_some() || matches!(error, BridgeError::Timeout { .. }) {
+        if plan.guest_before.is_some() || is_given_up(&error) {
             self.take_back(plan).await;
         }
         let is_left = match &plan.device {
             Some(device) => match self.undo(device).await {
                 Ok(()) => false,
+                // Who served it has ended or stalled, which is why the guest would not have it. It is told once.
+                Err(lost @ ResourceError::Host(PlatformError::Host { .. }))
+                    if matches!(device, Device::VirtioFs(_)) && self.undo(device).await.is_ok() =>
+                {
+                    tracing::debug!(%error, "what the guest says of a share whose server is lost");
+                    return Err(AttachFailed { error: lost, is_left: false });
+                }
                 Err(e) => {
                     tracing::warn!(error = crate::error::chain(&e), "what the guest would not have cannot be undone");
                     true

@@ -532,6 +532,20 @@ async fn what_the_guest_gave_up_removing_may_be_gone_and_is_not_given_to_others(
     played.close().await
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_the_guest_gave_up_adding_may_be_there_and_is_taken_back() -> TestResult {
+    let (played, guest) = boot().await?;
+    guest.plant(0, Oddity::GiveUp);
+    let error = played.vm.add_scsi(&disk("/a")).await.map(drop).expect_err("it takes too long");
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    let words = guest.words();
+    assert!(
+        matches!(&words[..], [added, removed] if added.starts_with("add") && removed.starts_with("remove")),
+        "{words:?}"
+    );
+    played.close().await
+}
+
 /// A VM on a host that has shares as devices, or not, with an agent that mounts them, or not.
 async fn with_devices(host: bool, guest: bool) -> TestResult<(Played, Obedient)> {
     let all = Capabilities::all("fake");
@@ -602,6 +616,14 @@ async fn a_share_that_cannot_be_had_as_asked_for_is_refused() -> TestResult {
     // The guest refuses, and the host is taken back.
     told.refuse(0);
     played.vm.share_with(&ShareOptions::new(dir.path(), "/e")).await.map(drop).expect_err("refused");
-    assert_eq!(asked(&played).iter().filter(|call| *call == "undo virtio-fs").count(), 1);
+    let undone = || asked(&played).iter().filter(|call| *call == "undo virtio-fs").count();
+    assert_eq!(undone(), 1);
+    // The host says once that it has lost who serves it: that is why.
+    told.refuse(0);
+    played.host.plant("undo virtio-fs", 0, Fault::Fail);
+    let error = played.vm.share_with(&ShareOptions::new(dir.path(), "/e")).await.map(drop).expect_err("refused");
+    assert!(matches!(source(&error), ResourceError::Host(_)), "{}", chain(&error));
+    assert_eq!(undone(), 3);
+    played.vm.share_with(&ShareOptions::new(dir.path(), "/e")).await?.release().await?;
     played.close().await
 }

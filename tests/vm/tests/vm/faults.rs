@@ -110,10 +110,10 @@ async fn an_agent_that_never_comes_is_a_start_that_timed_out() -> TestResult {
 }
 
 /// Stops QEMU, and lets it go on when dropped, so that a failed test leaves nothing stopped.
-struct Stopped(rustix::process::Pid);
+pub(crate) struct Stopped(rustix::process::Pid);
 
 impl Stopped {
-    fn new(pid: u32) -> TestResult<Self> {
+    pub(crate) fn new(pid: u32) -> TestResult<Self> {
         let pid = rustix::process::Pid::from_raw(pid.cast_signed()).ok_or("no process")?;
         rustix::process::kill_process(pid, rustix::process::Signal::STOP)?;
         Ok(Self(pid))

@@ -1,9 +1,12 @@
 //! Virtual sockets that come and go while the multiplexed serial port carries the bridge, and who may use their ports.
 
+use std::time::Duration;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use uvm::{HvSocketServiceConfig as Config, HvSocketServiceId as Id, UtilityVm};
+use uvm::{HvSocketServiceConfig as Config, HvSocketServiceId as Id, LcowOptions, UtilityVm};
 use uvm_testkit::{TestResult, TestVm};
 
+use crate::faults::{Stopped, chain};
 use crate::process::text;
 use crate::qemu;
 use crate::sockets::{install, output_of, run};
@@ -47,6 +50,27 @@ async fn sockets_are_plugged_in_for_a_service_and_taken_out_and_come_back() -> T
         assert!(error.contains("listen for programs"), "{error}");
         bridge_works(&vm).await?;
     }
+    vm.close().await
+}
+
+#[tokio::test]
+async fn what_qemu_answers_too_late_leaves_nothing() -> TestResult {
+    let change = |options: &mut LcowOptions| options.deadlines.host_call = Duration::from_secs(2);
+    let vm = TestVm::builder("services-late").with(change).boot().await?;
+    let pid = qemu::pid(&vm).await?;
+    let before = qemu::sockets(pid)?;
+    for _ in 0..3 {
+        let stopped = Stopped::new(pid)?;
+        let error = vm.add_virtual_sockets().await.expect_err("it is stopped");
+        let text = chain(&error);
+        assert!(text.contains("QEMU's answer to getfd") && text.contains("it is stopped"), "{text}");
+        drop(stopped);
+        vm.add_virtual_sockets().await?;
+        vm.remove_virtual_sockets().await?;
+        // Of eventfds it opens more as it goes, and keeps them.
+        assert_eq!(qemu::sockets(pid)?, before);
+    }
+    bridge_works(&vm).await?;
     vm.close().await
 }
 
@@ -120,7 +144,7 @@ async fn the_end_of_qemu_ends_the_wait_for_the_guests_driver() -> TestResult {
     let pid = qemu::pid(&vm).await?;
     // The agent loads the driver two seconds after its start, so the wait for it has begun.
     let kill = async {
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
         let pid = rustix::process::Pid::from_raw(pid.cast_signed()).ok_or("no process")?;
         rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
         TestResult::Ok(())

@@ -78,6 +78,9 @@ async fn a_directory_is_read_and_written_by_both_ends() -> TestResult {
     let share = vm.share(dir.path(), "/run/share", false).await?;
     assert_eq!(share.way(), ShareWay::VirtioFs);
     assert_eq!(sh(&vm, "cat /run/share/hello").await?, "from the host\n");
+    // What its server is asked for at once, when a file is read from its beginning to its end.
+    let read_ahead = "cat /sys/class/bdi/$(grep ' /run/share ' /proc/self/mountinfo | cut -d' ' -f3)/read_ahead_kb";
+    assert_eq!(sh(&vm, read_ahead).await?, "1024\n");
     assert_eq!(sh(&vm, "mkdir /run/share/sub; /run/share/guest files /run/share/sub").await?, "7 parts hold\n");
     sh(&vm, "cd /run/share; echo from the guest > sub/new; chmod 640 sub/new; ln sub/new sub/more").await?;
     let meta = dir.path().join("sub/more").metadata()?;
@@ -331,6 +334,61 @@ async fn a_share_that_does_not_answer_is_removed() -> TestResult {
     assert_eq!(helper_pids(&vm), []);
     assert_eq!(sh(&vm, "grep -c virtiofs /proc/mounts || true").await?, "0\n");
     hot_plug_works(&vm, dir.path(), &image).await?;
+    vm.close().await
+}
+
+#[tokio::test]
+async fn a_helper_that_stalls_before_its_share_is_there_fails_the_addition_only() -> TestResult {
+    const ROUNDS: usize = 3;
+    let images = Images::new()?;
+    let image = images.filesystem("disk.img", "ext4")?;
+    let dir = tempfile::tempdir()?;
+    fs::write(dir.path().join("file"), "content")?;
+    let other = tempfile::tempdir()?;
+    let vm = TestVm::builder("fs-stalls").boot().await?;
+    let gone = async |helper: Pid, error: &str, cause: &str| {
+        assert!(error.contains(&dir.path().display().to_string()) && error.contains(cause), "{error}");
+        assert!(rustix::process::test_kill_process(helper).is_err(), "it has ended: {error}");
+        assert_eq!(sh(&vm, "grep -c share-stalls /proc/mounts || true").await?, "0\n");
+        hot_plug_works(&vm, dir.path(), &image).await
+    };
+    // As soon as it is there, in the midst of what QEMU, the guest's driver and the helper have to agree on.
+    let stop = async || {
+        until("a helper", || the_helper(&vm).is_ok()).await?;
+        let helper = the_helper(&vm)?;
+        send(helper, Signal::STOP).map(|()| helper)
+    };
+    let options = by_device(dir.path(), "/run/share-stalls");
+    for _ in 0..ROUNDS {
+        let (added, helper) = within("the addition", async { tokio::join!(vm.share_with(&options), stop()) }).await?;
+        let helper = helper?;
+        match added {
+            Err(error) => gone(helper, &chain(&error), "did not answer QEMU, and was ended").await?,
+            Ok(share) => {
+                // It was quicker.
+                send(helper, Signal::CONT)?;
+                share.release().await?;
+            }
+        }
+    }
+    // When the guest has the device and has not mounted it yet: the mount point is in a share that does not answer either.
+    let outer = vm.share_with(&by_device(other.path(), "/run/outer")).await?;
+    let outers = the_helper(&vm)?;
+    send(outers, Signal::STOP)?;
+    let stop = async || {
+        sh(&vm, "until [ $(cat /sys/bus/virtio/devices/*/device | grep -c 0x001a) = 2 ]; do sleep 0.05; done").await?;
+        let helper = helper_pids(&vm).into_iter().find(|pid| *pid != outers).ok_or("its helper has ended")?;
+        send(helper, Signal::STOP)?;
+        send(outers, Signal::CONT)?;
+        TestResult::Ok(helper)
+    };
+    let options = by_device(dir.path(), "/run/outer/share-stalls");
+    let both = Box::pin(async { tokio::join!(vm.share_with(&options), stop()) });
+    let (added, helper) = within("the addition", both).await?;
+    // QEMU waits for nothing here, so it is the guest that gives up.
+    gone(helper?, &chain(&added.expect_err("it was stopped")), "the host has to answer for, took longer than").await?;
+    outer.release().await?;
+    assert_eq!(helper_pids(&vm), []);
     vm.close().await
 }
 

@@ -4,27 +4,33 @@
 //! take a slot -> open the directory -> start the helper -> chardev, device     the guest mounts
 //! the guest has unmounted -> device, chardev -> the helper ends                nothing of the directory is open any more
 //! the helper ends by itself -> device_del at once; another one answers the guest with errors until the device is gone
+//! the helper leaves QEMU without an answer -> it is ended
 //! ```
 //!
-//! The last line is what keeps a guest usable: one that has asked a helper that is gone would wait for ever, and with it the
-//! kernel's thread that plugs devices.
+//! The last two lines are what keeps a guest usable: one that has asked a helper that is gone would wait for ever, and with it
+//! the kernel's thread that plugs devices; and QEMU stands still, with all of the guest, while it waits for an answer.
 
-use std::collections::BTreeMap;
+pub(crate) mod helper;
+mod relay;
+mod table;
+mod vhost_user;
+
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::watch;
 use uvm_platform::requests::VirtioFsExport;
 use uvm_platform::{Feature, PlatformError};
 
+use self::helper::{Directory, Helper, Place, Role};
+use self::relay::Server;
+pub(crate) use self::table::VirtioFs;
+use self::table::{Share, Successors};
 use crate::devices::NoneTaken;
-use crate::helper_relay;
 use crate::kill_point::kill_point;
-use crate::share_helper::{Directory, Helper, Place, Role};
 use crate::slots::Slot;
 use crate::spawn::ChildExit;
 use crate::step_limit::within;
@@ -39,176 +45,12 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// with QEMU's 128, a read or write of 1 MiB would be three requests.
 const QUEUE_SIZE: u32 = 1024;
 
-/// The shares of one VM, and what their helpers are started with.
-pub(crate) struct VirtioFs {
-    /// The program, or why there is none.
-    program: Result<PathBuf, String>,
-    /// What gc knows the VM's processes by; it is written down before QEMU is started.
-    token: String,
-    cgroups: Vec<OwnedFd>,
-    table: Mutex<Table>,
-    memory_is_shared: OnceCell<bool>,
-    /// One makes a socket at a time: all have one name in the state directory.
-    turn: tokio::sync::Mutex<()>,
-}
+/// In this part of the time for a call, who serves a share has to answer QEMU: other calls wait with it.
+const ANSWERS_OF_CALL: u32 = 2;
 
-#[derive(Default)]
-struct Table {
-    /// Every share gets a name of its own: what QEMU says late of an earlier one is not of this one.
-    count: u32,
-    /// By their tags.
-    shares: BTreeMap<String, Share>,
-    /// The VM has ended.
-    closed: bool,
-}
-
-/// A share that QEMU has, or may have.
-#[derive(Clone)]
-struct Share {
-    /// What QEMU calls the device and its connection.
-    name: String,
-    path: PathBuf,
-    helper: Arc<Helper>,
-    /// What another helper needs.
-    directory: Arc<Directory>,
-    export: VirtioFsExport,
-    successors: Successors,
-    /// Who has taken over.
-    successor: Option<Arc<Helper>>,
-    /// QEMU is being told of it, or to let go of it.
-    changing: bool,
-    /// QEMU has the device.
-    plugged: bool,
-    /// How the helper ended before its time, for people to read.
-    lost: Option<String>,
-}
-
-/// Where connections to those who take over go; `None` when nobody is to take over any more: the end of a helper is the end
-/// of the device then. Clones share it.
-#[derive(Clone)]
-struct Successors(Arc<Mutex<Option<mpsc::Sender<UnixStream>>>>);
-
-impl Successors {
-    fn new(relay: mpsc::Sender<UnixStream>) -> Self {
-        Self(Arc::new(Mutex::new(Some(relay))))
-    }
-
-    fn send(&self, connection: UnixStream) {
-        let relay = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Nobody listens where QEMU has let go of the device already.
-        let _ = relay.as_ref().map(|relay| relay.send(connection));
-    }
-
-    fn close(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-    }
-
-    fn is_open(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
-    }
-}
-
-impl Share {
-    fn helpers(&self) -> impl Iterator<Item = &Arc<Helper>> {
-        std::iter::once(&self.helper).chain(&self.successor)
-    }
-}
-
-impl VirtioFs {
-    pub(crate) fn new(program: Result<PathBuf, String>, token: String, cgroups: Vec<OwnedFd>) -> Self {
-        Self {
-            program,
-            token,
-            cgroups,
-            table: Mutex::default(),
-            memory_is_shared: OnceCell::new(),
-            turn: tokio::sync::Mutex::default(),
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn next_name(&self) -> String {
-        let mut table = self.lock();
-        table.count += 1;
-        format!("fs-{}", table.count)
-    }
-
-    /// Takes the tag, unless the VM has ended.
-    fn enter(&self, tag: &str, share: &Share) -> Result<(), &'static str> {
-        let mut table = self.lock();
-        if table.closed {
-            return Err("the VM has ended");
-        }
-        if table.shares.contains_key(tag) {
-            return Err("a share has this tag");
-        }
-        table.shares.insert(tag.to_owned(), share.clone());
-        Ok(())
-    }
-
-    /// Changes the share of this tag, if it is still this one.
-    fn with<T>(&self, tag: &str, share: &Share, change: impl FnOnce(&mut Share) -> T) -> Option<T> {
-        let mut table = self.lock();
-        table.shares.get_mut(tag).filter(|there| there.name == share.name).map(change)
-    }
-
-    /// Whether somebody is to take over: the share is there, and nobody has yet who lives.
-    fn wants_successor(&self, tag: &str, share: &Share) -> bool {
-        self.unanswered(tag, share, |_| ()).is_some()
-    }
-
-    /// Takes a process that takes over; `false` if none is wanted any more.
-    fn succeed(&self, tag: &str, share: &Share, helper: &Arc<Helper>) -> bool {
-        self.unanswered(tag, share, |share| share.successor = Some(Arc::clone(helper))).is_some()
-    }
-
-    fn unanswered<T>(&self, tag: &str, share: &Share, change: impl FnOnce(&mut Share) -> T) -> Option<T> {
-        let mut table = self.lock();
-        if table.closed {
-            return None;
-        }
-        let there = table.shares.get_mut(tag).filter(|there| there.name == share.name)?;
-        let lives = |helper: &Arc<Helper>| helper.process.exit().borrow().is_none();
-        if there.successor.as_ref().is_some_and(lives) { None } else { Some(change(there)) }
-    }
-
-    fn leave(&self, tag: &str, share: &Share) {
-        let mut table = self.lock();
-        if table.shares.get(tag).is_some_and(|there| there.name == share.name) {
-            table.shares.remove(tag);
-            share.successors.close();
-        }
-    }
-
-    /// Ends all helpers: the VM has ended.
-    pub(crate) fn close(&self) {
-        let mut table = self.lock();
-        table.closed = true;
-        for share in table.shares.values() {
-            share.successors.close();
-            for helper in share.helpers() {
-                // Failing means that it has ended.
-                let _ = helper.process.kill();
-            }
-        }
-    }
-
-    /// Waits until all helpers are gone.
-    async fn ended(&self, limit: Duration) -> bool {
-        let helpers: Vec<_> = {
-            let table = self.lock();
-            table.shares.values().flat_map(Share::helpers).map(|helper| helper.process.exit()).collect()
-        };
-        let all = async {
-            for mut helper in helpers {
-                let _ = helper.wait_for(Option::is_some).await;
-            }
-        };
-        tokio::time::timeout(limit, all).await.is_ok()
-    }
+fn server(helper: &Arc<Helper>, connection: UnixStream) -> Server {
+    let helper = Arc::clone(helper);
+    Server { connection, end: Box::new(move || helper.end_stalled()) }
 }
 
 /// A directory that is served, and a slot for its device.
@@ -225,12 +67,13 @@ impl Vm {
         let limit = self.deadlines.host_call;
         let name = self.virtio_fs.next_name();
         let Served { slot, directory, helper, connection } = within(limit, self.serve_directory(export, &name)).await?;
-        let (end, successors) = helper_relay::start(connection)
+        let helper = Arc::new(helper);
+        let (end, successors) = relay::start(server(&helper, connection), limit / ANSWERS_OF_CALL)
             .map_err(|e| PlatformError::host(format!("share {}", export.path.display()), e))?;
         let share = Share {
             name,
             path: export.path.clone(),
-            helper: Arc::new(helper),
+            helper,
             directory: Arc::new(directory),
             export: export.clone(),
             successors: Successors::new(successors),
@@ -286,13 +129,15 @@ impl Vm {
         let program = shares.program.as_deref().map_err(|why| not_here(Feature::VirtioFsShares, why))?;
         let failed = |e| PlatformError::host(format!("share {}", export.path.display()), e);
         let (listener, connection) = {
-            let _turn = shares.turn.lock().await;
+            let _turn = self.step("the socket of another share's helper to be made", shares.turn.lock()).await?;
             self.residue.dir().and_then(|dir| transport::connection(&dir, SOCKET)).map_err(failed)?
         };
         let cgroups = shares.cgroups.iter().map(OwnedFd::try_clone).collect::<Result<_, _>>().map_err(failed)?;
         let place = Place { program, vm: self.id.as_str(), token: &shares.token, cgroups };
         kill_point("before:helper");
-        let helper = Helper::start(place, export, directory, listener.into(), role).await?;
+        // One that comes too late is ended by whoever forks.
+        let starting = Helper::start(place, export, directory, listener.into(), role);
+        let helper = self.step("the helper of a share to be started", starting).await??;
         kill_point("after:helper");
         Ok((helper, connection.into()))
     }
@@ -329,7 +174,7 @@ impl Vm {
         let _ = share.helper.process.kill();
         share.helper.process.wait(self.deadlines.terminate).await;
         if self.life() == Life::Running
-            && let Err(error) = within(self.deadlines.host_call, self.unplug_served(&share.name)).await
+            && let Err(error) = within(self.deadlines.host_call, self.undo_served(&share.name)).await
         {
             tracing::warn!(vm = %self.id, share = %share.path.display(), %error, "a device stays in QEMU");
             self.virtio_fs.with(tag, share, |share| (share.changing, share.plugged) = (false, true));
@@ -340,13 +185,19 @@ impl Vm {
     }
 
     /// Takes a share out, which the guest has unmounted, and waits for the end of its helper. One that is not there has
-    /// been taken out.
+    /// been taken out. That its helper ended before its time is told once; the share is gone for all that.
     pub(crate) async fn remove_virtio_fs(self: &Arc<Self>, export: &VirtioFsExport) -> Result<(), PlatformError> {
-        let there = self.virtio_fs.lock().shares.get(&export.tag).cloned();
-        let Some(share) = there else { return Ok(()) };
+        let intent = || format!("serve share {} to its end", export.path.display());
+        self.take_out(export).await?.map_or(Ok(()), |how| Err(PlatformError::host(intent(), how)))
+    }
+
+    /// Takes a share out, and tells how its helper was lost, if it was.
+    async fn take_out(self: &Arc<Self>, export: &VirtioFsExport) -> Result<Option<String>, PlatformError> {
+        let there = self.virtio_fs.find(&export.tag);
+        let Some(share) = there else { return Ok(None) };
         match self.life() {
             Life::Running => {}
-            Life::Ended(_) => return Ok(()),
+            Life::Ended(_) => return Ok(None),
             life => return Err(PlatformError::WrongState { intent: "remove a share", state: life.name() }),
         }
         self.virtio_fs.with(&export.tag, &share, |share| share.changing = true);
@@ -358,16 +209,12 @@ impl Vm {
             if has_ended && self.virtio_fs.wants_successor(&export.tag, &share) {
                 tokio::spawn(Arc::clone(self).follow_helper(export.tag.clone(), share.clone()));
             }
-            return removed;
         }
+        removed?;
         // It may have been lost meanwhile.
         let lost = self.virtio_fs.with(&export.tag, &share, |share| share.lost.take()).flatten();
         self.virtio_fs.leave(&export.tag, &share);
-        match lost {
-            // Told once; it is gone for all that.
-            Some(how) => Err(PlatformError::host(format!("serve share {} to its end", share.path.display()), how)),
-            None => Ok(()),
-        }
+        Ok(lost)
     }
 
     async fn remove_device_and_helper(self: &Arc<Self>, tag: &str, share: &Share) -> Result<(), PlatformError> {
@@ -463,7 +310,7 @@ impl Vm {
         };
         // Where nobody wants it any more, it ends here.
         if self.virtio_fs.succeed(&tag, &share, &helper) {
-            share.successors.send(connection);
+            share.successors.send(server(&helper, connection));
             let mut exit = helper.process.exit();
             let (successors, name) = (share.successors, share.name);
             tokio::spawn(async move {

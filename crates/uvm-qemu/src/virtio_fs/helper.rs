@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 use tokio::net::unix::pipe;
@@ -106,6 +107,7 @@ pub(crate) struct Place<'a> {
 pub(crate) struct Helper {
     pub(crate) process: ChildProcess,
     output: Ring,
+    has_stalled: AtomicBool,
 }
 
 impl Helper {
@@ -143,12 +145,20 @@ impl Helper {
         drop(program);
         let ring = Ring::default();
         tokio::spawn(crate::create::collect(output, ring.clone()));
-        Ok(Self { process, output: ring })
+        Ok(Self { process, output: ring, has_stalled: AtomicBool::new(false) })
+    }
+
+    /// Ends one that has left QEMU without an answer.
+    pub(super) fn end_stalled(&self) {
+        self.has_stalled.store(true, Ordering::Relaxed);
+        // Failing means that it has ended.
+        let _ = self.process.kill();
     }
 
     /// Its end, for people to read.
     pub(crate) fn describe_end(&self, exit: ChildExit) -> String {
         let how = match exit {
+            _ if self.has_stalled.load(Ordering::Relaxed) => "did not answer QEMU, and was ended".into(),
             ChildExit::Code(code) => format!("ended with code {code}"),
             ChildExit::Signal(signal) => format!("was ended by signal {signal}"),
         };
