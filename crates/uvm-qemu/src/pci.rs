@@ -69,7 +69,7 @@ impl PciDevices {
         self.set(port, PortSlot::Taken(name.to_owned()));
     }
 
-    /// The device is gone, or never came.
+    /// The device is gone.
     fn give_back(&self, port: u32) {
         self.set(port, PortSlot::Free(Freed::now()));
     }
@@ -97,12 +97,10 @@ impl Vm {
         let port = assignment.port.filter(|port| *port < self.pci.ports);
         let port = port.ok_or_else(|| bad("it is to be plugged into no port of the VM".into()))?;
         let (vfio, checked, pid) = (self.pci.vfio.clone(), address.clone(), self.child.id());
-        let look = move || {
-            let qemu = process_info::runs_as(pid).ok_or("it is not known whom QEMU runs as")?;
-            vfio.check(&checked, &qemu)
-        };
-        let looked = self.blocking_step(format!("look at PCI device {address}"), move || Ok(look())).await?;
-        let group = looked.map_err(bad)?;
+        let intent = format!("look at PCI device {address}");
+        let unknown = PlatformError::host(intent.clone(), format!("QEMU (pid {pid}) does not show whom it runs as"));
+        let look = move || Ok(vfio.check(&checked, &process_info::runs_as(pid).ok_or(unknown)?));
+        let group = self.blocking_step(intent, look).await?.map_err(bad)?;
         if self.pci.vfio.stand_in.is_none() {
             self.let_it_lock().map_err(bad)?;
         }
@@ -121,7 +119,7 @@ impl Vm {
         match self.qmp.call("device_add", device).await {
             Ok(_) => Ok(()),
             Err(CallError::Refused(e)) => {
-                self.pci.give_back(port);
+                self.pci.set(port, PortSlot::Free(freed));
                 let why = if e.desc.contains("busy") { self.used_by(group, &e.desc).await } else { e.desc };
                 Err(PlatformError::host(format!("assign {address}"), why))
             }
