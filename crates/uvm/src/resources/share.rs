@@ -78,7 +78,8 @@ pub enum ShareKind {
     /// file; with a Windows guest by VSMB. [`Share::way`] tells.
     #[default]
     Auto,
-    /// By virtio-fs: a whole directory, with a Linux guest. An error where that cannot be had.
+    /// By virtio-fs: a whole directory, with a Linux guest. An error where that cannot be had. What the host changes by itself
+    /// is seen by the guest after up to a second.
     VirtioFs,
     /// By 9P, with a Linux guest.
     Plan9,
