@@ -174,12 +174,20 @@ async fn a_disk_is_written_by_one_vm_and_read_by_many() -> TestResult {
     first.release().await?;
     let error = refused(&one, &ScsiDisk::new(&image)).await;
     assert!(error.contains(&format!("VM {}", two.id())) && error.contains("for writing"), "{error}");
+    assert!(!error.contains(&format!("VM {} (", one.id())), "it was only to use it: {error}");
     second.release().await?;
     let first = one.add_scsi(&ScsiDisk::new(&image)).await?;
     for disk in [reads, ScsiDisk::new(&image)] {
         let error = refused(&two, &disk).await;
         assert!(error.contains(&format!("VM {}", one.id())), "{error}");
+        assert!(!error.contains(&format!("VM {} (", two.id())), "{error}");
     }
+    // The VM itself has it, by another name.
+    let same = images.path("same.img");
+    std::fs::hard_link(&image, &same)?;
+    let error = refused(&one, &ScsiDisk::new(&same)).await;
+    let this = format!("it is in use by this VM's disk {} at controller 0, LUN 0", image.display());
+    assert!(error.ends_with(&this), "{error}");
     first.release().await?;
     two.add_scsi(&ScsiDisk::new(&image)).await?.release().await?;
     one.close().await?;
