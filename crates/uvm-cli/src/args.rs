@@ -92,7 +92,7 @@ pub(crate) struct RunArgs {
     /// Set a variable for the command, or pass one on: NAME=VALUE, NAME. May be repeated.
     #[arg(short, long = "env", value_name = "VAR", value_parser = variable)]
     pub(crate) env: Vec<String>,
-    /// Where the command starts, in the guest.
+    /// Where the command starts, in the guest; where there is no such directory, the exit code is 125.
     #[arg(short = 'w', long, value_name = "DIR", default_value = "/")]
     pub(crate) cwd: String,
     /// What runs the guest's instructions.
