@@ -105,8 +105,8 @@ pub(crate) struct RunArgs {
     /// this Unix socket of the host. May be repeated.
     #[arg(long = "vsock", value_name = "PORT:SOCKET", value_parser = virtual_socket)]
     pub(crate) virtual_sockets: Vec<VirtualSocket>,
-    /// Share a directory or a file of the host; the guest sees the directory at GUEST [default: the same path], or a
-    /// directory GUEST with nothing but the file in it. `:ro` keeps the guest from writing. May be repeated.
+    /// Share a directory or a file of the host; the guest sees it at GUEST [default: the same path]. `:ro` keeps the guest
+    /// from writing. May be repeated.
     #[arg(long = "share", value_name = "PATH[:GUEST][:ro]", value_parser = paths::share)]
     pub(crate) shares: Vec<SharedPath>,
     /// How directories are shared; single files always go by 9P.
