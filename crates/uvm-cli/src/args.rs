@@ -256,8 +256,17 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, cl
     let shares = args.shares.iter().map(|share| &share.guest_path);
     let disks = args.disks.iter().filter_map(|disk| disk.guest_path.as_ref());
     let sockets = args.sockets.iter().map(|socket| &socket.guest_path);
+    let in_guest: Vec<_> = shares.chain(disks).chain(sockets).collect();
+    if !args.layers.is_empty()
+        && let Some((path, own)) = in_guest.iter().find_map(|path| Some((path, paths::hidden_by(path)?)))
+    {
+        return conflict(format!(
+            "{path} in the guest is hidden with '--layer': {own} is the layers' or the guest's own there; a share, disk or \
+             socket may be anywhere but at / and in /proc, /sys and /dev"
+        ));
+    }
     // As paths, "/in" and "/in/" are the same.
-    if let Some(path) = twice(shares.chain(disks).chain(sockets).map(Path::new)) {
+    if let Some(path) = twice(in_guest.into_iter().map(Path::new)) {
         let path = path.display();
         return conflict(format!(
             "{path} in the guest is given twice: one share, disk or socket for each path is allowed"
@@ -449,6 +458,20 @@ mod tests {
         let unmounted =
             ["uvm", "run", "--disk", "a", "--disk", "b", "--share", ".:/a", "--share", ".:/b"].map(Into::into);
         assert!(parse(unmounted).is_ok());
+    }
+
+    #[test]
+    fn what_layers_would_hide_is_refused() {
+        for (option, value, own) in
+            [("--share", ".:/proc", "/proc"), ("--disk", "a:/:ro", "/"), ("--socket", "a:/dev/log", "/dev")]
+        {
+            let words = ["uvm", "run", option, value, "ls"].map(Into::into);
+            assert!(parse(words.clone()).is_ok(), "{value} without layers");
+            let layers = ["--layer", "a.img"].map(Into::into);
+            let words = words[..2].iter().cloned().chain(layers).chain(words[2..].iter().cloned());
+            let error = parse(words).expect_err("hidden").to_string();
+            assert!(error.contains("is hidden with '--layer'") && error.contains(own), "{error}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What of the host a guest gets, and at which path of the guest it is.
 
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::Context;
 
@@ -119,6 +119,20 @@ fn misplaced(what: &str, after: &str) -> String {
     }
 }
 
+/// What of the guest's own a command that has layers for its root sees at a path, or above it, whatever is mounted there.
+pub(crate) fn hidden_by(guest_path: &str) -> Option<&'static str> {
+    let mut names = Vec::new();
+    for component in Path::new(guest_path).components() {
+        match component {
+            Component::Normal(name) => names.push(name),
+            Component::ParentDir => drop(names.pop()),
+            Component::Prefix(_) | Component::RootDir | Component::CurDir => {}
+        }
+    }
+    let Some(first) = names.first() else { return Some("/") };
+    ["/proc", "/sys", "/dev"].into_iter().find(|own| own[1..] == **first)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,5 +223,22 @@ mod tests {
         assert!(there("disk", &dir.path().join("there:ro")).is_ok());
         let below = said("there:ro/more");
         assert!(below.contains("Not a directory"), "{below}");
+    }
+
+    #[test]
+    fn what_layers_would_hide_is_known_however_it_is_written() {
+        for (path, own) in [
+            ("/", "/"),
+            ("/x/..", "/"),
+            ("/proc", "/proc"),
+            ("//sys/", "/sys"),
+            ("/./dev/log", "/dev"),
+            ("/srv/../proc/1", "/proc"),
+        ] {
+            assert_eq!(hidden_by(path), Some(own), "{path}");
+        }
+        for path in ["/process", "/srv/proc", "/proc/../srv", "/d"] {
+            assert_eq!(hidden_by(path), None, "{path}");
+        }
     }
 }
