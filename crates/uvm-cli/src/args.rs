@@ -189,6 +189,12 @@ pub(crate) enum ImageCommand {
         #[arg(required = true, value_name = "KEY")]
         keys: Vec<String>,
     },
+    /// Remove boot files that no VM uses and that are not the newest of their kernel. They are made anew if they are needed.
+    Prune {
+        /// Only tell.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Compare all boot files with their recorded hashes.
     Verify,
 }
