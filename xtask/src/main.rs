@@ -10,7 +10,8 @@ mod shell;
 mod soak;
 mod wine;
 
-use std::process::ExitCode;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitCode, ExitStatus};
 
 use shell::Cmd;
 
@@ -18,7 +19,8 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
   setup          install what is missing, build the agent and the command, make boot files
-  run [COMMAND]  set up, then run COMMAND (default: a greeting, uname -a, uptime) in a VM
+  run [COMMAND]  set up, then run COMMAND (default: a greeting, uname -a, uptime) in a VM;
+                 the exit code is COMMAND's
   ci             all that CI checks, by stage, with a budget for each
   windows        the tests for Windows, under wine
   packages       pack what is public, and compare its interfaces with those of an earlier commit
@@ -37,7 +39,7 @@ fn main() -> ExitCode {
     let (command, rest) = arguments.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
     let result = match command {
         "setup" => setup::all(),
-        "run" => run(rest),
+        "run" => return run(rest),
         "ci" => ci::run(),
         "windows" => ci::windows_tests(),
         "packages" => ci::packages(),
@@ -64,13 +66,26 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: &[String]) -> anyhow::Result<()> {
-    setup::all()?;
+/// The exit code is the command's, as that of `uvm run` is; and as there 125, if it was not run.
+fn run(command: &[String]) -> ExitCode {
     let command: Vec<&str> = match command {
         [] => vec!["sh", "-c", "echo \"hello from a utility VM:\"; uname -a; uptime"],
         given => given.iter().map(String::as_str).skip_while(|word| *word == "--").collect(),
     };
-    Cmd::new(setup::UVM).args(["run", "--"]).args(command).run()
+    let ran = setup::all().and_then(|()| Cmd::new(setup::UVM).args(["run", "--"]).args(command).status());
+    match ran {
+        Ok(status) => code_of(status),
+        Err(error) => {
+            eprintln!("xtask run: {error:#}");
+            ExitCode::from(125)
+        }
+    }
+}
+
+/// How a program ended, as shells tell it: its exit code, or 128 and the signal that killed it.
+fn code_of(status: ExitStatus) -> ExitCode {
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 /// By a program of its own, so that this one stays small. Its exit code tells whether all cases are as recorded.
@@ -79,7 +94,7 @@ fn replay(arguments: &[String]) -> ExitCode {
     let mut command = std::process::Command::new(cargo);
     command.args(["run", "--quiet", "--package", "uvm-testkit", "--bin", "uvm-replay", "--"]).args(arguments);
     match command.status() {
-        Ok(status) => status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from),
+        Ok(status) => code_of(status),
         Err(error) => {
             eprintln!("xtask replay: cannot run cargo: {error}");
             ExitCode::FAILURE
@@ -96,4 +111,20 @@ fn man(arguments: &[String]) -> anyhow::Result<()> {
         std::fs::write(std::path::Path::new(directory).join(file), script)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_programs_end_is_told_as_shells_do() {
+        let ended = |script: &str| {
+            let status = Cmd::new("sh").args(["-c", script]).status().expect("a shell");
+            format!("{:?}", code_of(status))
+        };
+        for (script, code) in [("exit 0", 0), ("exit 42", 42), ("exit 255", 255), ("kill -9 $$", 137)] {
+            assert_eq!(ended(script), format!("{:?}", ExitCode::from(code)), "{script}");
+        }
+    }
 }

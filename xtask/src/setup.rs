@@ -5,11 +5,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 
 use crate::shell::Cmd;
+use crate::wine;
 
 /// The command, once it is built.
 pub(crate) const UVM: &str = "target/release/uvm";
 /// The target of the agent: it runs in guests that have nothing else.
 const AGENT_TARGET: &str = "x86_64-unknown-linux-musl";
+/// What a VM takes to be built.
+const TO_RUN: [&str; 1] = [AGENT_TARGET];
+/// What checks take: the target for Windows keeps what is for every system compiling there.
+const TO_CHECK: [&str; 2] = [AGENT_TARGET, wine::TARGET];
 
 /// A program that is needed, or the header of a library, and the Debian package that has it.
 const PROGRAMS: [(&str, &str); 3] =
@@ -32,13 +37,13 @@ const OFF_PATH: [&str; 4] = ["/usr/lib/wine", "/usr/sbin", "/sbin", "/usr/includ
 /// What has to be there before anything is built.
 pub(crate) fn prerequisites() -> anyhow::Result<()> {
     packages(&PROGRAMS)?;
-    rust_targets()
+    rust_targets(&TO_RUN)
 }
 
 /// What all that CI runs needs: package lists are fetched once.
 pub(crate) fn for_ci() -> anyhow::Result<()> {
     packages(&[&PROGRAMS[..], &FOR_TESTS, &FOR_WINDOWS].concat())?;
-    rust_targets()
+    rust_targets(&TO_CHECK)
 }
 
 /// What the campaign of shares needs besides.
@@ -49,7 +54,7 @@ pub(crate) fn for_shares() -> anyhow::Result<()> {
 /// What the tests for Windows need.
 pub(crate) fn for_windows() -> anyhow::Result<()> {
     packages(&FOR_WINDOWS)?;
-    rust_targets()
+    rust_targets(&TO_CHECK)
 }
 
 /// Everything up to boot files.
@@ -102,11 +107,8 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
     places.map(|directory| directory.join(program)).find(|file| file.is_file())
 }
 
-/// The guest's target, and the one that keeps what is for every system compiling for Windows.
-const TARGETS: [&str; 2] = [AGENT_TARGET, "x86_64-pc-windows-gnu"];
-
-fn rust_targets() -> anyhow::Result<()> {
-    for target in TARGETS {
+fn rust_targets(targets: &[&str]) -> anyhow::Result<()> {
+    for target in targets {
         let library = Cmd::new("rustc").args(["--print", "target-libdir", "--target", target]).output();
         // The directory is told whether or not it is there.
         if library.is_ok_and(|directory| Path::new(directory.trim()).is_dir()) {
@@ -124,8 +126,9 @@ fn rust_targets() -> anyhow::Result<()> {
 /// it moves on with the toolchain.
 const SEMVER_CHECKS: (&str, &str) = ("cargo-semver-checks", "0.51.0");
 
-/// Builds that program, which takes some minutes, unless it is there.
+/// Builds that program, which takes some minutes, unless it is there; with the targets that it compares interfaces on.
 pub(crate) fn semver_checks() -> anyhow::Result<()> {
+    rust_targets(&TO_CHECK)?;
     let (program, version) = SEMVER_CHECKS;
     let there = Cmd::cargo().args(["semver-checks", "--version"]).output_or_none();
     if there.is_some_and(|there| there.trim() == format!("{program} {version}")) {
@@ -170,4 +173,18 @@ pub(crate) fn build_command() -> anyhow::Result<()> {
 pub(crate) fn boot_files() -> anyhow::Result<()> {
     say("making boot files (the distribution's kernel is downloaded once)");
     Cmd::new(UVM).args(["image", "build"]).run()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// rustup adds what that file names before any of this runs.
+    #[test]
+    fn only_checks_take_the_target_for_windows() {
+        let toolchain = include_str!("../../rust-toolchain.toml");
+        for target in TO_CHECK {
+            assert_eq!(toolchain.contains(target), TO_RUN.contains(&target), "{target}");
+        }
+    }
 }

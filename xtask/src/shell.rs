@@ -69,6 +69,13 @@ impl Cmd {
         self.run_by(|command| run_bounded(command, limit, Duration::ZERO))
     }
 
+    /// Runs it with this program's streams; how it ends is for the caller to judge.
+    pub(crate) fn status(mut self) -> anyhow::Result<ExitStatus> {
+        let shown = self.shown();
+        eprintln!("+ {shown}");
+        self.command.status().with_context(|| format!("{shown}: it cannot be run"))
+    }
+
     fn run_by(self, run: impl FnOnce(Command) -> anyhow::Result<ExitStatus>) -> anyhow::Result<()> {
         let shown = self.shown();
         eprintln!("+ {shown}");

@@ -80,10 +80,9 @@ impl Command {
         if let Err(e) =
             std::fs::metadata(directory).and_then(|meta| if meta.is_dir() { Ok(()) } else { Err(Errno::NOTDIR.into()) })
         {
-            return Err(with_errno(
-                Failure::plain(format_args!("working directory {:?}: {e}", directory.to_string_lossy())),
-                &e,
-            ));
+            // The request is wrong: it is not the program that is missing, which the errno alone would say.
+            let said = format_args!("working directory {:?}: {e}", directory.to_string_lossy());
+            return Err(with_errno(Failure::wrapping(Hresult::INVALID_ARGUMENT, said), &e));
         }
         let program = find(name, &parameters.environment, directory)
             .map_err(|e| with_errno(Failure::plain(format_args!("program {name:?}: {e}")), &e))?;
@@ -331,11 +330,12 @@ mod tests {
         let (_, errno, message) = failure(&parameters(&["/etc/passwd"]));
         assert_eq!(errno, Some(13), "{message}");
         let elsewhere = ProcessParameters { working_directory: "/nonexistent".into(), ..parameters(&["/bin/sh"]) };
-        let (_, errno, message) = failure(&elsewhere);
-        assert_eq!(errno, Some(2));
+        let (result, errno, message) = failure(&elsewhere);
+        assert_eq!((result, errno), (Hresult::INVALID_ARGUMENT, Some(2)));
         assert!(message.contains("working directory \"/nonexistent\""), "{message}");
         let file = ProcessParameters { working_directory: "/etc/passwd".into(), ..parameters(&["/bin/sh"]) };
-        assert_eq!(failure(&file).1, Some(20));
+        let (result, errno, _) = failure(&file);
+        assert_eq!((result, errno), (Hresult::INVALID_ARGUMENT, Some(20)));
     }
 
     #[test]

@@ -92,7 +92,7 @@ pub(crate) struct RunArgs {
     /// Set a variable for the command, or pass one on: NAME=VALUE, NAME. May be repeated.
     #[arg(short, long = "env", value_name = "VAR", value_parser = variable)]
     pub(crate) env: Vec<String>,
-    /// Where the command starts, in the guest.
+    /// Where the command starts, in the guest; where there is no such directory, the exit code is 125.
     #[arg(short = 'w', long, value_name = "DIR", default_value = "/")]
     pub(crate) cwd: String,
     /// What runs the guest's instructions.
@@ -105,8 +105,8 @@ pub(crate) struct RunArgs {
     /// this Unix socket of the host. May be repeated.
     #[arg(long = "vsock", value_name = "PORT:SOCKET", value_parser = virtual_socket)]
     pub(crate) virtual_sockets: Vec<VirtualSocket>,
-    /// Share a directory or a file of the host; the guest sees the directory at GUEST [default: the same path], or a
-    /// directory GUEST with nothing but the file in it. `:ro` keeps the guest from writing. May be repeated.
+    /// Share a directory or a file of the host; the guest sees it at GUEST [default: the same path]. `:ro` keeps the guest
+    /// from writing. May be repeated.
     #[arg(long = "share", value_name = "PATH[:GUEST][:ro]", value_parser = paths::share)]
     pub(crate) shares: Vec<SharedPath>,
     /// How directories are shared; single files always go by 9P.
@@ -189,6 +189,12 @@ pub(crate) enum ImageCommand {
         #[arg(required = true, value_name = "KEY")]
         keys: Vec<String>,
     },
+    /// Remove boot files that no VM uses and that are not the newest of their kernel. They are made anew if they are needed.
+    Prune {
+        /// Only tell.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Compare all boot files with their recorded hashes.
     Verify,
 }
@@ -256,8 +262,17 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, cl
     let shares = args.shares.iter().map(|share| &share.guest_path);
     let disks = args.disks.iter().filter_map(|disk| disk.guest_path.as_ref());
     let sockets = args.sockets.iter().map(|socket| &socket.guest_path);
+    let in_guest: Vec<_> = shares.chain(disks).chain(sockets).collect();
+    if !args.layers.is_empty()
+        && let Some((path, own)) = in_guest.iter().find_map(|path| Some((path, paths::hidden_by(path)?)))
+    {
+        return conflict(format!(
+            "{path} in the guest is hidden with '--layer': {own} is the layers' or the guest's own there; a share, disk or \
+             socket may be anywhere but at / and in /proc, /sys and /dev"
+        ));
+    }
     // As paths, "/in" and "/in/" are the same.
-    if let Some(path) = twice(shares.chain(disks).chain(sockets).map(Path::new)) {
+    if let Some(path) = twice(in_guest.into_iter().map(Path::new)) {
         let path = path.display();
         return conflict(format!(
             "{path} in the guest is given twice: one share, disk or socket for each path is allowed"
@@ -449,6 +464,20 @@ mod tests {
         let unmounted =
             ["uvm", "run", "--disk", "a", "--disk", "b", "--share", ".:/a", "--share", ".:/b"].map(Into::into);
         assert!(parse(unmounted).is_ok());
+    }
+
+    #[test]
+    fn what_layers_would_hide_is_refused() {
+        for (option, value, own) in
+            [("--share", ".:/proc", "/proc"), ("--disk", "a:/:ro", "/"), ("--socket", "a:/dev/log", "/dev")]
+        {
+            let words = ["uvm", "run", option, value, "ls"].map(Into::into);
+            assert!(parse(words.clone()).is_ok(), "{value} without layers");
+            let layers = ["--layer", "a.img"].map(Into::into);
+            let words = words[..2].iter().cloned().chain(layers).chain(words[2..].iter().cloned());
+            let error = parse(words).expect_err("hidden").to_string();
+            assert!(error.contains("is hidden with '--layer'") && error.contains(own), "{error}");
+        }
     }
 
     #[test]

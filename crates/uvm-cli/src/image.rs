@@ -5,7 +5,8 @@ use std::time::SystemTime;
 use anyhow::Context;
 use serde::Serialize;
 use uvm::image::{
-    BootFiles, BootFilesOptions, DataDir, Freshness, ImageErrorKind, ImageStore, Kernel, TrimmedKernelOptions,
+    BootFiles, BootFilesEntry, BootFilesOptions, DataDir, Freshness, ImageErrorKind, ImageStore, Kernel,
+    TrimmedKernelOptions,
 };
 
 use crate::args::{ImageCommand, ReportArgs};
@@ -19,6 +20,7 @@ pub(crate) fn run(command: &ImageCommand) -> anyhow::Result<()> {
         ImageCommand::Kernel { jobs, newest } => build_kernel(*jobs, *newest),
         ImageCommand::Ls(args) => list(args),
         ImageCommand::Rm { keys } => keys.iter().try_for_each(|key| remove(key)),
+        ImageCommand::Prune { dry_run } => prune(*dry_run),
         ImageCommand::Verify => verify(),
     }
 }
@@ -131,6 +133,28 @@ fn remove(key: &str) -> anyhow::Result<()> {
         result => result?,
     };
     report::line(format_args!("removed {} ({} MiB)", removed.name, removed.bytes >> 20))
+}
+
+fn prune(dry_run: bool) -> anyhow::Result<()> {
+    let data_dir = DataDir::from_env()?;
+    let mut bytes = 0;
+    for BootFilesEntry { key, bytes: of_these, .. } in BootFiles::superseded(&data_dir)? {
+        if !dry_run {
+            match BootFiles::remove(&data_dir, &key) {
+                Ok(_) => {}
+                // A VM has begun to use them, or another has removed them, since they were listed.
+                Err(e) if matches!(e.kind(), ImageErrorKind::Busy | ImageErrorKind::NotFound) => continue,
+                Err(e) => return Err(e.into()),
+            }
+        }
+        bytes += of_these;
+        let verb = if dry_run { "would remove" } else { "removed" };
+        report::line(format_args!("{verb} {key} ({} MiB)", of_these >> 20))?;
+    }
+    if bytes == 0 {
+        report::line("no boot files are superseded and unused")?;
+    }
+    Ok(())
 }
 
 fn verify() -> anyhow::Result<()> {

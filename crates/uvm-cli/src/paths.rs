@@ -1,6 +1,7 @@
 //! What of the host a guest gets, and at which path of the guest it is.
 
-use std::path::{Path, PathBuf};
+use std::io::ErrorKind;
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::Context;
 
@@ -38,17 +39,17 @@ pub(crate) fn share(text: &str) -> Result<SharedPath, String> {
 
 /// The same, where the guest may not mount it at all.
 pub(crate) fn disk(text: &str) -> Result<Disk, String> {
-    let (rest, read_only) = match text.strip_suffix(":ro") {
-        Some(rest) => (rest, true),
-        None => (text, false),
+    let (rest, option) = match text.strip_suffix(":ro") {
+        Some(rest) => (rest, ":ro"),
+        None => (text, ""),
     };
-    let (path, guest_path) = paths(rest, "only :ro may")?;
-    Ok(Disk { path, guest_path, read_only })
+    let (path, guest_path) = paths(rest, option, "only :ro may, once")?;
+    Ok(Disk { path, guest_path, read_only: !option.is_empty() })
 }
 
 /// `SOCKET[:GUEST]`.
 pub(crate) fn socket(text: &str) -> Result<OfferedSocket, String> {
-    let (path, guest_path) = paths(text, "nothing may")?;
+    let (path, guest_path) = paths(text, "", "nothing may")?;
     let guest_path = guest_path.map_or_else(|| same_path(&path), Ok)?;
     Ok(OfferedSocket { path, guest_path })
 }
@@ -59,8 +60,8 @@ fn same_path(path: &Path) -> Result<String, String> {
 }
 
 /// A path of the host, and one of the guest, which begins with a slash and has no colon: what another program takes after
-/// one, as `:rw`, is not to become part of the path in silence.
-fn paths(text: &str, allowed: &str) -> Result<(PathBuf, Option<String>), String> {
+/// one, as `:rw`, is not to become part of the path in silence. `option` was taken off the end; `allowed` is what may be there.
+fn paths(text: &str, option: &str, allowed: &str) -> Result<(PathBuf, Option<String>), String> {
     let (path, guest_path) = match text.rsplit_once(":/") {
         Some((path, guest_path)) => (path, Some(format!("/{guest_path}"))),
         None => (text, None),
@@ -69,7 +70,7 @@ fn paths(text: &str, allowed: &str) -> Result<(PathBuf, Option<String>), String>
         return Err("a path of the host is needed before the colon".into());
     }
     if let Some((guest_path, more)) = guest_path.as_ref().and_then(|path| path.split_once(':')) {
-        return Err(format!("\":{more}\" follows {guest_path}, the path in the guest: {allowed}"));
+        return Err(format!("\":{more}{option}\" follows {guest_path}, the path in the guest: {allowed}"));
     }
     Ok((path.into(), guest_path))
 }
@@ -89,12 +90,47 @@ pub(crate) fn all_there(named: &[(&str, PathBuf)]) -> anyhow::Result<()> {
 }
 
 fn there(what: &str, path: &Path) -> anyhow::Result<()> {
-    let found = path.metadata().with_context(|| {
-        let has_colon = path.as_os_str().as_encoded_bytes().contains(&b':');
-        let hint = if has_colon { ": a path in the guest, after a colon, begins with a slash" } else { "" };
-        format!("{what} {}{hint}", path.display())
+    let found = path.metadata();
+    let is_missing = found.as_ref().is_err_and(|e| matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory));
+    let found = found.with_context(|| match after_colon(path) {
+        Some(after) if is_missing => {
+            format!("{what} {}: unless that is its name, {}", path.display(), misplaced(what, &after))
+        }
+        _ => format!("{what} {}", path.display()),
     });
     found.map(drop)
+}
+
+/// What may have been meant for something else than the end of a path of the host.
+fn after_colon(path: &Path) -> Option<String> {
+    let text = path.to_string_lossy();
+    text.rsplit_once(':').map(|(_, after)| after.to_owned())
+}
+
+fn misplaced(what: &str, after: &str) -> String {
+    match (what, after) {
+        ("socket", _) => {
+            format!("\":{after}\" is no path in the guest, which begins with a slash: SOCKET[:GUEST] is allowed")
+        }
+        (_, "ro") => "\":ro\" comes last, and once: PATH[:GUEST][:ro] is allowed".to_owned(),
+        _ => format!(
+            "\":{after}\" is neither a path in the guest, which begins with a slash, nor \":ro\": PATH[:GUEST][:ro] is allowed"
+        ),
+    }
+}
+
+/// What of the guest's own a command that has layers for its root sees at a path, or above it, whatever is mounted there.
+pub(crate) fn hidden_by(guest_path: &str) -> Option<&'static str> {
+    let mut names = Vec::new();
+    for component in Path::new(guest_path).components() {
+        match component {
+            Component::Normal(name) => names.push(name),
+            Component::ParentDir => drop(names.pop()),
+            Component::Prefix(_) | Component::RootDir | Component::CurDir => {}
+        }
+    }
+    let Some(first) = names.first() else { return Some("/") };
+    ["/proc", "/sys", "/dev"].into_iter().find(|own| own[1..] == **first)
 }
 
 #[cfg(test)]
@@ -148,6 +184,8 @@ mod tests {
         for (option, value, named) in [
             ("--share", ".:/work:rw", "\":rw\" follows /work"),
             ("--share", ".:/work:ro:z", "\":ro:z\" follows /work"),
+            ("--share", ".:/work:ro:ro", "\":ro:ro\" follows /work, the path in the guest: only :ro may, once"),
+            ("--share", ".:/work:rw:ro", "\":rw:ro\" follows /work"),
             ("--share", ".:/work:", "\":\" follows /work"),
             ("--disk", "a.img:/data:rw", "only :ro may"),
             ("--socket", "a.sock:/run/a.sock:ro", "\":ro\" follows /run/a.sock, the path in the guest: nothing may"),
@@ -164,9 +202,43 @@ mod tests {
         let said = |name: &str| format!("{:#}", there("disk", &dir.path().join(name)).expect_err(name));
         let plain = said("missing.img");
         assert!(plain.starts_with("disk /") && plain.contains("missing.img: No such file"), "{plain}");
-        let relative = said("missing.img:data");
-        assert!(
-            relative.contains("missing.img:data: a path in the guest, after a colon, begins with a slash: No such")
-        );
+        for (name, hint) in [
+            (":data", "\":data\" is neither a path in the guest, which begins with a slash, nor \":ro\""),
+            (":rw", "\":rw\" is neither"),
+            (":", "\":\" is neither"),
+            // As in `missing.img:ro:/data`, and `missing.img:ro:ro`.
+            (":ro", "\":ro\" comes last, and once: PATH[:GUEST][:ro] is allowed"),
+        ] {
+            let relative = said(&format!("missing.img{name}"));
+            let expected = format!("missing.img{name}: unless that is its name, {hint}");
+            assert!(
+                relative.contains(&expected) && relative.ends_with("No such file or directory (os error 2)"),
+                "{relative}"
+            );
+        }
+        let socket = format!("{:#}", there("socket", &dir.path().join("a.sock:ro")).expect_err("none"));
+        assert!(socket.contains("\":ro\" is no path in the guest") && socket.contains("SOCKET[:GUEST]"), "{socket}");
+        // What is there by that name is meant.
+        std::fs::write(dir.path().join("there:ro"), "").expect("written");
+        assert!(there("disk", &dir.path().join("there:ro")).is_ok());
+        let below = said("there:ro/more");
+        assert!(below.contains("Not a directory"), "{below}");
+    }
+
+    #[test]
+    fn what_layers_would_hide_is_known_however_it_is_written() {
+        for (path, own) in [
+            ("/", "/"),
+            ("/x/..", "/"),
+            ("/proc", "/proc"),
+            ("//sys/", "/sys"),
+            ("/./dev/log", "/dev"),
+            ("/srv/../proc/1", "/proc"),
+        ] {
+            assert_eq!(hidden_by(path), Some(own), "{path}");
+        }
+        for path in ["/process", "/srv/proc", "/proc/../srv", "/d"] {
+            assert_eq!(hidden_by(path), None, "{path}");
+        }
     }
 }

@@ -140,9 +140,41 @@ fn look(path: &Path, kind: ScsiKind, format: Option<ImageFormat>, read_only: boo
     let format = if is_block_device {
         DiskFormat::of_device(format.unwrap_or(ImageFormat::Raw), &file)?
     } else {
-        DiskFormat::of(format.unwrap_or_else(|| format_by_name(path)), &file, meta.len())?
+        let said = format.unwrap_or_else(|| format_by_name(path));
+        // Who said raw means it.
+        if format.is_none() && said == ImageFormat::Raw {
+            hint_at_format(path, &file, meta.len());
+        }
+        DiskFormat::of(said, &file, meta.len())?
     };
     Ok(DiskImage { file, format, is_block_device, key: FileKey::of(&meta) })
+}
+
+/// Says that an image seems to be of another format than raw, which nobody asked for. It stays raw: what it looks like may be
+/// a guest's doing.
+fn hint_at_format(path: &Path, file: &File, bytes: u64) {
+    if let Some((looks, extension)) = looks_like(file, bytes) {
+        tracing::warn!(
+            disk = %path.display(),
+            "the content looks like a {looks}, and is attached raw, byte by byte, as the name says no format; if it was \
+             made as a {looks}, attach it by a name, or a link, that ends in .{extension}"
+        );
+    }
+}
+
+/// What the first bytes of an image, or a VHD's last, are the mark of: the format, and its extension.
+fn looks_like(file: &File, bytes: u64) -> Option<(&'static str, &'static str)> {
+    let begins = |mark: &[u8]| {
+        let mut first = vec![0; mark.len()];
+        file.read_exact_at(&mut first, 0).is_ok() && first == mark
+    };
+    if begins(b"QFI\xfb") {
+        return Some(("qcow2", "qcow2"));
+    }
+    if begins(b"vhdxfile") {
+        return Some(("VHDX", "vhdx"));
+    }
+    matches!(Footer::at_end(file, bytes), Ok(Some(_))).then_some(("VHD", "vhd"))
 }
 
 /// Offsets and bits of the published format, version 3; numbers are big endian.
@@ -245,6 +277,21 @@ mod tests {
             let path = dir.path().join(name);
             fs::write(&path, content).expect("written");
             assert_eq!(open(&path, ScsiKind::VirtualDisk, None, true).expect("a disk").format, format);
+        }
+    }
+
+    #[test]
+    fn what_an_image_looks_like_is_known_for_a_hint() {
+        let looks = |content: &[u8]| {
+            let mut file = tempfile::tempfile().expect("a file");
+            io::Write::write_all(&mut file, content).expect("written");
+            looks_like(&file, content.len() as u64).map(|(format, _)| format)
+        };
+        assert_eq!(looks(&qcow2(|_| {})), Some("qcow2"));
+        assert_eq!(looks(b"vhdxfile and more"), Some("VHDX"));
+        assert_eq!((looks(&vhd(2)), looks(&vhd(3))), (Some("VHD"), Some("VHD")));
+        for raw in [&[0; 600][..], b"QFI", b"", b"conectix"] {
+            assert_eq!(looks(raw), None, "{raw:?}");
         }
     }
 

@@ -13,7 +13,7 @@ use uvm_platform::PlatformError;
 use uvm_platform::requests::{ScsiAttachment, ScsiSize, ScsiSlot};
 
 use crate::command::SCSI_BUS;
-use crate::disk_image::{self, DiskFormat, DiskImage};
+use crate::disk_image::{self, DiskFormat, DiskImage, FileKey};
 use crate::file_users;
 use crate::qmp::CallError;
 use crate::vm::Vm;
@@ -33,6 +33,8 @@ struct Entry {
     names: Names,
     /// For people to read.
     path: PathBuf,
+    /// Which file it is, by whatever name.
+    file: FileKey,
     /// Why it keeps its size.
     keeps_size: Option<&'static str>,
 }
@@ -43,14 +45,14 @@ impl Disks {
     }
 
     /// Takes the place.
-    fn enter(&self, slot: ScsiSlot, path: &Path, keeps_size: Option<&'static str>) -> Option<Names> {
+    fn enter(&self, slot: ScsiSlot, path: &Path, file: FileKey, keeps_size: Option<&'static str>) -> Option<Names> {
         let mut table = self.lock();
         if table.disks.contains_key(&slot) {
             return None;
         }
         table.count += 1;
         let names = Names { number: table.count };
-        table.disks.insert(slot, Entry { names, path: path.to_owned(), keeps_size });
+        table.disks.insert(slot, Entry { names, path: path.to_owned(), file, keeps_size });
         Some(names)
     }
 
@@ -71,6 +73,16 @@ impl Disks {
         let table = self.lock();
         let entry = table.disks.get(&slot).ok_or("there is no disk")?;
         entry.keeps_size.map_or_else(|| Ok((entry.names, entry.path.clone())), Err)
+    }
+
+    /// The other places that have the same file, for people to read.
+    fn same_file(&self, slot: ScsiSlot, file: FileKey) -> Vec<String> {
+        let table = self.lock();
+        let others = table.disks.iter().filter(|(other, entry)| **other != slot && entry.file == file);
+        let named = others.map(|(ScsiSlot { controller, lun }, Entry { path, .. })| {
+            format!("this VM's disk {} at controller {controller}, LUN {lun}", path.display())
+        });
+        named.collect()
     }
 
     /// The file that a node of QEMU's stands for.
@@ -117,7 +129,7 @@ impl Vm {
         let (path, kind, format, read_only) = (disk.path.clone(), disk.kind, disk.settings.format, disk.read_only);
         let intent = format!("open disk {}", path.display());
         let image = self.blocking_step(intent, move || disk_image::open(&path, kind, format, read_only)).await?;
-        let Some(names) = self.disks.enter(disk.slot, &disk.path, keeps_size(disk, &image)) else {
+        let Some(names) = self.disks.enter(disk.slot, &disk.path, image.key, keeps_size(disk, &image)) else {
             let ScsiSlot { controller, lun } = disk.slot;
             let why = format!("controller {controller}, LUN {lun} has a disk");
             return Err(PlatformError::host(format!("attach {}", disk.path.display()), why));
@@ -170,9 +182,11 @@ impl Vm {
     }
 
     async fn in_use(&self, disk: &ScsiAttachment, image: &DiskImage) -> PlatformError {
-        let (key, this) = (image.key, std::process::id());
-        let users = self.blocking_step("find who uses a disk".into(), move || Ok(file_users::of(key, this))).await;
-        let users = users.unwrap_or_default();
+        // This VM's QEMU has it from this very attempt: what else the VM does with it is known here.
+        let (key, these) = (image.key, [std::process::id(), self.child.id()]);
+        let find = move || Ok(file_users::besides(key, &these));
+        let mut users = self.disks.same_file(disk.slot, key);
+        users.extend(self.blocking_step("find who uses a disk".into(), find).await.unwrap_or_default());
         let how = if disk.read_only { "reading, while it is being written" } else { "writing, while it is in use" };
         let by = if users.is_empty() { "another process".to_owned() } else { users.join(", ") };
         let intent = format!("attaching {} for {how}", disk.path.display());
@@ -316,11 +330,12 @@ mod tests {
     fn a_place_has_one_disk_and_each_disk_its_own_names() {
         let disks = Disks::default();
         let slot = ScsiSlot { controller: 0, lun: 1 };
-        let first = disks.enter(slot, Path::new("image"), None).expect("free");
-        assert!(disks.enter(slot, Path::new("image"), None).is_none());
+        let file = FileKey::BlockDevice(1);
+        let first = disks.enter(slot, Path::new("image"), file, None).expect("free");
+        assert!(disks.enter(slot, Path::new("image"), file, None).is_none());
         disks.leave(slot, first);
         assert!(disks.find(slot).is_none());
-        let second = disks.enter(slot, Path::new("image"), Some("kept")).expect("free again");
+        let second = disks.enter(slot, Path::new("image"), file, Some("kept")).expect("free again");
         assert_eq!(disks.resizable(slot).map(|_| ()), Err("kept"));
         assert_ne!(first.node(), second.node());
         // What comes late of the first changes nothing.
@@ -328,5 +343,17 @@ mod tests {
         assert_eq!(disks.find(slot).map(Names::device), Some(second.device()));
         assert_eq!(disks.image_of(&second.file()).as_deref(), Some(Path::new("image")));
         assert_eq!(disks.image_of(&first.node()), None);
+    }
+
+    #[test]
+    fn a_file_at_another_place_is_found_by_whatever_name() {
+        let disks = Disks::default();
+        let slot = |lun| ScsiSlot { controller: 0, lun };
+        let file = FileKey::BlockDevice(1);
+        for (lun, name, file) in [(0, "image", file), (1, "link", file), (2, "image", FileKey::BlockDevice(2))] {
+            disks.enter(slot(lun), Path::new(name), file, None).expect("free");
+        }
+        assert_eq!(disks.same_file(slot(1), file), ["this VM's disk image at controller 0, LUN 0"]);
+        assert_eq!(disks.same_file(slot(2), FileKey::BlockDevice(2)), [] as [&str; 0], "it is no other");
     }
 }

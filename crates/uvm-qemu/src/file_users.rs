@@ -11,9 +11,14 @@ const NAMED: usize = 5;
 /// The processes that have the file open, but for `this` one, for people to read: QEMUs by the names of their VMs. Those of
 /// other users cannot be seen without privileges.
 pub(crate) fn of(file: FileKey, this: u32) -> Vec<String> {
+    besides(file, &[this])
+}
+
+/// The same, but for several: a QEMU that was given the file has it open, too, without using it.
+pub(crate) fn besides(file: FileKey, these: &[u32]) -> Vec<String> {
     let processes = fs::read_dir("/proc").into_iter().flatten();
     let numbers = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
-    numbers.filter(|process| *process != this && has_open(*process, file)).take(NAMED).map(name).collect()
+    numbers.filter(|process| !these.contains(process) && has_open(*process, file)).take(NAMED).map(name).collect()
 }
 
 fn has_open(process: u32, file: FileKey) -> bool {
@@ -47,6 +52,7 @@ mod tests {
         let stdin = Stdio::from(file.reopen().expect("open"));
         let mut child = Command::new("sleep").arg("1000").stdin(stdin).spawn().expect("started");
         let users = of(key, std::process::id());
+        assert_eq!(besides(key, &[std::process::id(), child.id()]), [] as [&str; 0]);
         child.kill().expect("killed");
         child.wait().expect("waited");
         assert_eq!(users, [format!("sleep (pid {})", child.id())]);

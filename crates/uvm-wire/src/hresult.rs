@@ -18,7 +18,7 @@ impl Hresult {
     pub const FAIL: Self = Self::from_bits(0x8000_4005);
     /// No such process, a signal to a dead one, or an unknown network namespace.
     pub const NOT_FOUND: Self = Self::from_bits(0x8007_0490);
-    /// An argument out of range. Newer agents only.
+    /// An argument out of range. Newer agents only; and an agent of ours of a process whose working directory is not there.
     pub const INVALID_ARGUMENT: Self = Self::from_bits(0x8007_0057);
     /// The container is still being created, or not stopped yet. Newer agents (2022-04) only.
     pub const INVALID_STATE: Self = Self::from_bits(0x8037_0105);

@@ -491,6 +491,10 @@ fn bridge_kind(error: &BridgeError) -> ErrorKind {
 }
 
 fn failure_kind(failure: &Failure) -> ErrorKind {
+    // A working directory that is not there, for one: the errno would say that it is the program.
+    if failure.result == Hresult::INVALID_ARGUMENT {
+        return ErrorKind::InvalidInput;
+    }
     // Errno values of Linux, whose guest this is; the host may be another system.
     match failure.errno {
         Some(2 | 20) => return ErrorKind::NotFound,

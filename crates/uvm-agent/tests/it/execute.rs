@@ -108,12 +108,13 @@ async fn a_terminal_that_the_host_reads_no_more_keeps_nobody_from_ending(over: O
 
 async fn what_cannot_start_fails_with_its_errno(over: Over) {
     let mut host = Host::negotiated(over).await;
-    for (request, errno) in [
+    for (request, result, errno) in [
         (
             message(
                 "01 05 10 10 | e3 00 00 00 | 01 00 00 00 00 00 00 00",
                 r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","Settings":{"ProcessParameters":"{\"CommandArgs\":[\"/no/such/program\"]}","VsockStdioRelaySettings":{}}}"#,
             ),
+            0x8000_4005,
             2,
         ),
         (
@@ -121,6 +122,7 @@ async fn what_cannot_start_fails_with_its_errno(over: Over) {
                 "01 05 10 10 | e2 00 00 00 | 01 00 00 00 00 00 00 00",
                 r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","Settings":{"ProcessParameters":"{\"CommandArgs\":[\"no-such-program\"]}","VsockStdioRelaySettings":{}}}"#,
             ),
+            0x8000_4005,
             2,
         ),
         (
@@ -128,6 +130,7 @@ async fn what_cannot_start_fails_with_its_errno(over: Over) {
                 "01 05 10 10 | de 00 00 00 | 01 00 00 00 00 00 00 00",
                 r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","Settings":{"ProcessParameters":"{\"CommandArgs\":[\"/etc/passwd\"]}","VsockStdioRelaySettings":{}}}"#,
             ),
+            0x8000_4005,
             13,
         ),
         (
@@ -135,11 +138,13 @@ async fn what_cannot_start_fails_with_its_errno(over: Over) {
                 "01 05 10 10 | fe 00 00 00 | 01 00 00 00 00 00 00 00",
                 r#"{"ContainerId":"00000000-0000-0000-0000-000000000000","ActivityId":"00000000-0000-0000-0000-000000000000","Settings":{"ProcessParameters":"{\"CommandArgs\":[\"/bin/true\"],\"WorkingDirectory\":\"/no/such\"}","VsockStdioRelaySettings":{}}}"#,
             ),
+            // The directory is an argument, and not the program.
+            0x8007_0057,
             2,
         ),
     ] {
         host.send(&request).await;
-        let failure = host.expect_failure(0x2010_0501, 1, 0x8000_4005).await;
+        let failure = host.expect_failure(0x2010_0501, 1, result).await;
         assert_eq!(failure.json()["Errno"], errno, "{}", failure.body);
     }
 }

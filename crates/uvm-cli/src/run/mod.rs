@@ -177,7 +177,7 @@ async fn in_vm(vm: &UtilityVm, args: &RunArgs, passing: &Passing) -> End {
     };
     let _shares = match shares::mount(vm, args).await {
         Ok(shares) => shares,
-        Err(e) => return End::failed(&e),
+        Err(e) => return End::failed(e.as_ref()),
     };
     let _pipes = match pipes::offer(vm, args).await {
         Ok(pipes) => pipes,

@@ -1,5 +1,6 @@
 //! The boot files that are there: listing and removing them.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -43,6 +44,17 @@ pub(super) fn list(data_dir: &DataDir) -> Result<Vec<BootFilesEntry>, ImageError
     }
     list.sort_by(|a, b| b.made.cmp(&a.made).then_with(|| a.key.cmp(&b.key)));
     Ok(list)
+}
+
+pub(super) fn superseded(data_dir: &DataDir) -> Result<Vec<BootFilesEntry>, ImageError> {
+    let mut kernels = BTreeSet::new();
+    let mut old = list(data_dir)?;
+    // The newest come first.
+    old.retain(|entry| {
+        let kernel = entry.manifest.as_ref().map(|manifest| manifest.kernel.name.clone());
+        kernel.is_ok_and(|kernel| !kernels.insert(kernel)) && !entry.in_use
+    });
+    Ok(old)
 }
 
 pub(super) fn remove(data_dir: &DataDir, key: &str) -> Result<Removed, ImageError> {

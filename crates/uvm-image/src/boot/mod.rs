@@ -124,6 +124,16 @@ impl BootFiles {
         entries::list(data_dir)
     }
 
+    /// The boot files in `data_dir` that no running VM uses and that are not the newest of their kernel, the newest first:
+    /// another agent, or another tool, has taken their place. If they are needed still, they are made anew. Damaged ones
+    /// are not among them.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn superseded(data_dir: &DataDir) -> Result<Vec<BootFilesEntry>, ImageError> {
+        entries::superseded(data_dir)
+    }
+
     /// Removes boot files by key, or by the beginning of one if it fits only one.
     ///
     /// # Errors

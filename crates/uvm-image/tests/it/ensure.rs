@@ -124,6 +124,39 @@ fn what_is_in_use_cannot_be_removed() {
 }
 
 #[test]
+fn what_is_superseded_is_neither_in_use_nor_the_newest_nor_damaged() {
+    let machine = Machine::new();
+    let data = machine.data_dir();
+    let made = |number: u64| {
+        fs::write(machine.path("motd"), number.to_string()).unwrap();
+        let extra = ExtraFile::new("/etc/motd", machine.path("motd")).unwrap();
+        let files = BootFiles::ensure(&machine.options().with_extra_file(extra)).unwrap();
+        let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000 + number);
+        fs::File::open(files.dir()).unwrap().set_modified(at).unwrap();
+        files
+    };
+    let [used, damaged, old, older] = [3, 2, 1, 0].map(made);
+    let newest = made(4);
+    let initrd = damaged.initrd_path();
+    fs::remove_file(&initrd).unwrap();
+    fs::File::open(damaged.dir()).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+    let kept = [&newest, &used, &damaged].map(|files| files.dir().to_owned());
+    let expected = [&old, &older].map(|files| files.dir().to_owned());
+    drop((newest, damaged, old, older));
+    // A child of another test has the locks, too, between its fork and its exec.
+    let began = std::time::Instant::now();
+    let found = || -> Vec<_> { BootFiles::superseded(&data).unwrap().into_iter().map(|entry| entry.dir).collect() };
+    while found() != expected {
+        assert!(began.elapsed() < std::time::Duration::from_secs(30), "{:?}, not {expected:?}", found());
+        std::thread::yield_now();
+    }
+    for entry in BootFiles::superseded(&data).unwrap() {
+        BootFiles::remove(&data, &entry.key).unwrap();
+    }
+    assert!(found().is_empty() && kept.iter().all(|dir| dir.is_dir()));
+}
+
+#[test]
 fn a_copied_directory_can_be_opened_and_another_one_not() {
     let machine = Machine::new();
     let files = machine.ensure();

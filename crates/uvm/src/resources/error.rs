@@ -93,10 +93,10 @@ pub enum ResourceError {
     #[error("nobody holds the connection to the guest, which has to be told")]
     NoGuestConnection,
     /// The host refused or failed.
-    #[error("the host")]
+    #[error("it failed on the host")]
     Host(#[source] PlatformError),
     /// The guest refused or failed. What the host had done was undone.
-    #[error("the guest")]
+    #[error("it failed in the guest")]
     Guest(#[source] Arc<BridgeError>),
     /// It could not be undone or unplugged before: it is of no use, and can only be released.
     #[error("left half attached by what went wrong before; it can only be released")]

@@ -241,6 +241,12 @@ async fn a_program_that_is_not_there_is_told_apart() -> TestResult {
         assert!(chain(&error).starts_with(&told), "{}", chain(&error));
         assert_eq!(played.host.leftovers().get("ports"), None);
     }
+    // Something else of the request is wrong, whatever the errno would say of a program.
+    let directory = Failure::wrapping(Hresult::INVALID_ARGUMENT, "working directory").with_errno(2);
+    let spec = sleep();
+    let (created, served) = tokio::join!(played.vm.create_process(&spec), guest.refuse::<ExecuteProcess>(directory));
+    served?;
+    assert_eq!(created.expect_err("refused").kind(), ErrorKind::InvalidInput);
     silence(&mut guest).await?;
     played.close().await
 }

@@ -91,6 +91,11 @@ fn failures_have_the_codes_of_container_tools() -> TestResult {
     assert!(said.contains("no-such-program"), "{said}");
     assert_eq!(code(&["/etc/passwd"])?.0, Some(126));
     assert_eq!(code(&["sh", "-c", "kill -9 $$"])?.0, Some(137));
+    // The option is wrong: the command is there.
+    let output = Run::new(&["-w", "/none"], &["sh"])?.output(b"")?;
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(125), "{said}");
+    assert!(said.contains("working directory \"/none\": No such file"), "{said}");
     let output = Run::new(&["--kernel-arg", "a\nb"], &["true"])?.output(b"")?;
     assert_eq!(output.status.code(), Some(125));
     assert!(text(&output.stderr).contains("kernel boot options"), "{}", text(&output.stderr));

@@ -174,16 +174,42 @@ async fn a_disk_is_written_by_one_vm_and_read_by_many() -> TestResult {
     first.release().await?;
     let error = refused(&one, &ScsiDisk::new(&image)).await;
     assert!(error.contains(&format!("VM {}", two.id())) && error.contains("for writing"), "{error}");
+    assert!(!error.contains(&format!("VM {} (", one.id())), "it was only to use it: {error}");
     second.release().await?;
     let first = one.add_scsi(&ScsiDisk::new(&image)).await?;
     for disk in [reads, ScsiDisk::new(&image)] {
         let error = refused(&two, &disk).await;
         assert!(error.contains(&format!("VM {}", one.id())), "{error}");
+        assert!(!error.contains(&format!("VM {} (", two.id())), "{error}");
     }
+    // The VM itself has it, by another name.
+    let same = images.path("same.img");
+    std::fs::hard_link(&image, &same)?;
+    let error = refused(&one, &ScsiDisk::new(&same)).await;
+    let this = format!("it is in use by this VM's disk {} at controller 0, LUN 0", image.display());
+    assert!(error.ends_with(&this), "{error}");
     first.release().await?;
     two.add_scsi(&ScsiDisk::new(&image)).await?.release().await?;
     one.close().await?;
     two.close().await
+}
+
+#[tokio::test]
+async fn an_image_that_is_attached_raw_and_looks_like_another_is_hinted_at() -> TestResult {
+    let images = Images::new()?;
+    images.create("base.qcow2", "qcow2", "")?;
+    let named_raw = images.path("base.img");
+    std::fs::copy(images.path("base.qcow2"), &named_raw)?;
+    let (raw, qcow2) = (named_raw.display().to_string(), images.path("base.qcow2").display().to_string());
+    let script = ["sh", "-c", "cat /sys/block/sd?/size"];
+    let run = Run::new(&["--disk", &raw, "--disk", &qcow2], &script)?;
+    let output = tokio::task::spawn_blocking(move || run.output(b"")).await??;
+    let said = text(&output.stderr);
+    let sectors: Vec<&str> = text(&output.stdout).lines().collect();
+    assert!(sectors.len() == 2 && sectors[0] != "32768" && sectors[1] == "32768", "{sectors:?}: {said}");
+    assert!(said.contains("looks like a qcow2") && said.contains("base.img") && said.contains(".qcow2"), "{said}");
+    assert_eq!(said.matches("looks like").count(), 1, "{said}");
+    Ok(())
 }
 
 #[tokio::test]

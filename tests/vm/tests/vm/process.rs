@@ -45,7 +45,7 @@ async fn what_cannot_be_run_says_why() -> TestResult {
     let (kind, cause) = error(ProcessSpec::new(["/etc/passwd"])).await;
     assert_eq!(kind, ErrorKind::PermissionDenied, "{cause}");
     let (kind, cause) = error(ProcessSpec::new(["true"]).with_cwd("/no/such/directory")).await;
-    assert_eq!(kind, ErrorKind::NotFound, "{cause}");
+    assert_eq!(kind, ErrorKind::InvalidInput, "{cause}");
     assert!(cause.contains("/no/such/directory"), "{cause}");
     let (kind, cause) = error(ProcessSpec::new(Vec::<String>::new())).await;
     assert_eq!(kind, ErrorKind::Guest, "{cause}");

@@ -121,3 +121,31 @@ async fn the_command_shares_a_directory() -> TestResult {
     assert_eq!(std::fs::read_to_string(dir.path().join("result"))?, "built\n");
     Ok(())
 }
+
+#[tokio::test]
+async fn the_command_has_a_single_file_at_the_path_it_is_given() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    for (name, content) in [("one.txt", "one\n"), (".two words", "two\n")] {
+        std::fs::write(dir.path().join(name), content)?;
+    }
+    symlink("one.txt", dir.path().join("latest"))?;
+    let share = |name: &str, at: &str| format!("{}:{at}", dir.path().join(name).display());
+    let shares =
+        [share("one.txt", "/etc/app/one.conf"), share(".two words", "/etc/passwd:ro"), share("latest", "/in/")];
+    let flags = shares.iter().flat_map(|share| ["--share", share.as_str()]).collect::<Vec<_>>();
+    let script = "cat /etc/app/one.conf /etc/passwd /in && ls /etc/app && echo more >> /etc/app/one.conf; \
+                  echo x >> /etc/passwd || echo refused";
+    let run = Run::new(&flags, &["sh", "-c", script])?;
+    let output = tokio::task::spawn_blocking(move || run.output(b"")).await??;
+    assert_eq!(text(&output.stdout), "one\ntwo\none\none.conf\nrefused\n", "{}", text(&output.stderr));
+    assert_eq!(std::fs::read_to_string(dir.path().join("one.txt"))?, "one\nmore\n");
+    assert_eq!(std::fs::read_to_string(dir.path().join(".two words"))?, "two\n");
+    // A directory is no place for it.
+    let at = share("one.txt", "/etc");
+    let run = Run::new(&["--share", &at], &["true"])?;
+    let output = tokio::task::spawn_blocking(move || run.output(b"")).await??;
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(125), "{said}");
+    assert!(said.contains("one.txt at /etc in the guest") && said.contains("Not a directory"), "{said}");
+    Ok(())
+}

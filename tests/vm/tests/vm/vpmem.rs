@@ -420,10 +420,15 @@ async fn a_command_has_the_layers_for_its_root() -> TestResult {
         "from erofs\nmore\n/bin/busybox\n/bin/cat\n/bin/ls\n/bin/pwd\n/bin/sh\n/dev/null\n/lost+found\n/proc/1\n";
     assert_eq!((output.status.code(), text(&output.stdout)), (Some(7), expected), "{}", text(&output.stderr));
     // The other order; and what else there is, where it is said to be.
-    let script = "pwd; cat /hello hello /data/hello";
-    let output =
-        run(&[&top, &base], &["--share", &shared, "--disk", &data, "-w", "/work"], &["sh", "-c", script]).await?;
-    let expected = "/work\nfrom base\nfrom base\nfrom ext4\n";
+    let file = format!("{}:/etc/new/hello", content.join("hello").display());
+    let script = "pwd; cat /hello hello /data/hello /etc/new/hello";
+    let output = run(
+        &[&top, &base],
+        &["--share", &shared, "--share", &file, "--disk", &data, "-w", "/work"],
+        &["sh", "-c", script],
+    )
+    .await?;
+    let expected = "/work\nfrom base\nfrom base\nfrom ext4\nfrom base\n";
     assert_eq!(text(&output.stdout), expected, "{}", text(&output.stderr));
     assert!((std::fs::read(&base)?, std::fs::read(&top)?) == before, "an image was written");
 
