@@ -3,6 +3,7 @@
 mod bench;
 mod bounded;
 mod ci;
+mod overlay;
 mod policy;
 mod public;
 mod setup;

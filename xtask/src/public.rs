@@ -3,6 +3,7 @@
 use anyhow::{Context, bail};
 use serde_json::Value;
 
+use crate::overlay;
 use crate::setup;
 use crate::shell::Cmd;
 use crate::wine;
@@ -56,6 +57,7 @@ pub(crate) fn packages() -> anyhow::Result<Public> {
 impl Public {
     /// Packs all, and builds each from what was packed.
     pub(crate) fn pack(&self) -> anyhow::Result<()> {
+        overlay::forget(&self.names)?;
         let pack = Cmd::cargo().args(["package", "--quiet"]).args(of(self.names.iter()));
         let changes = git(&["status", "--porcelain"]).output()?;
         if changes.is_empty() { pack.run() } else { pack.arg("--allow-dirty").run() }
