@@ -28,6 +28,7 @@ mod random;
 mod resize;
 mod resources;
 mod scene;
+mod shares;
 mod sockets;
 mod start;
 mod support;

@@ -32,6 +32,7 @@ mod sockets_cut;
 mod sockets_owner;
 mod streams;
 mod virtio_fs;
+mod virtio_fs_faults;
 mod volume;
 mod vpci;
 mod vpmem;
