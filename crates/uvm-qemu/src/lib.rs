@@ -12,6 +12,7 @@
 //! | `console`, `ring`, `sink` | the serial console, its last lines, its copy for somebody who may be slow |
 //! | `transport`, `sockets` | guest streams over the multiplexed serial port or by virtual sockets; the latter plugged |
 //! | `disks`, `disk_image`, `vhd`, `devices` | disks that are plugged in and out, what they are on the host; removing devices |
+//! | `layers` | read-only images that the guest has as memory, or as disks |
 //! | `shares`, `virtio_fs` | directories of the host, served to the guest: by 9P in this process, as devices by processes of their own |
 //! | `pipes` | sockets of the host, offered in the guest |
 //! | `pci`, `vfio` | PCI devices of the host, plugged into ports; whether one can be |
@@ -40,7 +41,6 @@ mod full_disk;
 mod host;
 mod kernel_line;
 mod kill_point;
-mod layer_image;
 mod layers;
 mod pci;
 mod pipes;
