@@ -117,7 +117,7 @@ pub(crate) async fn swallow(from: &AsyncFd<Arc<OwnedFd>>) -> io::Result<()> {
     }
 }
 
-async fn fill<T: AsRawFd + AsFd>(from: &AsyncFd<T>, to: &mut MuxWriteHalf) -> io::Result<usize> {
+pub(crate) async fn fill<T: AsRawFd + AsFd>(from: &AsyncFd<T>, to: &mut MuxWriteHalf) -> io::Result<usize> {
     poll_fn(|cx| {
         loop {
             let mut ready = ready!(from.poll_read_ready(cx))?;

@@ -13,6 +13,7 @@ mod mount_point;
 mod overlay;
 mod pci;
 mod plan9;
+mod plan9_relay;
 mod pmem;
 mod request;
 mod scsi;

@@ -5,9 +5,9 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::mount::MountFlags;
-use tokio::net::UnixStream;
 use uvm_wire::modify::MappedDirectory;
 
+use super::plan9_relay::{self, KernelEnds};
 use super::turns::Place;
 use super::{Storage, StorageError, mount_point};
 use crate::link::{self, DialError, Link, Stream};
@@ -25,7 +25,7 @@ pub(super) async fn add(storage: &Storage, link: &Link, share: MappedDirectory) 
     let dialled = tokio::time::timeout_at(request.steps_until(), link.dial(port)).await;
     let dialled = dialled.unwrap_or(Err(DialError::TimedOut { port }));
     let stream = dialled.map_err(StorageError::because)?;
-    let (descriptor, connection) = descriptor(stream).map_err(StorageError::at("connect a share"))?;
+    let (ends, connection) = kernel_ends(stream).map_err(StorageError::at("connect a share"))?;
     let task =
         format!("mounting share {:?} at {:?}, which the host has to answer for,", share.share_name, share.mount_path);
     let modules = storage.modules.clone();
@@ -33,7 +33,7 @@ pub(super) async fn add(storage: &Storage, link: &Link, share: MappedDirectory) 
     let undo = move || mount_point::clear(&late);
     let work = move || {
         modules.load("9p").map_err(StorageError::because)?;
-        mount_point::mount_at(&share.mount_path, || mount(&share, &descriptor))
+        mount_point::mount_at(&share.mount_path, || mount(&share, &ends))
     };
     request.run(&task, work, move || connection.cut(), undo).await
 }
@@ -76,39 +76,31 @@ impl Connection {
     }
 }
 
-/// What the kernel reads and writes: the stream itself where that is a socket, else one end of a pair, whose other end is
-/// relayed for as long as the kernel has it.
-fn descriptor(stream: Stream) -> io::Result<(OwnedFd, Connection)> {
+/// What the kernel reads and writes: the stream itself where that is a socket, else pipes, which are relayed for as long as
+/// the kernel has them.
+fn kernel_ends(stream: Stream) -> io::Result<(KernelEnds, Connection)> {
     match stream {
         Stream::Socket(socket) => {
-            let socket = link::into_descriptor(socket)?;
-            let same = socket.try_clone()?;
-            Ok((socket, Connection::Socket(same)))
+            let read = link::into_descriptor(socket)?;
+            let write = read.try_clone()?;
+            let same = read.try_clone()?;
+            Ok((KernelEnds { read, write }, Connection::Socket(same)))
         }
-        Stream::Mux(mut stream) => {
-            let (theirs, ours) = std::os::unix::net::UnixStream::pair()?;
-            ours.set_nonblocking(true)?;
-            let mut ours = UnixStream::from_std(ours)?;
-            let relay = tokio::spawn(async move {
-                // Its end, whoever ends it, is the end of the mount.
-                let _ = tokio::io::copy_bidirectional_with_sizes(&mut ours, &mut stream, RELAYED, RELAYED).await;
-            });
-            Ok((theirs.into(), Connection::Relay(relay.abort_handle())))
+        Stream::Mux(stream) => {
+            let (ends, relay) = plan9_relay::join(stream, MESSAGE)?;
+            Ok((ends, Connection::Relay(tokio::spawn(relay).abort_handle())))
         }
     }
 }
-
-/// Bytes that are relayed at a time, in each direction.
-const RELAYED: usize = 128 * 1024;
 
 /// What the kernel's list of mounts calls a share.
 fn source(share: &MappedDirectory) -> &str {
     if share.share_name.is_empty() { "9p" } else { &share.share_name }
 }
 
-fn mount(share: &MappedDirectory, descriptor: &OwnedFd) -> Result<(), StorageError> {
-    let fd = descriptor.as_raw_fd();
-    let mut options = format!("trans=fd,rfdno={fd},wfdno={fd},version=9p2000.L,msize={MESSAGE},access=any");
+fn mount(share: &MappedDirectory, ends: &KernelEnds) -> Result<(), StorageError> {
+    let (read, write) = (ends.read.as_raw_fd(), ends.write.as_raw_fd());
+    let mut options = format!("trans=fd,rfdno={read},wfdno={write},version=9p2000.L,msize={MESSAGE},access=any");
     if !share.share_name.is_empty() {
         options = format!("{options},aname={}", share.share_name);
     }
@@ -147,10 +139,10 @@ mod tests {
     #[tokio::test]
     async fn what_waits_for_a_connection_ends_when_it_is_cut() {
         for pair in test_link::pairs(564).await {
-            let (kernels, connection) = descriptor(pair.guest).expect("a descriptor");
+            let (kernels, connection) = kernel_ends(pair.guest).expect("descriptors");
             let waiting = tokio::task::spawn_blocking(move || {
                 let mut bytes = [0; 1];
-                rustix::io::read(&kernels, &mut bytes)
+                rustix::io::read(&kernels.read, &mut bytes)
             });
             connection.cut();
             let read = tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("an end").expect("joined");
