@@ -106,7 +106,8 @@ pub(crate) struct RunArgs {
     #[arg(long = "vsock", value_name = "PORT:SOCKET", value_parser = virtual_socket)]
     pub(crate) virtual_sockets: Vec<VirtualSocket>,
     /// Share a directory or a file of the host; the guest sees it at GUEST [default: the same path]. `:ro` keeps the guest
-    /// from writing. May be repeated.
+    /// from writing. May be repeated. A file that is to be seen in a shared directory stands there as an empty one, on the
+    /// host, too, unless one of its name is there.
     #[arg(long = "share", value_name = "PATH[:GUEST][:ro]", value_parser = paths::share)]
     pub(crate) shares: Vec<SharedPath>,
     /// How directories are shared; single files always go by 9P.

@@ -40,6 +40,11 @@ pub(crate) fn seen_at(images: &[PathBuf], path: &str) -> String {
     if images.is_empty() { path.to_owned() } else { format!("{ROOT}/{}", path.trim_start_matches('/')) }
 }
 
+/// The command's root in the guest, without a slash at the end.
+pub(crate) fn root(images: &[PathBuf]) -> &'static str {
+    if images.is_empty() { "" } else { ROOT }
+}
+
 /// What the guest is to run for a command in a directory, and where.
 pub(crate) fn in_root(images: &[PathBuf], command: Vec<String>, directory: &str) -> (Vec<String>, String) {
     if images.is_empty() {

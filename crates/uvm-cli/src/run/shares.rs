@@ -6,14 +6,24 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use uvm::{ProcessSpec, Share, ShareKind, ShareOptions, UtilityVm};
 
-use super::layers::seen_at;
+use super::layers::{root, seen_at};
 use crate::args::{RunArgs, ShareBy};
 use crate::paths::SharedPath;
 
-/// Where the guest has each single file that is shared, in a directory with nothing else in it.
-const FILES: &str = "/run/files";
-/// Shows the file at the first path at the second: over the file that is there, else over an empty one, which is made.
-const SHOW: &str = r#"mkdir -p "${2%/*}/" && { [ -e "$2" ] || : > "$2"; } && mount --bind "$1" "$2""#;
+/// Where the guest has each single file that is shared, in a directory with nothing else in it. Beneath no directory that
+/// others are likely to be shared at: it would be made there.
+const FILES: &str = "/.shared-files";
+/// Shows the file at the first path at the second: over the file that is there, else over an empty one, which is made. What is
+/// there may be of a layer, with links that lead elsewhere in the guest's own root than in the command's, which is the third.
+const SHOW: &str = r#"
+at=$2 root=$3 there=$2
+while [ -n "$there" ] && [ ! -e "$there" ] && [ ! -L "$there" ]; do there=${there%/*}; done
+case "$(readlink -f "${there:-/}")/" in
+"$root"/*) ;;
+*) echo "$there is a link out of the command's root, or in a directory that is one" >&2; exit 1 ;;
+esac
+mkdir -p "${at%/*}/" && { [ -e "$at" ] || : > "$at"; } && mount --bind "$1" "$at"
+"#;
 /// How long that may take, on a guest that is translated, too.
 const SHOWN_WITHIN: Duration = Duration::from_secs(60);
 
@@ -34,7 +44,7 @@ pub(crate) async fn mount(vm: &UtilityVm, args: &RunArgs) -> anyhow::Result<Vec<
         let options = if *read_only { options.read_only() } else { options };
         shares.push(vm.share_with(&options).await?);
         if !is_directory {
-            let shown = show(vm, &aside, path, &seen_at).await;
+            let shown = show(vm, &aside, path, &seen_at, root(&args.layers)).await;
             shown.with_context(|| format!("cannot show {} at {guest_path} in the guest", path.display()))?;
         }
     }
@@ -42,11 +52,11 @@ pub(crate) async fn mount(vm: &UtilityVm, args: &RunArgs) -> anyhow::Result<Vec<
 }
 
 /// Has the guest show a single file that is shared aside at the path where it is to be.
-async fn show(vm: &UtilityVm, aside: &str, path: &Path, at: &str) -> anyhow::Result<()> {
+async fn show(vm: &UtilityVm, aside: &str, path: &Path, at: &str, root: &str) -> anyhow::Result<()> {
     // What a link leads to is shared, by its own name.
     let file = path.canonicalize()?;
     let name = file.file_name().and_then(|name| name.to_str()).context("its name is not Unicode")?;
-    let command = ["sh", "-c", SHOW, "sh", &format!("{aside}/{name}"), at.trim_end_matches('/')];
+    let command = ["sh", "-c", SHOW, "sh", &format!("{aside}/{name}"), at.trim_end_matches('/'), root];
     let shown = async { vm.create_process(&ProcessSpec::new(command)).await?.output().await };
     let output = tokio::time::timeout(SHOWN_WITHIN, shown);
     let output = output.await.with_context(|| format!("the guest has not done it within {SHOWN_WITHIN:?}"))??;

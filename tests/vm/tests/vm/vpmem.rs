@@ -401,6 +401,8 @@ async fn a_command_has_the_layers_for_its_root() -> TestResult {
         std::os::unix::fs::symlink("busybox", content.join("bin").join(name))?;
     }
     std::fs::write(content.join("hello"), "from base\n")?;
+    // In the guest's own root it leads to other files than in the command's.
+    std::os::unix::fs::symlink("/bin", content.join("away"))?;
     images.raw("base.img", 16)?;
     let word = OsStr::new;
     tool("mkfs.ext4", [word("-q"), word("-b"), word("4096"), word("-d"), content.as_os_str(), base.as_os_str()])?;
@@ -431,6 +433,14 @@ async fn a_command_has_the_layers_for_its_root() -> TestResult {
     let expected = "/work\nfrom base\nfrom base\nfrom ext4\nfrom base\n";
     assert_eq!(text(&output.stdout), expected, "{}", text(&output.stderr));
     assert!((std::fs::read(&base)?, std::fs::read(&top)?) == before, "an image was written");
+
+    for at in ["/away/sh", "/away/new/file"] {
+        let file = format!("{}:{at}", content.join("hello").display());
+        let output = run(&[&base], &["--share", &file], &["true"]).await?;
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(125), "{said}");
+        assert!(said.contains("out of the command's root"), "{said}");
+    }
 
     let nothing = images.raw("nothing.img", 2)?;
     for (layer, why) in [(images.path("none.img"), "No such file"), (nothing, "holds no file system")] {
