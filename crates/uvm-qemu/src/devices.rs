@@ -63,14 +63,20 @@ impl Vm {
         let backend = json!({ "type": "socket", "data": { "addr": address, "server": false } });
         if let Err(e) = self.call("chardev-add", json!({ "id": name, "backend": backend })).await {
             // Else the descriptor stays open in QEMU.
-            let _ = self.call("closefd", json!({ "fdname": name })).await;
-            return Err(e);
+            return Err(self.undone("closefd", json!({ "fdname": name }), e).await);
         }
         if let Err(e) = self.call("device_add", device).await {
-            let _ = self.call("chardev-remove", json!({ "id": name })).await;
-            return Err(e);
+            return Err(self.undone("chardev-remove", json!({ "id": name }), e).await);
         }
         Ok(())
+    }
+
+    /// Undoes a step, and gives why; or that it is not known whether that was done: then something may be left.
+    async fn undone(&self, command: &'static str, arguments: Value, why: PlatformError) -> PlatformError {
+        match self.call(command, arguments).await {
+            Err(late @ PlatformError::Timeout { .. }) => late,
+            Ok(_) | Err(_) => why,
+        }
     }
 
     /// Takes such a device out. The device goes first: a guest whose device is dead would not let go of it any more.

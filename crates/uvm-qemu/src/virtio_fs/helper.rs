@@ -5,10 +5,10 @@ use std::ffi::OsString;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 use tokio::net::unix::pipe;
+use tokio::sync::watch;
 use uvm_platform::requests::{ShareOwners, VirtioFsExport};
 use uvm_platform::{Feature, PlatformError};
 
@@ -107,7 +107,8 @@ pub(crate) struct Place<'a> {
 pub(crate) struct Helper {
     pub(crate) process: ChildProcess,
     output: Ring,
-    has_stalled: AtomicBool,
+    /// It left somebody without an answer, and is to end; the kernel may be late with that.
+    has_stalled: watch::Sender<bool>,
 }
 
 impl Helper {
@@ -145,22 +146,36 @@ impl Helper {
         drop(program);
         let ring = Ring::default();
         tokio::spawn(crate::create::collect(output, ring.clone()));
-        Ok(Self { process, output: ring, has_stalled: AtomicBool::new(false) })
+        Ok(Self { process, output: ring, has_stalled: watch::Sender::new(false) })
     }
 
     /// Ends one that has left QEMU without an answer.
     pub(super) fn end_stalled(&self) {
-        self.has_stalled.store(true, Ordering::Relaxed);
-        // Failing means that it has ended.
+        // Failing means that it has ended. One that waits for a disk ends only when that answers, and does nothing more.
         let _ = self.process.kill();
+        self.has_stalled.send_replace(true);
     }
 
-    /// Its end, for people to read.
-    pub(crate) fn describe_end(&self, exit: ChildExit) -> String {
-        let how = match exit {
-            _ if self.has_stalled.load(Ordering::Relaxed) => "did not answer QEMU, and was ended".into(),
-            ChildExit::Code(code) => format!("ended with code {code}"),
-            ChildExit::Signal(signal) => format!("was ended by signal {signal}"),
+    /// Waits until it serves no more.
+    pub(super) async fn gone(&self) {
+        let (mut exit, mut stalled) = (self.process.exit(), self.has_stalled.subscribe());
+        tokio::select! {
+            _ = exit.wait_for(Option::is_some) => {}
+            _ = stalled.wait_for(|stalled| *stalled) => {}
+        }
+    }
+
+    pub(super) fn is_gone(&self) -> bool {
+        *self.has_stalled.borrow() || self.process.exit().borrow().is_some()
+    }
+
+    /// How it came to serve no more, for people to read.
+    pub(super) fn describe_end(&self) -> String {
+        let how = match *self.process.exit().borrow() {
+            _ if *self.has_stalled.borrow() => "did not answer QEMU, and was ended".into(),
+            Some(ChildExit::Code(code)) => format!("ended with code {code}"),
+            Some(ChildExit::Signal(signal)) => format!("was ended by signal {signal}"),
+            None => "is still there".into(),
         };
         let words = self.output.last_lines(QUOTED_LINES);
         let said = if words.is_empty() { String::new() } else { format!(", its last words: {}", words.join(" | ")) };

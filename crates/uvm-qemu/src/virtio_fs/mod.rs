@@ -21,7 +21,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::sync::watch;
 use uvm_platform::requests::VirtioFsExport;
 use uvm_platform::{Feature, PlatformError};
 
@@ -32,7 +31,6 @@ use self::table::{Share, Successors};
 use crate::devices::NoneTaken;
 use crate::kill_point::kill_point;
 use crate::slots::Slot;
-use crate::spawn::ChildExit;
 use crate::step_limit::within;
 use crate::transport;
 use crate::vm::{Life, Vm, not_here};
@@ -79,6 +77,7 @@ impl Vm {
             successors: Successors::new(successors),
             successor: None,
             changing: true,
+            unfollowed: false,
             plugged: false,
             lost: None,
         };
@@ -88,17 +87,20 @@ impl Vm {
         tokio::spawn(Arc::clone(&self).follow_helper(export.tag.clone(), share.clone()));
         let device = json!({ "driver": "vhost-user-fs-pci", "tag": export.tag, "queue-size": QUEUE_SIZE });
         let Err(error) = within(limit, self.plug_served(slot, end, device)).await else {
-            self.virtio_fs.with(&export.tag, &share, |share| (share.changing, share.plugged) = (false, true));
-            // One that ended meanwhile has nobody who follows it.
-            let ended = *share.helper.process.exit().borrow();
-            return match ended {
-                None => Ok(()),
-                Some(exit) => {
-                    let how = share.helper.describe_end(exit);
-                    self.take_back(&export.tag, &share).await?;
-                    Err(PlatformError::host(format!("share {}", share.path.display()), how))
+            // One that is gone by now is seen to here, and later by who follows it.
+            let is_gone = self.virtio_fs.with(&export.tag, &share, |share| {
+                let is_gone = share.helper.is_gone();
+                if !is_gone {
+                    (share.changing, share.plugged) = (false, true);
                 }
-            };
+                is_gone
+            });
+            if is_gone != Some(true) {
+                return Ok(());
+            }
+            let how = share.helper.describe_end();
+            self.take_back(&export.tag, &share).await?;
+            return Err(PlatformError::host(format!("share {}", share.path.display()), how));
         };
         let error = self.why_not_plugged(&share, error).await;
         self.take_back(&export.tag, &share).await?;
@@ -159,12 +161,10 @@ impl Vm {
         if matches!(error, PlatformError::Ended { .. }) {
             return error;
         }
-        match share.helper.process.wait(SETTLE).await {
-            Some(exit) => {
-                PlatformError::host(format!("share {}", share.path.display()), share.helper.describe_end(exit))
-            }
-            None => error,
+        if tokio::time::timeout(SETTLE, share.helper.gone()).await.is_err() {
+            return error;
         }
+        PlatformError::host(format!("share {}", share.path.display()), share.helper.describe_end())
     }
 
     /// Removes what an addition that failed has left. A helper that has stalled holds up QEMU: it goes before QEMU is
@@ -203,10 +203,11 @@ impl Vm {
         self.virtio_fs.with(&export.tag, &share, |share| share.changing = true);
         let removed = self.remove_device_and_helper(&export.tag, &share).await;
         if removed.is_err() {
-            self.virtio_fs.with(&export.tag, &share, |share| share.changing = false);
-            // One that ended meanwhile has nobody who follows it.
-            let has_ended = share.helper.process.exit().borrow().is_some();
-            if has_ended && self.virtio_fs.wants_successor(&export.tag, &share) {
+            let unfollowed = self.virtio_fs.with(&export.tag, &share, |share| {
+                share.changing = false;
+                std::mem::take(&mut share.unfollowed)
+            });
+            if unfollowed == Some(true) && self.virtio_fs.wants_successor(&export.tag, &share) {
                 tokio::spawn(Arc::clone(self).follow_helper(export.tag.clone(), share.clone()));
             }
         }
@@ -223,7 +224,7 @@ impl Vm {
                 // QEMU has been told, so the helper may go: if it has stalled, QEMU waits for it, or the guest does. Another
                 // one answers them.
                 tracing::warn!(vm = %self.id, share = %share.path.display(), %error, "its helper is ended");
-                let _ = share.helper.process.kill();
+                share.helper.end_stalled();
                 self.unplug_answered(tag, share).await?;
             }
             unplugged => unplugged?,
@@ -244,11 +245,11 @@ impl Vm {
 
     /// Takes the device of a helper that ended before its time away from the guest, before somebody there asks it.
     async fn follow_helper(self: Arc<Self>, tag: String, share: Share) {
-        let mut exit: watch::Receiver<Option<ChildExit>> = share.helper.process.exit();
-        let Some(exit) = exit.wait_for(Option::is_some).await.ok().and_then(|exit| *exit) else { return };
-        let how = share.helper.describe_end(exit);
+        share.helper.gone().await;
+        let how = share.helper.describe_end();
         let is_lost = self.virtio_fs.with(&tag, &share, |share| {
             if share.changing {
+                share.unfollowed = true;
                 // Whoever changes it sees to it. QEMU may wait for an answer: an addition ends then.
                 if !share.plugged {
                     share.successors.close();
@@ -277,7 +278,7 @@ impl Vm {
     /// so may QEMU, which stands still until it is answered.
     async fn unplug_answered(self: &Arc<Self>, tag: &str, share: &Share) -> Result<(), PlatformError> {
         let answer = async {
-            let _ = share.helper.process.exit().wait_for(Option::is_some).await;
+            share.helper.gone().await;
             // On its own: what is left half way through may be a process that nobody knows.
             let _ = tokio::spawn(Arc::clone(self).take_over(tag.to_owned(), share.clone())).await;
             std::future::pending().await
@@ -311,10 +312,9 @@ impl Vm {
         // Where nobody wants it any more, it ends here.
         if self.virtio_fs.succeed(&tag, &share, &helper) {
             share.successors.send(server(&helper, connection));
-            let mut exit = helper.process.exit();
             let (successors, name) = (share.successors, share.name);
             tokio::spawn(async move {
-                let _ = exit.wait_for(Option::is_some).await;
+                helper.gone().await;
                 tracing::debug!(share = name, "who took a share's device over has ended");
                 successors.close();
             });

@@ -68,6 +68,8 @@ const STACK: usize = 128 * 1024;
 /// How long after a helper's end somebody may still come to take over. QEMU stands still if it waits for an answer then, with
 /// the whole VM: starting a process takes a fraction of this, and with the end of its connection QEMU at least goes on.
 const SUCCESSOR_WITHIN: Duration = Duration::from_secs(5);
+/// What who has not answered in time is given once more.
+const GRACE: Duration = Duration::from_millis(250);
 /// How long one who takes over may take to be told all.
 const TOLD_WITHIN: Duration = Duration::from_secs(5);
 
@@ -100,20 +102,31 @@ const MOST_QUEUES: usize = 16 * OF_QUEUE.len();
 impl Device {
     /// Passes messages on until one of the two is gone, says what is none, or leaves QEMU without an answer.
     fn relay(&mut self, qemu: &UnixStream, helper: &UnixStream, patience: Duration) -> End {
-        let mut until = Instant::now() + patience;
+        let (mut until, mut graced) = (Instant::now() + patience, false);
+        // A message that does not come to its end, or is not taken, is no answer either.
+        let limits = [helper.set_read_timeout(Some(patience)), helper.set_write_timeout(Some(patience))];
+        if limits.iter().any(Result::is_err) {
+            return End::Stalled;
+        }
         loop {
             let mut both = [PollFd::new(qemu, PollFlags::IN), PollFd::new(helper, PollFlags::IN)];
             let left = until.saturating_duration_since(Instant::now());
             let left = self.asked.as_ref().and_then(|_| Timespec::try_from(left).ok());
             match poll(&mut both, left.as_ref()) {
-                Ok(0) => return End::Stalled,
-                Ok(_) => {}
+                // Both may have been frozen: then the answer is there a moment later.
+                Ok(0) if graced => return End::Stalled,
+                Ok(0) => (until, graced) = (Instant::now() + GRACE, true),
+                Ok(_) => graced = false,
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(_) => return End::Qemu,
             }
             let [of_qemu, of_helper] = both.map(|fd| fd.revents());
             if !of_helper.is_empty() {
-                let Ok(Some(answer)) = Message::read(helper) else { return End::Helper };
+                let answer = match Message::read(helper) {
+                    Ok(Some(answer)) => answer,
+                    Err(e) if is_late(&e) => return End::Stalled,
+                    Ok(None) | Err(_) => return End::Helper,
+                };
                 if answer.write(qemu, answer.flags).is_err() {
                     return End::Qemu;
                 }
@@ -126,8 +139,10 @@ impl Device {
                 if self.remember(message).is_err() {
                     return End::Qemu;
                 }
-                if passed_on.is_err() {
-                    return End::Helper;
+                match passed_on {
+                    Ok(()) => {}
+                    Err(e) if is_late(&e) => return End::Stalled,
+                    Err(_) => return End::Helper,
                 }
             }
         }
@@ -193,8 +208,6 @@ impl Device {
             // QEMU waits for one answer: a setting that is told twice is the same setting.
             asked.write(successor, asked.flags)?;
         }
-        successor.set_read_timeout(None)?;
-        successor.set_write_timeout(None)?;
         // As the guest tells that it has asked; and as the one before would have told that it has answered, had it not died
         // in between. Neither is harm where it is not so, and a full counter wakes, too.
         let told = self.queues.iter().filter(|((_, request), _)| [SET_VRING_KICK, SET_VRING_CALL].contains(request));
@@ -203,6 +216,11 @@ impl Device {
         }
         Ok(())
     }
+}
+
+/// Whether a connection's limit is what has ended a read or a write.
+fn is_late(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 /// Adds one to a counter. What it is, QEMU has chosen: one that would have to be waited for is left alone.
@@ -312,7 +330,8 @@ mod tests {
         let (mut first, helper) = server();
         let (ended, end) = mpsc::channel();
         first.end = Box::new(move || ended.send(()).expect("somebody listens"));
-        let (theirs, successors) = start(first, Duration::from_millis(50)).expect("a thread");
+        let patience = Duration::from_secs(2);
+        let (theirs, successors) = start(first, patience).expect("a thread");
         let qemu = UnixStream::from(theirs);
         // What is answered, and what QEMU does not wait for, may take its time.
         Message::plain(GET_FEATURES).write(&qemu, 1).expect("written");
@@ -320,7 +339,7 @@ mod tests {
         next(&qemu);
         number(0, SET_VRING_NUM).write(&qemu, 1).expect("written");
         assert_eq!(next(&helper).request, SET_VRING_NUM);
-        assert!(end.recv_timeout(Duration::from_millis(200)).is_err(), "nobody waits for it");
+        assert!(end.recv_timeout(2 * patience).is_err(), "nobody waits for it");
         Message::plain(GET_CONFIG).write(&qemu, 1).expect("written");
         end.recv_timeout(LONG).expect("it is ended");
         let (second, successor) = server();
@@ -328,6 +347,19 @@ mod tests {
         let told = answers(&successor, 5);
         assert_eq!(told, [GET_FEATURES, GET_PROTOCOL_FEATURES, SET_VRING_NUM, GET_FEATURES, GET_CONFIG]);
         assert_eq!(next(&qemu).request, GET_CONFIG);
+    }
+
+    #[test]
+    fn one_who_stops_in_the_midst_of_an_answer_is_ended() {
+        let (mut first, mut helper) = server();
+        let (ended, end) = mpsc::channel();
+        first.end = Box::new(move || ended.send(()).expect("somebody listens"));
+        let (theirs, successors) = start(first, Duration::from_millis(50)).expect("a thread");
+        let qemu = UnixStream::from(theirs);
+        helper.write_all(&[0; 4]).expect("written");
+        end.recv_timeout(LONG).expect("it is ended");
+        drop(successors);
+        assert!(Message::read(&qemu).expect("the end").is_none());
     }
 
     #[test]
@@ -371,6 +403,7 @@ mod tests {
         let mut qemu = UnixStream::from(end);
         qemu.write_all(&[0xff; HEADER_LEN]).expect("written");
         assert!(Message::read(&helper).expect("the end").is_none());
-        assert!(successors.send(server().0).is_err() || Message::read(&qemu).is_ok_and(|end| end.is_none()));
+        assert!(!matches!(Message::read(&qemu), Ok(Some(_))), "its connection has ended");
+        drop(successors);
     }
 }

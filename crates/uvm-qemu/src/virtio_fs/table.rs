@@ -50,6 +50,8 @@ pub(super) struct Share {
     pub(super) successor: Option<Arc<Helper>>,
     /// QEMU is being told of it, or to let go of it.
     pub(super) changing: bool,
+    /// Its helper was gone meanwhile, and nobody has seen to that.
+    pub(super) unfollowed: bool,
     /// QEMU has the device.
     pub(super) plugged: bool,
     /// How the helper ended before its time, for people to read.
@@ -142,13 +144,13 @@ impl VirtioFs {
         self.unanswered(tag, share, |share| share.successor = Some(Arc::clone(helper))).is_some()
     }
 
-    pub(super) fn unanswered<T>(&self, tag: &str, share: &Share, change: impl FnOnce(&mut Share) -> T) -> Option<T> {
+    fn unanswered<T>(&self, tag: &str, share: &Share, change: impl FnOnce(&mut Share) -> T) -> Option<T> {
         let mut table = self.lock();
         if table.closed {
             return None;
         }
         let there = table.shares.get_mut(tag).filter(|there| there.name == share.name)?;
-        let lives = |helper: &Arc<Helper>| helper.process.exit().borrow().is_none();
+        let lives = |helper: &Arc<Helper>| !helper.is_gone();
         if there.successor.as_ref().is_some_and(lives) { None } else { Some(change(there)) }
     }
 

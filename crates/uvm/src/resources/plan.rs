@@ -176,7 +176,7 @@ impl Ends {
                 Err(lost @ ResourceError::Host(PlatformError::Host { .. }))
                     if matches!(device, Device::VirtioFs(_)) && self.undo(device).await.is_ok() =>
                 {
-                    tracing::debug!(%error, "what the guest says of a share whose server is lost");
+                    tracing::warn!(%error, "what the guest says of a share that the host says it has lost");
                     return Err(AttachFailed { error: lost, is_left: false });
                 }
                 Err(e) => {

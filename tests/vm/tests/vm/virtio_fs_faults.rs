@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
+use tokio::io::AsyncReadExt;
 use uvm::{ProcessSpec, ScsiDisk, UtilityVm};
 use uvm_testkit::leak::helpers;
 use uvm_testkit::{TestResult, TestVm};
@@ -145,9 +146,17 @@ async fn a_helper_that_stalls_before_its_share_is_there_fails_the_addition_only(
     // When the guest has the device and has not mounted it yet: the mount point is in a share that does not answer either.
     let outer = vm.share_with(&by_device(other.path(), "/run/outer")).await?;
     let outers = the_helper(&vm)?;
+    // It runs before anything is stopped: what it tells is not to wait for that.
+    let both = "[ $(cat /sys/bus/virtio/devices/*/device | grep -c 0x001a) = 2 ]";
+    let script = format!("echo runs; for _ in $(seq 1000); do {both} && exit; sleep 0.05; done; exit 1");
+    let mut sees_both = vm.create_process(&ProcessSpec::new(["sh", "-c", &script])).await?;
+    sees_both.stdout.as_mut().ok_or("asked for")?.read_exact(&mut [0; 5]).await?;
     send(outers, Signal::STOP)?;
     let stop = async || {
-        sh(&vm, "until [ $(cat /sys/bus/virtio/devices/*/device | grep -c 0x001a) = 2 ]; do sleep 0.05; done").await?;
+        let seen = sees_both.wait().await?;
+        if !seen.is_success() {
+            return Err(format!("the guest has not seen both devices: {seen}").into());
+        }
         let helper = helper_pids(&vm).into_iter().find(|pid| *pid != outers).ok_or("its helper has ended")?;
         send(helper, Signal::STOP)?;
         send(outers, Signal::CONT)?;
@@ -156,10 +165,12 @@ async fn a_helper_that_stalls_before_its_share_is_there_fails_the_addition_only(
     let options = by_device(dir.path(), "/run/outer/share-stalls");
     let both = Box::pin(async { tokio::join!(vm.share_with(&options), stop()) });
     let (added, helper) = within("the addition", both).await?;
+    let error = chain(&added.expect_err("it was stopped"));
     // QEMU waits for nothing here, so it is the guest that gives up.
-    gone(helper?, &chain(&added.expect_err("it was stopped")), "the host has to answer for, took longer than").await?;
+    gone(helper.map_err(|e| format!("{e}: {error}"))?, &error, "the host has to answer for, took longer than").await?;
     outer.release().await?;
     assert_eq!(helper_pids(&vm), []);
+    drop(sees_both);
     vm.close().await
 }
 
