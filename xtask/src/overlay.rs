@@ -10,21 +10,22 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use crate::shell::root;
-
 /// How names of such a registry's directories begin; those of others begin with a host's name.
 const UNNAMED: &str = "-";
 
-/// Forgets the sources of these packages, and that they were compiled.
-pub(crate) fn forget(packages: &[String]) -> anyhow::Result<()> {
+/// cargo's own directory.
+pub(crate) fn cargo_home() -> anyhow::Result<PathBuf> {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo"))).context("no home directory")?;
+    home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo"))).context("no home directory")
+}
+
+/// Forgets the sources of these packages in cargo's own directory, and in `target` that they were compiled.
+pub(crate) fn forget(packages: &[String], home: &Path, target: &Path) -> anyhow::Result<()> {
     for registry in entries(&home.join("registry/src"))?.iter().filter(|path| begins(path, UNNAMED)) {
         for sources in entries(registry)?.iter().filter(|path| packages.iter().any(|package| is_of(path, package))) {
             remove(sources)?;
         }
     }
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     forget_compiled(&target.join("debug"))
 }
 
@@ -77,6 +78,28 @@ fn remove(directory: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_of_other_packages_and_registries_stays() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (home, target) = (dir.path().join("home"), dir.path().join("target"));
+        let sources = |name: &str| home.join("registry/src").join(name);
+        let built = |name: &str| target.join("debug/.fingerprint").join(name);
+        let (overlay, other) = (sources("-0a/uvm-p9-0.1.0"), sources("-0a/other-1.0.0"));
+        let named = sources("index.example-0b/uvm-p9-0.1.0");
+        let (stale, ours) = (built("uvm-p9-01"), built("uvm-p9-02"));
+        for directory in [&overlay, &other, &named, &stale, &ours, &target.join("debug/deps")] {
+            fs::create_dir_all(directory).expect("made");
+        }
+        for (list, of) in [("uvm_p9-01.d", &overlay), ("uvm_p9-02.d", &dir.path().join("crates/uvm-p9"))] {
+            let text = format!("x: {}/src/lib.rs\n", of.display());
+            fs::write(target.join("debug/deps").join(list), text).expect("written");
+        }
+        forget(&["uvm-p9".to_owned()], &home, &target).expect("forgotten");
+        assert!(!overlay.exists() && other.exists() && named.exists());
+        assert!(!stale.exists() && ours.exists());
+        forget(&["uvm-p9".to_owned()], &dir.path().join("none"), &dir.path().join("none")).expect("nothing to forget");
+    }
 
     #[test]
     fn directories_of_a_package_are_told_from_those_of_others() {

@@ -1,5 +1,7 @@
 //! What is public: every package that is not kept from it builds from what is packed, and no interface breaks unsaid.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, bail};
 use serde_json::Value;
 
@@ -15,6 +17,8 @@ pub(crate) struct Public {
     libraries: Vec<Library>,
     /// The commit whose interfaces are kept.
     commit: String,
+    /// Where they are built.
+    target: PathBuf,
 }
 
 /// A commit of this history.
@@ -36,6 +40,7 @@ pub(crate) fn packages() -> anyhow::Result<Public> {
         names: Vec::new(),
         libraries: Vec::new(),
         commit: text(&metadata["metadata"]["public"]["baseline"], "baseline in Cargo.toml")?,
+        target: text(&metadata["target_directory"], "target directory")?.into(),
     };
     for package in metadata["packages"].as_array().context("cargo metadata has no packages")? {
         // `publish = false` is told as a list of no registries.
@@ -57,7 +62,7 @@ pub(crate) fn packages() -> anyhow::Result<Public> {
 impl Public {
     /// Packs all, and builds each from what was packed.
     pub(crate) fn pack(&self) -> anyhow::Result<()> {
-        overlay::forget(&self.names)?;
+        overlay::forget(&self.names, &overlay::cargo_home()?, &self.target)?;
         let pack = Cmd::cargo().args(["package", "--quiet"]).args(of(self.names.iter()));
         let changes = git(&["status", "--porcelain"]).output()?;
         if changes.is_empty() { pack.run() } else { pack.arg("--allow-dirty").run() }
