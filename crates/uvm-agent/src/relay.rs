@@ -135,14 +135,16 @@ pub(crate) async fn fill<T: AsRawFd + AsFd>(from: &AsyncFd<T>, to: &mut MuxWrite
 /// Writes what the host sends to `to`, until the host half-closes or nobody can read `to` any more.
 pub(crate) async fn inwards(mut from: MuxReadHalf, to: OwnedFd) -> io::Result<()> {
     let to = sys::watch(to, Interest::WRITABLE | Interest::ERROR)?;
-    let no_reader = async {
-        // A pipe shows an error once its last reader is gone.
-        drop(to.ready(Interest::ERROR).await);
-    };
     tokio::select! {
         result = copy_in(&mut from, &to) => result,
-        () = no_reader => Ok(()),
+        () = no_reader(&to) => Ok(()),
     }
+}
+
+/// Waits until nobody can read what is written to a pipe, which is watched for errors: it shows one once its last reader is
+/// gone.
+pub(crate) async fn no_reader(pipe: &AsyncFd<OwnedFd>) {
+    drop(pipe.ready(Interest::ERROR).await);
 }
 
 /// Writes what the host sends to a terminal, until it half-closes: that is not the end of the terminal.
@@ -186,17 +188,9 @@ mod tests {
     use std::io::{Read, Write};
 
     use tokio::io::AsyncReadExt;
-    use uvm_mux::MuxStream;
 
     use super::*;
-    use crate::test_link::{link, pairs};
-
-    async fn stream() -> (MuxStream, MuxStream) {
-        let (host, guest) = link().await;
-        let mut listener = host.listen(1).expect("free");
-        let (dialled, accepted) = tokio::join!(guest.dial(1), listener.accept());
-        (dialled.expect("dialled"), accepted.expect("accepted"))
-    }
+    use crate::test_link::{pairs, stream};
 
     fn pattern(len: usize) -> Vec<u8> {
         (0..len).map(|i| (i * 31 % 251) as u8).collect()

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
 use uvm_mux::channel::SocketChannel;
-use uvm_mux::{Config, Greeting, GuestState, Mux, MuxListener, Role};
+use uvm_mux::{Config, Greeting, GuestState, Mux, MuxListener, MuxStream, Role};
 
 use crate::link::{Link, Sockets, Stream};
 
@@ -28,6 +28,14 @@ pub(crate) async fn link() -> (Mux, Mux) {
     host.up().await.expect("up");
     guest.up().await.expect("up");
     (host, guest)
+}
+
+/// The guest's end and the host's of a stream of a multiplexer, which the guest has dialled.
+pub(crate) async fn stream() -> (MuxStream, MuxStream) {
+    let (host, guest) = link().await;
+    let mut listener = host.listen(1).expect("free");
+    let (dialled, accepted) = tokio::join!(guest.dial(1), listener.accept());
+    (dialled.expect("dialled"), accepted.expect("accepted"))
 }
 
 /// Sockets as the carrier: the host listens on the sockets of a directory that have their ports as names.

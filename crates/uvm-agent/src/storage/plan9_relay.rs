@@ -38,15 +38,11 @@ pub(super) fn join(stream: MuxStream, message: usize) -> io::Result<(KernelEnds,
     let (from_host, to_host) = stream.into_split();
     let relay = async move {
         let mut inwards = Inwards { kernel: &kernel, gathering, gathered, held: 0, place: Place::default() };
-        let no_reader = async {
-            // A pipe shows an error once its last reader is gone.
-            drop(kernel.ready(Interest::ERROR).await);
-        };
         // Its end, whoever ends it, is the end of the mount.
         tokio::select! {
             _ = outwards(&from_kernel, to_host) => {}
             _ = inwards.carry(from_host) => {}
-            () = no_reader => {}
+            () = relay::no_reader(&kernel) => {}
         }
     };
     Ok((KernelEnds { read, write }, relay))
@@ -199,7 +195,7 @@ mod tests {
     use tokio::io::AsyncReadExt;
 
     use super::*;
-    use crate::test_link::link;
+    use crate::test_link::stream;
 
     /// So little that long messages fill the pipes.
     const ROOM: usize = 64 * 1024;
@@ -207,11 +203,9 @@ mod tests {
 
     /// The host's end, the kernel's, and what tells that the relay has ended.
     async fn joined() -> (MuxStream, KernelEnds, tokio::task::JoinHandle<()>) {
-        let (host, guest) = link().await;
-        let mut listener = host.listen(1).expect("free");
-        let (dialled, accepted) = tokio::join!(guest.dial(1), listener.accept());
-        let (ends, relay) = join(dialled.expect("dialled"), ROOM).expect("pipes");
-        (accepted.expect("accepted"), ends, tokio::spawn(relay))
+        let (guest, host) = stream().await;
+        let (ends, relay) = join(guest, ROOM).expect("pipes");
+        (host, ends, tokio::spawn(relay))
     }
 
     /// A message of so many bytes.
