@@ -8,13 +8,8 @@ use crate::disk_image::FileKey;
 /// How many are named.
 const NAMED: usize = 5;
 
-/// The processes that have the file open, but for `this` one, for people to read: QEMUs by the names of their VMs. Those of
+/// The processes that have the file open, but for `these`, for people to read: QEMUs by the names of their VMs. Those of
 /// other users cannot be seen without privileges.
-pub(crate) fn of(file: FileKey, this: u32) -> Vec<String> {
-    besides(file, &[this])
-}
-
-/// The same, but for several: a QEMU that was given the file has it open, too, without using it.
 pub(crate) fn besides(file: FileKey, these: &[u32]) -> Vec<String> {
     let processes = fs::read_dir("/proc").into_iter().flatten();
     let numbers = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
@@ -48,10 +43,10 @@ mod tests {
     fn whoever_has_a_file_open_is_named() {
         let file = tempfile::NamedTempFile::new().expect("a file");
         let key = FileKey::of(&file.as_file().metadata().expect("its metadata"));
-        assert_eq!(of(key, std::process::id()), [] as [&str; 0]);
+        assert_eq!(besides(key, &[std::process::id()]), [] as [&str; 0]);
         let stdin = Stdio::from(file.reopen().expect("open"));
         let mut child = Command::new("sleep").arg("1000").stdin(stdin).spawn().expect("started");
-        let users = of(key, std::process::id());
+        let users = besides(key, &[std::process::id()]);
         assert_eq!(besides(key, &[std::process::id(), child.id()]), [] as [&str; 0]);
         child.kill().expect("killed");
         child.wait().expect("waited");

@@ -132,7 +132,7 @@ impl Vm {
         let this = std::process::id();
         let look = move || {
             let key = group.node.metadata().map(|meta| FileKey::of(&meta));
-            Ok(key.map(|key| file_users::of(key, this)).unwrap_or_default())
+            Ok(key.map(|key| file_users::besides(key, &[this])).unwrap_or_default())
         };
         let users = self.blocking_step("find who uses a PCI device".into(), look).await.unwrap_or_default();
         if users.is_empty() {

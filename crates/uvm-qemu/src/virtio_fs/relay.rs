@@ -245,6 +245,14 @@ mod tests {
         (Server { connection, end: Box::new(|| ()) }, helper)
     }
 
+    /// The same, and what tells that it is to end.
+    fn server_to_end() -> (Server, UnixStream, mpsc::Receiver<()>) {
+        let (mut server, helper) = server();
+        let (ended, end) = mpsc::channel();
+        server.end = Box::new(move || ended.send(()).expect("somebody listens"));
+        (server, helper, end)
+    }
+
     /// Longer than a test takes.
     const LONG: Duration = Duration::from_secs(600);
 
@@ -327,9 +335,7 @@ mod tests {
 
     #[test]
     fn one_who_does_not_answer_is_ended_and_the_next_is_asked() {
-        let (mut first, helper) = server();
-        let (ended, end) = mpsc::channel();
-        first.end = Box::new(move || ended.send(()).expect("somebody listens"));
+        let (first, helper, end) = server_to_end();
         let patience = Duration::from_secs(2);
         let (theirs, successors) = start(first, patience).expect("a thread");
         let qemu = UnixStream::from(theirs);
@@ -351,9 +357,7 @@ mod tests {
 
     #[test]
     fn one_who_stops_in_the_midst_of_an_answer_is_ended() {
-        let (mut first, mut helper) = server();
-        let (ended, end) = mpsc::channel();
-        first.end = Box::new(move || ended.send(()).expect("somebody listens"));
+        let (first, mut helper, end) = server_to_end();
         let (theirs, successors) = start(first, Duration::from_millis(50)).expect("a thread");
         let qemu = UnixStream::from(theirs);
         helper.write_all(&[0; 4]).expect("written");
