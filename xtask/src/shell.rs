@@ -14,6 +14,11 @@ pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default()
 }
 
+/// As a child, without a limit.
+fn plain(mut command: Command) -> anyhow::Result<ExitStatus> {
+    command.status().context("it cannot be run")
+}
+
 /// A program to run.
 pub(crate) struct Cmd {
     command: Command,
@@ -61,7 +66,7 @@ impl Cmd {
 
     /// Runs it with this program's streams.
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        self.run_by(|mut command| command.status().context("it cannot be run"))
+        self.run_by(plain)
     }
 
     /// As [`run`](Self::run), and everything that it started ends with it, or is ended with it after `limit`.
@@ -70,20 +75,27 @@ impl Cmd {
     }
 
     /// Runs it with this program's streams; how it ends is for the caller to judge.
-    pub(crate) fn status(mut self) -> anyhow::Result<ExitStatus> {
-        let shown = self.shown();
-        eprintln!("+ {shown}");
-        self.command.status().with_context(|| format!("{shown}: it cannot be run"))
+    pub(crate) fn status(self) -> anyhow::Result<ExitStatus> {
+        self.status_by(plain).map(|(_, status)| status)
     }
 
     fn run_by(self, run: impl FnOnce(Command) -> anyhow::Result<ExitStatus>) -> anyhow::Result<()> {
-        let shown = self.shown();
-        eprintln!("+ {shown}");
-        let status = run(self.command).with_context(|| shown.clone())?;
+        let (shown, status) = self.status_by(run)?;
         if !status.success() {
             bail!("{shown}: {status}");
         }
         Ok(())
+    }
+
+    /// Shows it, and runs it: what was shown, and how it ended.
+    fn status_by(
+        self,
+        run: impl FnOnce(Command) -> anyhow::Result<ExitStatus>,
+    ) -> anyhow::Result<(String, ExitStatus)> {
+        let shown = self.shown();
+        eprintln!("+ {shown}");
+        let status = run(self.command).with_context(|| shown.clone())?;
+        Ok((shown, status))
     }
 
     /// Runs it and gives its output.
