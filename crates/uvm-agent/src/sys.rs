@@ -1,6 +1,5 @@
-//! System calls that no safe library has: starting a process, signals without names, crediting entropy, watching a
-//! descriptor, connecting a virtual socket, growing a file system,
-//! zeros on a disk.
+//! System calls that no safe library has: starting a process, who is told of the ends of children, signals without names,
+//! crediting entropy, watching a descriptor, connecting a virtual socket, growing a file system, zeros on a disk.
 
 #![expect(unsafe_code, reason = "C interfaces; each block says why it is sound")]
 
@@ -203,6 +202,26 @@ pub(crate) fn signal(process: Pid, signal: c_int) -> Result<(), Errno> {
         0 => Ok(()),
         _ => Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::INVAL)),
     }
+}
+
+/// From now on, the calling thread is not the one that is told of the end of a child; nor are those that it starts.
+pub(crate) fn block_child_signals() -> io::Result<()> {
+    mask_child_signals(libc::SIG_BLOCK)
+}
+
+/// The calling thread may be told of the end of a child.
+pub(crate) fn unblock_child_signals() -> io::Result<()> {
+    mask_child_signals(libc::SIG_UNBLOCK)
+}
+
+fn mask_child_signals(how: c_int) -> io::Result<()> {
+    let mut signals = MaybeUninit::uninit();
+    // SAFETY: the set is initialised before it is used, and outlives the calls; the old mask is not asked for.
+    check(unsafe {
+        libc::sigemptyset(signals.as_mut_ptr());
+        libc::sigaddset(signals.as_mut_ptr(), libc::SIGCHLD);
+        libc::pthread_sigmask(how, signals.as_ptr(), ptr::null_mut())
+    })
 }
 
 /// Bytes of entropy that one call credits.

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
-use tokio::io::AsyncReadExt;
-use uvm::{ProcessSpec, ScsiDisk, UtilityVm};
+use tokio::task::JoinSet;
+use uvm::{ErrorKind, ProcessExit, ProcessSpec, ScsiDisk, UtilityVm};
 use uvm_testkit::leak::helpers;
 use uvm_testkit::{TestResult, TestVm};
 
@@ -146,17 +146,11 @@ async fn a_helper_that_stalls_before_its_share_is_there_fails_the_addition_only(
     // When the guest has the device and has not mounted it yet: the mount point is in a share that does not answer either.
     let outer = vm.share_with(&by_device(other.path(), "/run/outer")).await?;
     let outers = the_helper(&vm)?;
-    // It runs before anything is stopped: what it tells is not to wait for that.
-    let both = "[ $(cat /sys/bus/virtio/devices/*/device | grep -c 0x001a) = 2 ]";
-    let script = format!("echo runs; for _ in $(seq 1000); do {both} && exit; sleep 0.05; done; exit 1");
-    let mut sees_both = vm.create_process(&ProcessSpec::new(["sh", "-c", &script])).await?;
-    sees_both.stdout.as_mut().ok_or("asked for")?.read_exact(&mut [0; 5]).await?;
     send(outers, Signal::STOP)?;
     let stop = async || {
-        let seen = sees_both.wait().await?;
-        if !seen.is_success() {
-            return Err(format!("the guest has not seen both devices: {seen}").into());
-        }
+        let both = "[ $(cat /sys/bus/virtio/devices/*/device | grep -c 0x001a) = 2 ]";
+        // While the mounting waits: programs begin and end all the same.
+        sh(&vm, &format!("for _ in $(seq 1000); do {both} && exit; sleep 0.05; done; exit 1")).await?;
         let helper = helper_pids(&vm).into_iter().find(|pid| *pid != outers).ok_or("its helper has ended")?;
         send(helper, Signal::STOP)?;
         send(outers, Signal::CONT)?;
@@ -170,7 +164,41 @@ async fn a_helper_that_stalls_before_its_share_is_there_fails_the_addition_only(
     gone(helper.map_err(|e| format!("{e}: {error}"))?, &error, "the host has to answer for, took longer than").await?;
     outer.release().await?;
     assert_eq!(helper_pids(&vm), []);
-    drop(sees_both);
+    vm.close().await
+}
+
+#[tokio::test]
+async fn programs_end_while_a_share_is_waited_for() -> TestResult {
+    const RUNNING: usize = 4;
+    // Far more than threads of the agent that have nothing to do: those that have started programs wait, too.
+    const WAITING: usize = 32;
+    let dir = tempfile::tempdir()?;
+    let vm = TestVm::builder("fs-waits").boot().await?;
+    let share = vm.share_with(&by_device(dir.path(), "/run/share")).await?;
+    let helper = the_helper(&vm)?;
+    let mut running = Vec::new();
+    for _ in 0..RUNNING {
+        running.push(vm.create_process(&ProcessSpec::new(["sleep", "1000"])).await?);
+    }
+    send(helper, Signal::STOP)?;
+    // The agent looks for each on a thread of its own.
+    let mut waiting = JoinSet::new();
+    for number in 0..WAITING {
+        let (vm, missing) = (vm.clone(), ProcessSpec::new([format!("/run/share/{number}")]));
+        waiting.spawn(async move { vm.create_process(&missing).await.map(drop) });
+    }
+    let all_wait = format!("until [ $(ls /proc/1/task | wc -l) -gt {WAITING} ]; do sleep 0.05; done");
+    within("the threads", sh(&vm, &all_wait)).await??;
+    for process in running {
+        assert!(process.kill().await?, "it runs");
+        assert_eq!(within("its end", process.wait()).await??, ProcessExit::Signal(Some(9)));
+    }
+    assert!(waiting.try_join_next().is_none(), "nobody answers");
+    send(helper, Signal::CONT)?;
+    while let Some(looked) = within("an answer", waiting.join_next()).await? {
+        assert_eq!(looked?.expect_err("it is not there").kind(), ErrorKind::NotFound);
+    }
+    share.release().await?;
     vm.close().await
 }
 
