@@ -79,11 +79,11 @@ impl Vm {
         }
     }
 
-    /// Takes such a device out. The device goes first: a guest whose device is dead would not let go of it any more.
-    pub(crate) async fn unplug_served(&self, name: &str) -> Result<(), PlatformError> {
-        self.remove_device(name).await?;
+    /// Gives up what is left of such a device once it is [removed](Self::remove_device): its slot, and its connection. The
+    /// device goes first: a guest whose device is dead would not let go of it any more.
+    pub(crate) async fn give_up_served(&self, name: &str) {
         self.slots.give_back(name);
-        // It is dead then, and its connection of no use; one that QEMU does not give up costs a descriptor there.
+        // A connection that QEMU does not give up costs a descriptor there.
         match self.qmp.call("chardev-remove", json!({ "id": name })).await {
             Ok(_) => {}
             // An earlier attempt came this far.
@@ -92,13 +92,13 @@ impl Vm {
                 tracing::warn!(vm = %self.id, error = %e, "the connection of a device that is gone stays in QEMU");
             }
         }
-        Ok(())
     }
 
     /// Takes out what plugging in such a device may have left, wherever that went unanswered: the device, its connection, and
     /// the descriptor of one that was not made.
     pub(crate) async fn undo_served(&self, name: &str) -> Result<(), PlatformError> {
-        self.unplug_served(name).await?;
+        self.remove_device(name).await?;
+        self.give_up_served(name).await;
         match self.qmp.call("closefd", json!({ "fdname": name })).await {
             // Refused: there is none.
             Ok(_) | Err(CallError::Refused(_)) => Ok(()),

@@ -290,7 +290,8 @@ impl Vm {
                 removed = self.remove_device(&share.name) => removed?,
                 never = answer => return never,
             }
-            self.unplug_served(&share.name).await
+            self.give_up_served(&share.name).await;
+            Ok(())
         };
         within(self.deadlines.host_call, unplug).await
     }
