@@ -32,18 +32,21 @@ pub(super) async fn update(storage: &Storage, size: DiskSize) -> Result<(), Stor
 fn update_now(storage: &Storage, size: &DiskSize, until: Instant) -> Result<(), StorageError> {
     let device = storage.scsi.find(size.controller, size.lun, until.saturating_duration_since(Instant::now()))?;
     device.rescan()?;
+    wait(&device, size.bytes, until)?;
+    if size.grow.is_empty() { Ok(()) } else { grow(&device, &size.grow, size.bytes) }
+}
+
+fn wait(device: &BlockDevice, bytes: u64, until: Instant) -> Result<(), StorageError> {
     loop {
         let seen = device.bytes()?;
-        if seen == size.bytes {
-            break;
+        if seen == bytes {
+            return Ok(());
         }
         if Instant::now() >= until {
-            let node = device.node();
-            return Err(StorageError::Bad(format!("{} has {seen} bytes, not {}", node.display(), size.bytes)));
+            return Err(StorageError::Late(format!("{} has {seen} bytes, not {bytes}", device.node().display())));
         }
         thread::sleep(LOOK);
     }
-    if size.grow.is_empty() { Ok(()) } else { grow(&device, &size.grow, size.bytes) }
 }
 
 fn grow(device: &BlockDevice, path: &str, bytes: u64) -> Result<(), StorageError> {
@@ -98,6 +101,8 @@ impl XfsSize {
 
 #[cfg(test)]
 mod tests {
+    use uvm_wire::Hresult;
+
     use super::*;
 
     #[test]
@@ -109,6 +114,18 @@ mod tests {
         file.as_file().write_all_at(&superblock, 0).expect("written");
         let expected = XfsSize { block_bytes: 4096, blocks: 76_800, inode_percent: 25 };
         assert_eq!(XfsSize::of(file.path()).expect("read"), expected);
+    }
+
+    #[test]
+    fn a_size_that_does_not_come_is_told() {
+        let sys = tempfile::tempdir().expect("a directory");
+        let device = BlockDevice::new(sys.path(), Path::new("/dev"), "sdq");
+        std::fs::create_dir_all(sys.path().join("block/sdq")).expect("made");
+        std::fs::write(sys.path().join("block/sdq/size"), "8\n").expect("written");
+        wait(&device, 4096, Instant::now()).expect("it has come");
+        let (result, message) = wait(&device, 8192, Instant::now()).expect_err("it has not").told();
+        assert_eq!(result, Hresult::TIMEOUT);
+        assert!(message.ends_with("/dev/sdq has 4096 bytes, not 8192"), "{message}");
     }
 
     #[test]

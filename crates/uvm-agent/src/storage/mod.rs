@@ -110,7 +110,8 @@ impl Storage {
 enum StorageError {
     #[error("{0}")]
     Bad(String),
-    /// It was given up: it may yet end, by itself.
+    /// Something was waited for, and has not come in time. What was given up, and not just looked for in vain, may yet end,
+    /// by itself.
     #[error("{0}")]
     Late(String),
     #[error("{what} cannot be done in this guest yet")]
@@ -138,5 +139,12 @@ impl StorageError {
             Self::NotYet { .. } => Failure::wrapping(Hresult::NOT_IMPLEMENTED, &self),
             Self::Io { source, .. } => with_errno(Failure::plain(&self), source),
         }
+    }
+
+    /// What the host hears of it.
+    #[cfg(test)]
+    fn told(self) -> (Hresult, String) {
+        let failure = self.into_failure();
+        (failure.result, failure.message)
     }
 }

@@ -21,10 +21,7 @@ const NAMED: usize = 5;
 /// Makes the directory, with those above it, for root alone, and has something mounted there; if that fails, what was made
 /// is removed. A directory that something is mounted at is refused: the removal of either would take the other's.
 pub(super) fn mount_at(path: &str, mount: impl FnOnce() -> Result<(), StorageError>) -> Result<(), StorageError> {
-    let path = absolute(path)?;
-    if let Some(Mounted { source, .. }) = Mounted::all().into_iter().find(|mounted| mounted.path == path) {
-        return Err(StorageError::Bad(format!("{source} is mounted at {} already", path.display())));
-    }
+    let path = check_free(path)?;
     let is_new = !path.exists();
     make(path)?;
     let mounted = mount();
@@ -33,6 +30,23 @@ pub(super) fn mount_at(path: &str, mount: impl FnOnce() -> Result<(), StorageErr
         let _ = fs::remove_dir(path);
     }
     mounted
+}
+
+/// Why nothing is mounted at `path` where the device for it was waited for in vain. What is waited for in vain the host takes
+/// back: if something else is mounted there, which that would unmount, this is said instead.
+pub(super) fn taken_or(path: &str, late: StorageError) -> StorageError {
+    check_free(path).err().unwrap_or(late)
+}
+
+/// The path, if nothing is mounted there.
+fn check_free(path: &str) -> Result<&Path, StorageError> {
+    let path = absolute(path)?;
+    match Mounted::at(path) {
+        Some(Mounted { source, .. }) => {
+            Err(StorageError::Bad(format!("{source} is mounted at {} already", path.display())))
+        }
+        None => Ok(path),
+    }
 }
 
 fn make(path: &Path) -> Result<(), StorageError> {

@@ -45,7 +45,7 @@ fn wait(port: &Path, name: &str, until: Instant) -> Result<(), StorageError> {
             return Ok(());
         }
         if Instant::now() >= until {
-            return Err(StorageError::Bad(format!(
+            return Err(StorageError::Late(format!(
                 "no PCI device has shown up in port {name} within {FOUND_WITHIN:.0?}"
             )));
         }
@@ -66,6 +66,8 @@ fn is_address(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use uvm_wire::Hresult;
+
     use super::*;
 
     #[test]
@@ -73,11 +75,13 @@ mod tests {
         let sys = tempfile::tempdir().expect("a directory");
         let port = directory(sys.path(), "0000:00:14.0").expect("a port");
         let soon = || Instant::now();
-        let error = wait(&port, "0000:00:14.0", soon()).expect_err("no port").to_string();
-        assert!(error.contains("PCI port 0000:00:14.0"), "{error}");
+        let (result, message) = wait(&port, "0000:00:14.0", soon()).expect_err("no port").told();
+        assert_eq!(result, Hresult::FAIL);
+        assert!(message.contains("PCI port 0000:00:14.0"), "{message}");
         fs::create_dir_all(port.join("power")).expect("made");
-        let error = wait(&port, "0000:00:14.0", soon()).expect_err("no device").to_string();
-        assert!(error.contains("no PCI device has shown up in port 0000:00:14.0"), "{error}");
+        let (result, message) = wait(&port, "0000:00:14.0", soon()).expect_err("no device").told();
+        assert_eq!(result, Hresult::TIMEOUT);
+        assert!(message.contains("no PCI device has shown up in port 0000:00:14.0"), "{message}");
         let later = thread::spawn({
             let port = port.clone();
             move || fs::create_dir(port.join("0000:02:00.0"))

@@ -87,7 +87,8 @@ pub(super) async fn add(storage: &Storage, device: VpmemDevice) -> Result<(), St
 fn find_and_mount(storage: &Storage, path: &str, which: &Which, until: Instant) -> Result<(), StorageError> {
     storage.modules.load("pmem").map_err(StorageError::because)?;
     let within = FOUND_WITHIN.min(until.saturating_duration_since(Instant::now()));
-    let mounted = storage.pmem.find(which, within).and_then(|device| mount(storage, &device, path));
+    let found = storage.pmem.find(which, within).map_err(|late| mount_point::taken_or(path, late));
+    let mounted = found.and_then(|device| mount(storage, &device, path));
     if mounted.is_err()
         && let Err(e) = storage.pmem.let_go(which)
     {
@@ -160,7 +161,7 @@ impl PmemBus {
             }
             if began.elapsed() >= within {
                 let name = which.name();
-                return Err(StorageError::Bad(format!(
+                return Err(StorageError::Late(format!(
                     "no memory-backed disk {name} has shown up within {within:.0?}"
                 )));
             }
@@ -222,6 +223,8 @@ fn child(directory: &Path, is_such: impl Fn(&str) -> bool) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use uvm_wire::Hresult;
+
     use super::*;
 
     /// A tree like the kernel's, with one device.
@@ -287,8 +290,9 @@ mod tests {
         let (dir, bus, _device) = bus();
         for path in ["12.0/04.0", "13.0/03.0", "12.0", ""] {
             let which = at(path).expect("a place");
-            let error = bus.find(&which, Duration::ZERO).expect_err("none").to_string();
-            assert!(error.contains(&which.name()), "{error}");
+            let (result, message) = bus.find(&which, Duration::ZERO).expect_err("none").told();
+            assert_eq!(result, Hresult::TIMEOUT);
+            assert!(message.contains(&which.name()), "{message}");
             bus.let_go(&which).expect("nothing is there");
         }
         fs::remove_dir_all(dir.path().join("bus")).expect("removed");

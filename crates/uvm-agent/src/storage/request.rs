@@ -90,12 +90,6 @@ mod tests {
 
     use super::*;
 
-    /// What the host hears of it.
-    fn told(error: StorageError) -> (Hresult, String) {
-        let failure = error.into_failure();
-        (failure.result, failure.message)
-    }
-
     fn place() -> Vec<Place> {
         vec![Place::Path("/mnt".into())]
     }
@@ -120,7 +114,7 @@ mod tests {
             Ok(())
         };
         let error = request.run("the task", work, || (), undo).await.expect_err("too late");
-        assert_eq!(told(error), (Hresult::TIMEOUT, "HRESULT 0xc0370109: the task took longer than 25s".into()));
+        assert_eq!(error.told(), (Hresult::TIMEOUT, "HRESULT 0xc0370109: the task took longer than 25s".into()));
         // It goes on, so the next waits.
         let next = tokio::spawn(async move { Request::begin(&turns, place()).await.map(drop) });
         drop(release);
@@ -132,7 +126,7 @@ mod tests {
     async fn what_is_waited_for_in_vain_is_named() {
         let turns = Turns::default();
         let _held = Request::begin(&turns, place()).await.expect("free");
-        let (result, message) = told(Request::begin(&turns, place()).await.expect_err("busy"));
+        let (result, message) = Request::begin(&turns, place()).await.expect_err("busy").told();
         assert_eq!(result, Hresult::TIMEOUT);
         assert!(message.ends_with(": an earlier request about /mnt has not ended within 25s"), "{message}");
     }
@@ -146,7 +140,7 @@ mod tests {
             Err(StorageError::Bad("cut".into()))
         };
         let error = request.run("the task", work, || drop(release), || panic!("nothing was done")).await;
-        assert_eq!(told(error.expect_err("too late")).0, Hresult::TIMEOUT);
+        assert_eq!(error.expect_err("too late").told().0, Hresult::TIMEOUT);
     }
 
     #[tokio::test]
@@ -156,6 +150,6 @@ mod tests {
         begin().await.run("a", || Ok(()), || (), undo).await.expect("done");
         let bad = || Err(StorageError::Bad("why".into()));
         let error = begin().await.run("a", bad, || (), undo).await.expect_err("bad");
-        assert_eq!(told(error), (Hresult::FAIL, "why".into()));
+        assert_eq!(error.told(), (Hresult::FAIL, "why".into()));
     }
 }

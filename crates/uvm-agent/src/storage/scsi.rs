@@ -69,10 +69,11 @@ fn add_now(storage: &Storage, disk: &MappedVirtualDisk, until: Instant) -> Resul
 fn find_and_mount(storage: &Storage, disk: &MappedVirtualDisk, until: Instant) -> Result<(), StorageError> {
     storage.modules.load("scsi").map_err(StorageError::because)?;
     let within = FOUND_WITHIN.min(until.saturating_duration_since(Instant::now()));
-    let whole = storage.scsi.find(disk.controller, disk.lun, within)?;
+    let found = storage.scsi.find(disk.controller, disk.lun, within);
     if disk.mount_path.is_empty() {
-        return Ok(());
+        return found.map(drop);
     }
+    let whole = found.map_err(|late| mount_point::taken_or(&disk.mount_path, late))?;
     let device = if disk.partition == 0 { whole } else { whole.partition(disk.partition, until)? };
     if disk.block_dev {
         return mount_point::link(&disk.mount_path, &device.node());
@@ -163,7 +164,7 @@ impl ScsiBus {
                 }
             }
             if began.elapsed() >= within {
-                return Err(StorageError::Bad(format!(
+                return Err(StorageError::Late(format!(
                     "no disk has shown up at controller {controller}, LUN {lun} within {within:.0?}"
                 )));
             }
@@ -229,6 +230,8 @@ fn names(directory: &Path) -> io::Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use uvm_wire::Hresult;
+
     use super::*;
 
     /// Trees like the kernel's, with one adapter, and the node of an empty disk.
@@ -278,11 +281,27 @@ mod tests {
     #[test]
     fn a_disk_that_does_not_come_is_named() {
         let (dir, bus) = bus();
-        let error = bus.find(1, 7, Duration::ZERO).expect_err("there is none").to_string();
-        assert!(error.contains("controller 1, LUN 7"), "{error}");
+        let look = || bus.find(1, 7, Duration::ZERO).expect_err("there is none").told();
+        let (result, message) = look();
+        assert_eq!(result, Hresult::TIMEOUT);
+        assert!(message.contains("controller 1, LUN 7"), "{message}");
         fs::remove_dir_all(dir.path().join("class")).expect("removed");
-        let error = bus.find(1, 7, Duration::ZERO).expect_err("not even an adapter").to_string();
-        assert!(error.contains("controller 1, LUN 7"), "{error}");
+        assert_eq!(look(), (result, message), "not even an adapter");
+    }
+
+    #[test]
+    fn a_disk_that_does_not_come_is_not_taken_back_from_a_path_that_is_taken() {
+        let (_dir, bus) = bus();
+        let storage = Storage { scsi: bus, ..Storage::new(Arc::default()) };
+        let told = |path: &str| {
+            let disk = MappedVirtualDisk { lun: 7, mount_path: path.into(), ..MappedVirtualDisk::default() };
+            find_and_mount(&storage, &disk, Instant::now()).expect_err("there is none").told()
+        };
+        assert_eq!(told("").0, Hresult::TIMEOUT);
+        assert_eq!(told("/nothing-is-mounted-here").0, Hresult::TIMEOUT);
+        let (result, message) = told("/proc");
+        assert_eq!(result, Hresult::FAIL);
+        assert!(message.ends_with("is mounted at /proc already"), "{message}");
     }
 
     #[test]

@@ -45,13 +45,24 @@ pub(super) async fn remove(storage: &Storage, share: MappedDirectory) -> Result<
 
 fn mount(share: &MappedDirectory, until: Instant) -> Result<(), StorageError> {
     let flags = if share.read_only { MountFlags::RDONLY } else { MountFlags::empty() };
+    let attempt = || rustix::mount::mount(share.tag.as_str(), share.mount_path.as_str(), "virtiofs", flags, None);
+    once_found(share, until, attempt)?;
+    prepare(share)
+}
+
+/// Mounts by `attempt`, once there is a device of this tag.
+fn once_found(
+    share: &MappedDirectory,
+    until: Instant,
+    attempt: impl Fn() -> Result<(), Errno>,
+) -> Result<(), StorageError> {
     loop {
-        match rustix::mount::mount(share.tag.as_str(), share.mount_path.as_str(), "virtiofs", flags, None) {
-            Ok(()) => return prepare(share),
-            // There is no device of this tag yet.
+        match attempt() {
+            Ok(()) => return Ok(()),
+            // There is none yet.
             Err(Errno::INVAL) if Instant::now() < until => thread::sleep(LOOK_AGAIN),
             Err(Errno::INVAL) => {
-                return Err(StorageError::Bad(format!("no device with the tag {:?} has come to be", share.tag)));
+                return Err(StorageError::Late(format!("no device with the tag {:?} has come to be", share.tag)));
             }
             Err(e) => {
                 return Err(StorageError::at(format!("mount share {:?} at {:?}", share.tag, share.mount_path))(
@@ -84,9 +95,26 @@ const READ_AHEAD_KIB: u32 = 1024;
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::sync::Arc;
 
+    use uvm_wire::Hresult;
+
     use super::*;
+
+    #[test]
+    fn a_device_is_waited_for_and_named_if_it_does_not_come() {
+        let share = MappedDirectory { tag: "share-0".into(), ..MappedDirectory::default() };
+        let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(60));
+        let (result, message) = once_found(&share, now, || Err(Errno::INVAL)).expect_err("none").told();
+        assert_eq!(result, Hresult::TIMEOUT);
+        assert!(message.ends_with("no device with the tag \"share-0\" has come to be"), "{message}");
+        let missing = Cell::new(3);
+        let comes = || missing.replace(missing.get() - 1).eq(&0).then_some(()).ok_or(Errno::INVAL);
+        once_found(&share, later, comes).expect("it comes");
+        let (result, message) = once_found(&share, later, || Err(Errno::PERM)).expect_err("refused").told();
+        assert_eq!(result, Hresult::FAIL, "{message}");
+    }
 
     #[tokio::test]
     async fn what_is_no_share_is_not_unmounted_as_one() {
