@@ -1,11 +1,12 @@
 //! What every measurement needs: a host, boot files, options of the VMs.
 
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context as _;
-use uvm::image::{BootFiles, BootFilesOptions, ExtraFile, KernelSource};
+use uvm::image::{BootFiles, BootFilesOptions, ExtraFile, KernelSource, Manifest};
 use uvm::platform::Platform;
 use uvm::qemu::{AcceleratorChoice, QemuHost, QemuOptions};
 use uvm::{LcowOptions, MemoryMib, ProcessSpec, UtilityVm};
@@ -75,6 +76,23 @@ impl Context {
 pub(crate) fn options(files: &BootFiles, processors: u32, memory_mib: u64) -> anyhow::Result<LcowOptions> {
     let options = LcowOptions::default().with_boot_files(files.dir()).with_processors(processors);
     Ok(options.with_memory(MemoryMib::new(memory_mib)?))
+}
+
+/// Options of a VM that is measured, whose agent has virtual sockets only; and the directory they need meanwhile.
+pub(crate) fn by_virtual_sockets(
+    files: &BootFiles,
+    processors: u32,
+    memory_mib: u64,
+) -> anyhow::Result<(LcowOptions, tempfile::TempDir)> {
+    let directory = tempfile::tempdir()?;
+    let manifest = directory.path().join(Manifest::FILE);
+    std::fs::write(manifest, r#"{"format": 1, "agent": {"kind": "original"}}"#)?;
+    for path in [files.kernel_path(), files.initrd_path()] {
+        symlink(&path, directory.path().join(path.file_name().context("a file without a name")?))?;
+    }
+    let mut options = options(files, processors, memory_mib)?;
+    options.boot_files = Some(directory.path().to_owned());
+    Ok((options, directory))
 }
 
 /// The command line that a VM of these options is given.

@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
@@ -14,7 +14,7 @@ use uvm_bench_guest::{BLOCK, MESSAGE, vsock_port};
 use crate::context::{Context, command_line, millis, options};
 use crate::report::{Report, Statistic, Target};
 use crate::size::pss_of;
-use crate::vsock_device::{Machine, Stream, VERSION};
+use crate::vsock_device::{Machine, Stream, VERSION, down, up};
 
 const ROUNDS: usize = 15;
 const MEMORY_MIB: u64 = 1024;
@@ -116,28 +116,6 @@ async fn round_trip(machine: &Machine) -> anyhow::Result<f64> {
         echo(&mut *stream).await?;
     }
     Ok(millis(began) * 1000.0 / f64::from(MESSAGES))
-}
-
-async fn up(mut stream: Box<dyn Stream>, blocks: u64) -> anyhow::Result<()> {
-    stream.write_u64_le(blocks).await?;
-    let (mut buffer, mut left) = (vec![0; BLOCK], blocks * BLOCK as u64);
-    while left > 0 {
-        let n = stream.read(&mut buffer).await?;
-        ensure!(n > 0, "it ended {left} bytes early");
-        left -= n as u64;
-    }
-    Ok(())
-}
-
-async fn down(mut stream: Box<dyn Stream>, blocks: u64) -> anyhow::Result<()> {
-    stream.write_u64_le(blocks).await?;
-    let block = vec![0; BLOCK];
-    for _ in 0..blocks {
-        stream.write_all(&block).await?;
-    }
-    // All of it has been read.
-    stream.read_u8().await?;
-    Ok(())
 }
 
 /// The speed of one stream.

@@ -6,10 +6,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream as StdStream};
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use uvm::image::BootFiles;
+use uvm_bench_guest::BLOCK;
 use uvm_vsock::{Config, Vsock, VsockListener};
 
 use crate::bare::BareQemu;
@@ -110,4 +111,28 @@ impl Machine {
             }
         }
     }
+}
+
+/// Has the guest's program at the other end fill so many blocks, and reads them.
+pub(crate) async fn up(mut stream: Box<dyn Stream>, blocks: u64) -> anyhow::Result<()> {
+    stream.write_u64_le(blocks).await?;
+    let (mut buffer, mut left) = (vec![0; BLOCK], blocks * BLOCK as u64);
+    while left > 0 {
+        let n = stream.read(&mut buffer).await?;
+        ensure!(n > 0, "it ended {left} bytes early");
+        left -= n as u64;
+    }
+    Ok(())
+}
+
+/// Writes so many blocks, until the guest's program at the other end has read them.
+pub(crate) async fn down(mut stream: Box<dyn Stream>, blocks: u64) -> anyhow::Result<()> {
+    stream.write_u64_le(blocks).await?;
+    let block = vec![0; BLOCK];
+    for _ in 0..blocks {
+        stream.write_all(&block).await?;
+    }
+    // All of it has been read.
+    stream.read_u8().await?;
+    Ok(())
 }

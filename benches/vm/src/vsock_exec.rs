@@ -1,17 +1,16 @@
 //! Processes of an agent that speaks by virtual sockets only, against a small program that does the same over one connection
 //! and opens two more for each process: both on our device and the same QEMU line.
 
-use std::os::unix::fs::symlink;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use uvm::image::{BootFiles, KernelSource, Manifest};
-use uvm::{LcowOptions, ProcessSpec, UtilityVm};
+use uvm::image::KernelSource;
+use uvm::{ProcessSpec, UtilityVm};
 use uvm_bench_guest::{BLOCK, TRUE, WRITE, vsock_port};
 use uvm_vsock::VsockListener;
 
-use crate::context::{Context, command_line, first_exec, millis, options};
+use crate::context::{Context, by_virtual_sockets, command_line, first_exec, millis};
 use crate::report::{Report, Statistic, Target};
 use crate::vsock_device::{Machine, Stream};
 
@@ -35,7 +34,7 @@ pub(crate) async fn measure(context: &Context) -> anyhow::Result<Report> {
     report.set("processors", 1);
     let files = context.boot_files(KernelSource::Distribution, None)?;
     report.set("kernel", files.manifest().kernel.release.clone());
-    let (options, _directory) = by_virtual_sockets(&files)?;
+    let (options, _directory) = by_virtual_sockets(&files, 1, MEMORY_MIB)?;
     let line = command_line(context, &options).await?;
     let reference = context.boot_files(KernelSource::Distribution, Some("bench-guest-vsock"))?;
     let machine = Machine::ours(context, &line, &reference)?;
@@ -77,19 +76,6 @@ pub(crate) async fn measure(context: &Context) -> anyhow::Result<Report> {
     report.figure("stdout by virtual sockets / raw connection", "stdout", Statistic::Median, Some("stream"), target)?;
     report.end()?;
     Ok(report)
-}
-
-/// Options of a VM whose agent has virtual sockets only.
-fn by_virtual_sockets(files: &BootFiles) -> anyhow::Result<(LcowOptions, tempfile::TempDir)> {
-    let directory = tempfile::tempdir()?;
-    let manifest = directory.path().join(Manifest::FILE);
-    std::fs::write(manifest, r#"{"format": 1, "agent": {"kind": "original"}}"#)?;
-    for path in [files.kernel_path(), files.initrd_path()] {
-        symlink(&path, directory.path().join(path.file_name().context("a file without a name")?))?;
-    }
-    let mut options = options(files, 1, MEMORY_MIB)?;
-    options.boot_files = Some(directory.path().to_owned());
-    Ok((options, directory))
 }
 
 async fn ours(vm: &UtilityVm) -> anyhow::Result<f64> {
