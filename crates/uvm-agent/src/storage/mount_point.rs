@@ -21,9 +21,12 @@ const NAMED: usize = 5;
 /// Makes the directory, with those above it, for root alone, and has something mounted there; if that fails, what was made
 /// is removed. A directory that something is mounted at is refused: the removal of either would take the other's.
 pub(super) fn mount_at(path: &str, mount: impl FnOnce() -> Result<(), StorageError>) -> Result<(), StorageError> {
-    let path = check_free(path)?;
-    let is_new = !path.exists();
-    make(path)?;
+    let path = absolute(path)?;
+    let is_new = make(path)?;
+    // At what was made just now nothing is mounted; to read of all mounts takes the longer, the more there are.
+    if !is_new {
+        check_free(path)?;
+    }
     let mounted = mount();
     if mounted.is_err() && is_new {
         // An empty directory is no harm.
@@ -35,23 +38,32 @@ pub(super) fn mount_at(path: &str, mount: impl FnOnce() -> Result<(), StorageErr
 /// Why nothing is mounted at `path` where the device for it was waited for in vain. What is waited for in vain the host takes
 /// back: if something else is mounted there, which that would unmount, this is said instead.
 pub(super) fn taken_or(path: &str, late: StorageError) -> StorageError {
-    check_free(path).err().unwrap_or(late)
+    absolute(path).and_then(check_free).err().unwrap_or(late)
 }
 
-/// The path, if nothing is mounted there.
-fn check_free(path: &str) -> Result<&Path, StorageError> {
-    let path = absolute(path)?;
+/// An error if something is mounted there.
+fn check_free(path: &Path) -> Result<(), StorageError> {
     match Mounted::at(path) {
         Some(Mounted { source, .. }) => {
             Err(StorageError::Bad(format!("{source} is mounted at {} already", path.display())))
         }
-        None => Ok(path),
+        None => Ok(()),
     }
 }
 
-fn make(path: &Path) -> Result<(), StorageError> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(StorageError::at(format!("make {}", path.display())))
+/// Makes the directory, with those above it, for root alone; says whether it was not there.
+fn make(path: &Path) -> Result<bool, StorageError> {
+    let mut builder = DirBuilder::new();
+    builder.mode(0o700);
+    let made = match builder.create(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => builder.recursive(true).create(path),
+        made => made,
+    };
+    match made {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(e) => Err(StorageError::at(format!("make {}", path.display()))(e)),
+    }
 }
 
 /// Makes `path` a link to a device.
