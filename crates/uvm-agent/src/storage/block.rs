@@ -14,15 +14,6 @@ const PARTITIONS_WITHIN: Duration = Duration::from_secs(5);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// The shortest and the longest pause between looks for a disk.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
-
-/// How long to pause before the next look for a disk that has been waited for since `began`: a part of that time, so that it
-/// is found little later than it comes, and many that are waited for do not keep the kernel from finding them.
-pub(super) fn pause_before_next_look(began: Instant) -> Duration {
-    (began.elapsed() / 4).clamp(PAUSES.0, PAUSES.1)
-}
-
 /// A disk, or a part of one.
 #[derive(Clone, Debug)]
 pub(super) struct BlockDevice {

@@ -3,6 +3,7 @@
 //! What is asked for is done on threads of its own: each step waits for the kernel, and many disks come at a time. Requests
 //! about one disk or one path are done in the order they came.
 
+mod arrivals;
 mod block;
 mod disk_size;
 mod empty;
@@ -32,6 +33,7 @@ use crate::link::Link;
 use crate::modules::Modules;
 use crate::not_yet;
 
+use self::arrivals::Arrivals;
 use self::layers::Combined;
 pub(crate) use self::mount_point::unmount_disks;
 use self::pmem::PmemBus;
@@ -54,10 +56,11 @@ pub(crate) struct Storage {
 impl Storage {
     /// With the modules that file systems and disks may need.
     pub(crate) fn new(modules: Arc<Modules>) -> Self {
+        let arrivals = Arrivals::default();
         Self {
             modules,
-            scsi: ScsiBus::of_this_system(),
-            pmem: PmemBus::of_this_system(),
+            scsi: ScsiBus::of_this_system(arrivals.clone()),
+            pmem: PmemBus::of_this_system(arrivals),
             combined: Combined::default(),
             sockets: Sockets::default(),
             turns: Turns::default(),

@@ -7,13 +7,13 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use uvm_wire::modify::VpmemDevice;
 
-use super::block::{BlockDevice, pause_before_next_look};
+use super::arrivals::Arrivals;
+use super::block::BlockDevice;
 use super::filesystem::{self, Mounting};
 use super::turns::Place;
 use super::{Storage, StorageError, mount_point};
@@ -31,6 +31,7 @@ pub(super) struct PmemBus {
     sys: PathBuf,
     /// `/dev`, likewise.
     dev: PathBuf,
+    arrivals: Arrivals,
 }
 
 /// Which device is meant.
@@ -136,13 +137,15 @@ fn places(which: &Which, device: &VpmemDevice) -> Vec<Place> {
 }
 
 impl PmemBus {
-    pub(super) fn of_this_system() -> Self {
-        Self { sys: "/sys".into(), dev: "/dev".into() }
+    /// Whose devices are told of by `arrivals`.
+    pub(super) fn of_this_system(arrivals: Arrivals) -> Self {
+        Self { sys: "/sys".into(), dev: "/dev".into(), arrivals }
     }
 
     /// Waits for a device. One that was let go of is taken again.
     fn find(&self, which: &Which, within: Duration) -> Result<BlockDevice, StorageError> {
         let began = Instant::now();
+        let arrival = self.arrivals.expect("/block/pmem".into());
         loop {
             let found = match which {
                 Which::Number(number) => self.numbered(*number),
@@ -165,7 +168,7 @@ impl PmemBus {
                     "no memory-backed disk {name} has shown up within {within:.0?}"
                 )));
             }
-            thread::sleep(pause_before_next_look(began));
+            arrival.wait();
         }
     }
 
@@ -223,6 +226,8 @@ fn child(directory: &Path, is_such: impl Fn(&str) -> bool) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use uvm_wire::Hresult;
 
     use super::*;
@@ -235,7 +240,7 @@ mod tests {
         // What a bridge has besides.
         fs::create_dir_all(dir.path().join("devices/pci0000:00/0000:00:12.0/pci_bus")).expect("made");
         fs::create_dir_all(dir.path().join("bus/virtio/drivers/virtio_pmem")).expect("made");
-        let bus = PmemBus { sys: dir.path().to_owned(), dev: dir.path().join("dev") };
+        let bus = PmemBus { sys: dir.path().to_owned(), dev: dir.path().join("dev"), arrivals: Arrivals::silent() };
         fs::create_dir(&bus.dev).expect("made");
         (dir, bus, device)
     }

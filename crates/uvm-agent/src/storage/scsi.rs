@@ -5,12 +5,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use uvm_wire::modify::MappedVirtualDisk;
 
-use super::block::{BlockDevice, pause_before_next_look};
+use super::arrivals::Arrivals;
+use super::block::BlockDevice;
 use super::filesystem::{self, Mounting};
 use super::mount_point;
 use super::turns::Place;
@@ -30,6 +30,7 @@ pub(super) struct ScsiBus {
     dev: PathBuf,
     /// Controller and LUN of what was added and not let go of since.
     added: Arc<Mutex<HashSet<(u8, u8)>>>,
+    arrivals: Arrivals,
 }
 
 /// Waits for a disk, and mounts it where that is asked for.
@@ -139,8 +140,9 @@ fn places(disk: &MappedVirtualDisk) -> Vec<Place> {
 }
 
 impl ScsiBus {
-    pub(super) fn of_this_system() -> Self {
-        Self { sys: "/sys".into(), dev: "/dev".into(), added: Arc::default() }
+    /// Whose disks are told of by `arrivals`.
+    pub(super) fn of_this_system(arrivals: Arrivals) -> Self {
+        Self { sys: "/sys".into(), dev: "/dev".into(), added: Arc::default(), arrivals }
     }
 
     fn added(&self) -> MutexGuard<'_, HashSet<(u8, u8)>> {
@@ -150,17 +152,17 @@ impl ScsiBus {
     /// Has the kernel look at the place, and waits for a disk there.
     pub(super) fn find(&self, controller: u8, lun: u8, within: Duration) -> Result<BlockDevice, StorageError> {
         let began = Instant::now();
+        let arrival = self.arrivals.expect(format!(":0:{controller}:{lun}/block/"));
         let mut asked = false;
         loop {
             // The driver may have been loaded just now.
             if let Some(host) = self.host()? {
-                if let Some(device) = self.there(controller, lun)?.filter(BlockDevice::can_be_opened) {
+                if let Some(device) = self.at(host, controller, lun)?.filter(BlockDevice::can_be_opened) {
                     return Ok(device);
                 }
                 if !asked {
                     self.ask(host, controller, lun)?;
                     asked = true;
-                    continue;
                 }
             }
             if began.elapsed() >= within {
@@ -168,7 +170,7 @@ impl ScsiBus {
                     "no disk has shown up at controller {controller}, LUN {lun} within {within:.0?}"
                 )));
             }
-            thread::sleep(pause_before_next_look(began));
+            arrival.wait();
         }
     }
 
@@ -191,7 +193,11 @@ impl ScsiBus {
 
     /// The disk at a place, if there is one.
     fn there(&self, controller: u8, lun: u8) -> Result<Option<BlockDevice>, StorageError> {
-        let Some(host) = self.host()? else { return Ok(None) };
+        self.host()?.map_or(Ok(None), |host| self.at(host, controller, lun))
+    }
+
+    /// The disk at a place of this adapter, if there is one.
+    fn at(&self, host: u32, controller: u8, lun: u8) -> Result<Option<BlockDevice>, StorageError> {
         Ok(block_of(&self.place(host, controller, lun))?.map(|name| BlockDevice::new(&self.sys, &self.dev, &name)))
     }
 
@@ -230,6 +236,8 @@ fn names(directory: &Path) -> io::Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use uvm_wire::Hresult;
 
     use super::*;
@@ -242,7 +250,8 @@ mod tests {
         fs::create_dir(&dev).expect("made");
         fs::write(dev.join("sdq"), "").expect("made");
         fs::create_dir_all(dir.path().join("block/sdq/bdi")).expect("made");
-        let bus = ScsiBus { sys: dir.path().to_owned(), dev, added: Arc::default() };
+        let arrivals = Arrivals::silent();
+        let bus = ScsiBus { sys: dir.path().to_owned(), dev, added: Arc::default(), arrivals };
         (dir, bus)
     }
 
