@@ -351,7 +351,7 @@ pub enum ErrorKind {
 
 impl BridgeError {
     /// Whether the guest did not answer: what keeps it is for its VM to tell.
-    fn is_silence(&self) -> bool {
+    pub(crate) fn is_silence(&self) -> bool {
         matches!(self, Self::Timeout { .. })
     }
 }
@@ -454,7 +454,7 @@ fn resource_kind(error: &ResourceError) -> ErrorKind {
         }
         ResourceError::LayerTooLarge { .. } | ResourceError::BadInput { .. } => ErrorKind::InvalidInput,
         ResourceError::Host(source) => host_kind(source),
-        ResourceError::Guest(source) => bridge_kind(source),
+        ResourceError::Guest(source) | ResourceError::Silent { source, .. } => bridge_kind(source),
     }
 }
 

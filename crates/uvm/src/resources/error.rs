@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use uvm_platform::PlatformError;
+use uvm_platform::{LastWords, PlatformError};
 
 use crate::bridge::BridgeError;
 
@@ -98,6 +98,14 @@ pub enum ResourceError {
     /// The guest refused or failed. What the host had done was undone.
     #[error("it failed in the guest")]
     Guest(#[source] Arc<BridgeError>),
+    /// The guest did not answer. What the host had done was undone.
+    #[error("the guest did not answer{last_words}")]
+    Silent {
+        /// What the VM said and did meanwhile.
+        last_words: Arc<LastWords>,
+        /// Which request, and how long that was waited for.
+        source: Arc<BridgeError>,
+    },
     /// It could not be undone or unplugged before: it is of no use, and can only be released.
     #[error("left half attached by what went wrong before; it can only be released")]
     Broken {
@@ -105,10 +113,4 @@ pub enum ResourceError {
         #[source]
         why: Arc<ResourceError>,
     },
-}
-
-impl From<BridgeError> for ResourceError {
-    fn from(error: BridgeError) -> Self {
-        Self::Guest(Arc::new(error))
-    }
 }

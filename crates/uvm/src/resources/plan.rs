@@ -186,7 +186,7 @@ impl Ends {
             },
             None => false,
         };
-        Err(AttachFailed { error: error.into(), is_left })
+        Err(AttachFailed { error: self.guest_failed(error), is_left })
     }
 
     pub(crate) async fn detach(&self, plan: &Plan, mut progress: Progress) -> Result<(), DetachFailed> {
@@ -220,9 +220,9 @@ impl Ends {
             Some(device @ Device::VirtioFs(_)) if is_given_up(&error) => {
                 tracing::warn!(%error, "a share that the guest does not get unmounted is taken away from it");
                 self.change(&Change::Remove(device.clone()), None).await?;
-                Ok(self.guest(modification).await?)
+                self.guest(modification).await.map_err(|error| self.guest_failed(error))
             }
-            _ => Err(error.into()),
+            _ => Err(self.guest_failed(error)),
         }
     }
 
@@ -254,7 +254,7 @@ impl Ends {
         {
             tracing::warn!(error = crate::error::chain(&e), "a change that the guest would not have stays on the host");
         }
-        Err(error.into())
+        Err(self.guest_failed(error))
     }
 
     /// The guest's half of removing it, as it is to be told now.
@@ -290,11 +290,22 @@ impl Ends {
         guest.bridge.call(ContainerId::UVM, &call, Some(self.deadlines.rpc)).await.map(|_| ())
     }
 
+    /// The error of a guest's half; of one that did not answer the VM may tell why.
+    fn guest_failed(&self, error: BridgeError) -> ResourceError {
+        let is_silent = error.is_silence();
+        let source = Arc::new(error);
+        if is_silent {
+            ResourceError::Silent { last_words: Arc::new(self.vm.last_words()), source }
+        } else {
+            ResourceError::Guest(source)
+        }
+    }
+
     /// Tells the guest something alone, by whoever holds the connection to it.
     async fn tell(&self, modification: &Modification) -> Result<(), ResourceError> {
         match self.along(Some(modification)) {
             Some(request) => self.host("tell its guest something", self.vm.pass_on(request.get())).await,
-            None => Ok(self.guest(modification).await?),
+            None => self.guest(modification).await.map_err(|error| self.guest_failed(error)),
         }
     }
 
@@ -360,7 +371,7 @@ fn is_given_up(error: &BridgeError) -> bool {
 /// Whether what was asked for may have been done, or yet be.
 fn is_unclear(error: &ResourceError) -> bool {
     match error {
-        ResourceError::Host(PlatformError::Timeout { .. }) => true,
+        ResourceError::Host(PlatformError::Timeout { .. }) | ResourceError::Silent { .. } => true,
         ResourceError::Guest(error) => is_given_up(error),
         _ => false,
     }
