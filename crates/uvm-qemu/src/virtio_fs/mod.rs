@@ -27,7 +27,7 @@ use uvm_platform::{Feature, PlatformError};
 use self::helper::{Directory, Helper, Place, Role};
 use self::relay::Server;
 pub(crate) use self::table::VirtioFs;
-use self::table::{Share, Successors};
+use self::table::{Device, Share, Successors};
 use crate::devices::NoneTaken;
 use crate::kill_point::kill_point;
 use crate::slots::Slot;
@@ -63,6 +63,7 @@ impl Vm {
     /// Serves a directory as a device. If that fails, nothing is left of it.
     pub(crate) async fn add_virtio_fs(self: Arc<Self>, export: &VirtioFsExport) -> Result<(), PlatformError> {
         let limit = self.deadlines.host_call;
+        self.take_back_what_is_left().await;
         let name = self.virtio_fs.next_name();
         let Served { slot, directory, helper, connection } = within(limit, self.serve_directory(export, &name)).await?;
         let helper = Arc::new(helper);
@@ -78,7 +79,7 @@ impl Vm {
             successor: None,
             changing: true,
             unfollowed: false,
-            plugged: false,
+            device: Device::Coming,
             lost: None,
         };
         if let Err(why) = self.virtio_fs.enter(&export.tag, &share) {
@@ -91,7 +92,7 @@ impl Vm {
             let is_gone = self.virtio_fs.with(&export.tag, &share, |share| {
                 let is_gone = share.helper.is_gone();
                 if !is_gone {
-                    (share.changing, share.plugged) = (false, true);
+                    (share.changing, share.device) = (false, Device::Plugged);
                 }
                 is_gone
             });
@@ -177,11 +178,21 @@ impl Vm {
             && let Err(error) = within(self.deadlines.host_call, self.undo_served(&share.name)).await
         {
             tracing::warn!(vm = %self.id, share = %share.path.display(), %error, "a device stays in QEMU");
-            self.virtio_fs.with(tag, share, |share| (share.changing, share.plugged) = (false, true));
+            self.virtio_fs.with(tag, share, |share| (share.changing, share.device) = (false, Device::Left));
             return Err(error);
         }
         self.virtio_fs.leave(tag, share);
         Ok(())
+    }
+
+    /// Removes what earlier additions have left in a QEMU that did not answer: nobody else will, as no tag is used twice. If
+    /// it does not answer now, either, the addition at hand says so.
+    async fn take_back_what_is_left(&self) {
+        for (tag, share) in self.virtio_fs.left() {
+            if self.take_back(&tag, &share).await.is_err() {
+                break;
+            }
+        }
     }
 
     /// Takes a share out, which the guest has unmounted, and waits for the end of its helper. One that is not there has
@@ -251,7 +262,7 @@ impl Vm {
             if share.changing {
                 share.unfollowed = true;
                 // Whoever changes it sees to it. QEMU may wait for an answer: an addition ends then.
-                if !share.plugged {
+                if share.device == Device::Coming {
                     share.successors.close();
                 }
                 return false;

@@ -52,10 +52,20 @@ pub(super) struct Share {
     pub(super) changing: bool,
     /// Its helper was gone meanwhile, and nobody has seen to that.
     pub(super) unfollowed: bool,
-    /// QEMU has the device.
-    pub(super) plugged: bool,
+    pub(super) device: Device,
     /// How the helper ended before its time, for people to read.
     pub(super) lost: Option<String>,
+}
+
+/// What QEMU has of a share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Device {
+    /// It is being told.
+    Coming,
+    /// All of it.
+    Plugged,
+    /// Perhaps something, of an addition that failed and could not be undone.
+    Left,
 }
 
 /// Where those who take over go; `None` when nobody is to take over any more: the end of a helper is the end
@@ -113,6 +123,17 @@ impl VirtioFs {
 
     pub(super) fn find(&self, tag: &str) -> Option<Share> {
         self.lock().shares.get(tag).cloned()
+    }
+
+    /// What additions that failed have left, by their tags.
+    pub(super) fn left(&self) -> Vec<(String, Share)> {
+        let table = self.lock();
+        table
+            .shares
+            .iter()
+            .filter(|(_, share)| share.device == Device::Left)
+            .map(|(tag, share)| (tag.clone(), share.clone()))
+            .collect()
     }
 
     /// Takes the tag, unless the VM has ended.
