@@ -30,6 +30,7 @@ mod shares;
 mod sockets;
 mod sockets_cut;
 mod sockets_owner;
+mod stopped_qemu;
 mod streams;
 mod virtio_fs;
 mod virtio_fs_faults;
