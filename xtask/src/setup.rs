@@ -29,6 +29,9 @@ const FOR_TESTS: [(&str, &str); 5] = [
 ];
 /// What works in shares, in a campaign.
 const FOR_SHARES: [(&str, &str); 3] = [("fio", "fio"), ("stress-ng", "stress-ng"), ("git", "git")];
+/// What builds the trimmed kernel, in a campaign; the command names what is missing of all it takes.
+const FOR_KERNEL: [(&str, &str); 6] =
+    [("make", "make"), ("flex", "flex"), ("bison", "bison"), ("bc", "bc"), ("perl", "perl"), ("gelf.h", "libelf-dev")];
 /// What links programs for Windows, and what runs them.
 const FOR_WINDOWS: [(&str, &str); 2] = [("x86_64-w64-mingw32-gcc", "gcc-mingw-w64-x86-64-win32"), ("wine64", "wine64")];
 /// Where Debian has programs that it keeps off the path: wine off everybody's, others off that of users. And headers.
@@ -49,6 +52,11 @@ pub(crate) fn for_ci() -> anyhow::Result<()> {
 /// What the campaign of shares needs besides.
 pub(crate) fn for_shares() -> anyhow::Result<()> {
     packages(&FOR_SHARES)
+}
+
+/// What the campaign of the trimmed kernel needs besides.
+pub(crate) fn for_kernel() -> anyhow::Result<()> {
+    packages(&FOR_KERNEL)
 }
 
 /// What the tests for Windows need.

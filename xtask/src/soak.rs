@@ -128,6 +128,7 @@ fn fuzz(named: &[String]) -> anyhow::Result<()> {
 
 fn kernel() -> anyhow::Result<()> {
     setup::all()?;
+    setup::for_kernel()?;
     Cmd::new(setup::UVM).args(["image", "kernel"]).run()?;
     Cmd::new(setup::UVM).args(["run", "--kernel", "trimmed", "--", "uname", "-a"]).run()?;
     // What takes a kernel with everything built in.
