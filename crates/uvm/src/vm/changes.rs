@@ -5,7 +5,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use uvm_platform::requests::{Change, CpuGroup, CpuLimits, MemorySize, Setting};
 
 use super::UtilityVm;
-use super::driver::on_host;
+use super::host_call::on_host;
 use super::state::Ask;
 use crate::error::UvmError;
 use crate::options::{MemoryMib, OptionsError};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use uvm_platform::{BoxFuture, PlatformError, PlatformVm, VmStatistics};
 
 use super::UtilityVm;
-use super::driver::on_host;
+use super::host_call::on_host;
 use super::state::{Phase, Refusal};
 use crate::error::UvmError;
 

@@ -5,7 +5,7 @@ use uvm_wire::system::{DeleteContainerState, DumpStacks, UpdateContainer};
 use uvm_wire::{ContainerId, RawJson};
 
 use super::UtilityVm;
-use super::driver::on_host;
+use super::host_call::on_host;
 use super::state::Refusal;
 use crate::error::UvmError;
 

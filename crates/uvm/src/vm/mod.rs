@@ -9,6 +9,7 @@ mod driver;
 mod figures;
 mod guest_calls;
 mod guest_request;
+mod host_call;
 pub(crate) mod plugged;
 mod sockets;
 mod start;
@@ -29,7 +30,8 @@ pub use state::Refusal;
 pub(crate) use background::Background;
 pub(crate) use containers::Reach;
 pub(crate) use create::random_guid;
-pub(crate) use driver::{Request, on_host};
+pub(crate) use driver::Request;
+pub(crate) use host_call::on_host;
 pub(crate) use start::Guest;
 
 use driver::{Handles, Life, Status};

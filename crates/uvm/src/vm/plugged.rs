@@ -11,7 +11,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use uvm_platform::requests::{Device, HostFile};
 use uvm_platform::{PlatformError, PlatformVm};
 
-use super::driver::{self, Driver, on_host};
+use super::driver::{self, Driver};
+use super::host_call::on_host;
 use super::state::{Ask, Refusal, Verdict, admit};
 use super::{Inner, UtilityVm};
 use crate::error::UvmError;

@@ -8,7 +8,8 @@ use uvm_platform::{
 };
 
 use super::UtilityVm;
-use super::driver::{self, Life};
+use super::driver::Life;
+use super::host_call::on_host;
 use super::state::Ask;
 use crate::error::UvmError;
 
@@ -141,7 +142,7 @@ impl UtilityVm {
         let intent = "dial a program in";
         self.inner.admit(intent, Ask::Use)?;
         let (vm, limit) = (Arc::clone(&self.inner.vm), self.inner.deadlines.stdio_dial);
-        let dialled = async move { driver::on_host(&*vm, intent, limit, vm.dial_socket(Port(port))).await };
+        let dialled = async move { on_host(&*vm, intent, limit, vm.dial_socket(Port(port))).await };
         let dialled = self.inner.run_while_wanted(dialled).await?;
         dialled.map_err(|source| UvmError::Operation { id: self.inner.id.clone(), intent, source })
     }
