@@ -1,6 +1,7 @@
 //! How making and finding boot files fails.
 
 mod intent;
+mod kind;
 mod lists;
 mod program;
 
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 pub use intent::Intent;
 pub(crate) use intent::IoContext;
+pub use kind::ImageErrorKind;
 use lists::{Known, Lines, List};
 pub use program::BadProgram;
 
@@ -352,119 +354,15 @@ pub enum ImageError {
     },
 }
 
-/// What kind of failure an [`ImageError`] is: stable across versions, unlike its message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ImageErrorKind {
-    /// The caller asked for something impossible.
-    BadInput,
-    /// Something asked for is not there.
-    NotFound,
-    /// It is in use, or being made by someone else.
-    Busy,
-    /// Disk space, permissions, input and output.
-    Storage,
-    /// A package could not be had.
-    Download,
-    /// A program that is needed is missing or failed.
-    Tool,
-    /// A file is not what it must be.
-    Corrupt,
-    /// The caller cancelled.
-    Cancelled,
-}
-
 impl ImageError {
-    /// What kind of failure this is.
-    pub fn kind(&self) -> ImageErrorKind {
-        match self {
-            Self::BadInput { .. } | Self::NoDataDir | Self::AmbiguousName { .. } | Self::BadProgram { .. } => {
-                ImageErrorKind::BadInput
-            }
-            Self::NoSuchKernel { .. }
-            | Self::NoSuchEntry { .. }
-            | Self::TrimmedKernelMissing { .. }
-            | Self::NoInstalledKernel { .. }
-            | Self::AgentNotFound { .. }
-            | Self::NotBootFiles { .. } => ImageErrorKind::NotFound,
-            Self::LockTimeout { .. } | Self::InUse { .. } => ImageErrorKind::Busy,
-            Self::DiskFull { .. } | Self::SpaceNeeded { .. } | Self::NotWritable { .. } | Self::Io { .. } => {
-                ImageErrorKind::Storage
-            }
-            Self::NoApt { .. }
-            | Self::NoPackage { .. }
-            | Self::BadPackageRecord { .. }
-            | Self::PackageMismatch { .. } => ImageErrorKind::Download,
-            Self::Spawn { .. }
-            | Self::CommandFailed { .. }
-            | Self::CommandTimeout { .. }
-            | Self::BuildToolsMissing { .. }
-            | Self::ConfigNotKept { .. }
-            | Self::KernelBuild { .. } => ImageErrorKind::Tool,
-            Self::BadPackage { .. }
-            | Self::PackageLacks { .. }
-            | Self::BadKernel { .. }
-            | Self::KernelLacks { .. }
-            | Self::BadModule { .. }
-            | Self::Initramfs { .. }
-            | Self::Damaged { .. } => ImageErrorKind::Corrupt,
-            Self::Cancelled => ImageErrorKind::Cancelled,
-        }
-    }
-
     pub(crate) fn damaged(dir: impl Into<PathBuf>, damage: Damage, remedy: &'static str) -> Self {
         Self::Damaged { dir: dir.into(), damage: Box::new(damage), remedy }
-    }
-
-    /// The variant that fits what the system said: a full disk and a forbidden write are told apart from the rest,
-    /// because there is something the user can do about them.
-    pub(crate) fn io(intent: Intent, path: impl Into<PathBuf>, source: io::Error) -> Self {
-        use io::ErrorKind as Kind;
-        let path = path.into();
-        match source.kind() {
-            Kind::StorageFull | Kind::QuotaExceeded | Kind::FileTooLarge if intent.writes() => {
-                Self::DiskFull { path, source }
-            }
-            Kind::PermissionDenied | Kind::ReadOnlyFilesystem if intent.writes() => {
-                Self::NotWritable { intent, path, source }
-            }
-            _ => Self::Io { intent, path, source },
-        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn classify(intent: Intent, errno: rustix::io::Errno) -> ImageErrorName {
-        match ImageError::io(intent, "/x", errno.into()) {
-            ImageError::DiskFull { .. } => ImageErrorName::Full,
-            ImageError::NotWritable { .. } => ImageErrorName::Forbidden,
-            ImageError::Io { .. } => ImageErrorName::Other,
-            other => panic!("{other}"),
-        }
-    }
-
-    #[derive(Debug, PartialEq)]
-    enum ImageErrorName {
-        Full,
-        Forbidden,
-        Other,
-    }
-
-    #[test]
-    fn full_disks_and_forbidden_writes_are_told_apart() {
-        use rustix::io::Errno;
-        for errno in [Errno::NOSPC, Errno::DQUOT, Errno::FBIG] {
-            assert_eq!(classify(Intent::Write, errno), ImageErrorName::Full, "{errno}");
-        }
-        for errno in [Errno::ACCESS, Errno::PERM, Errno::ROFS] {
-            assert_eq!(classify(Intent::Create, errno), ImageErrorName::Forbidden, "{errno}");
-            assert_eq!(classify(Intent::Read, errno), ImageErrorName::Other, "reading needs another remedy: {errno}");
-        }
-        assert_eq!(classify(Intent::Write, Errno::IO), ImageErrorName::Other);
-    }
 
     #[test]
     fn messages_list_what_there_is() {
