@@ -5,6 +5,7 @@
 //! | `machine` | the state of each thing: shared attaches, counts, removal, what is left when that fails; without I/O |
 //! | `effect`, `counts` | what the machine wants done; who has which part of a thing |
 //! | `plan` | how a thing is plugged in and unplugged, and undone |
+//! | `wanted`, `limits` | what is asked for, and what tells things apart; what the VM was created with |
 //! | `table` | what is asked for, matched with what is there; places |
 //! | `waiter` | who waits for a thing or its end, and what is given back after that |
 //! | `held` | a caller's count of a thing |
@@ -16,6 +17,7 @@ mod effect;
 mod error;
 mod held;
 mod layers;
+mod limits;
 mod machine;
 mod network;
 mod pipe;
@@ -31,6 +33,7 @@ mod vpci;
 mod vpmem;
 mod vsmb;
 mod waiter;
+mod wanted;
 
 pub use disk_options::{FileSystem, ScsiDisk};
 pub use error::ResourceError;
@@ -47,6 +50,8 @@ pub use vsmb::VsmbShare;
 
 pub(crate) use effect::{Effect, EntryId};
 pub(crate) use held::{Held, give_back};
+pub(crate) use limits::Limits;
 pub(crate) use plan::{AttachFailed, Connection, DetachFailed, Ends, Plan, Step};
-pub(crate) use table::{Attached, Effects, Key, Limits, Table, Wanted};
+pub(crate) use table::{Attached, Effects, Table};
 pub(crate) use waiter::{Count, Waiter};
+pub(crate) use wanted::{Key, Wanted};

@@ -1,123 +1,26 @@
 //! What is asked for, matched with what is there.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use uvm_platform::spec::RootFs;
 use uvm_platform::{PlatformError, PlatformVm};
 use uvm_wire::negotiate::GuestOs;
 
 use super::disk_options::ScsiDisk;
 use super::effect::{Effect, EntryId, Kept};
+use super::limits::Limits;
 use super::machine::Machine;
 use super::places::Places;
 use super::plan::{AttachFailed, DetachFailed, Plan, Step};
 use super::waiter::{Count, GivenBack, Waiter};
-use crate::options::LcowOptions;
-
+use super::wanted::{Key, Wanted};
 use super::{ResourceError, layers, network, pipe, plan9, resize, scsi, share, virtio_fs, vpci, vpmem, vsmb};
-
-/// What tells things apart: who asks for one with the same key asks for the same. Paths are as the host compares them.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Key {
-    Scsi(String),
-    Vpmem(String),
-    Plan9(u64),
-    /// A share that is a device, by the number in its tag.
-    VirtioFs(u64),
-    /// A shared directory, or one file of a share of single files, and whether it is read-only.
-    Vsmb(String, bool),
-    /// The share of single files of a directory, whose parts are those.
-    VsmbFiles(String, bool),
-    /// A share of the guest's, by a number: each is its own.
-    Mapped(u64),
-    Pipe(String),
-    /// The root, and a number: each is its own.
-    Layers(String, u64),
-    Pci(String),
-    Namespace(String),
-    Adapter {
-        namespace: String,
-        endpoint: String,
-    },
-}
-
-/// What is asked for.
-#[derive(Clone, Debug)]
-pub(crate) enum Wanted {
-    Scsi(ScsiDisk),
-    Resize(resize::Resize),
-    Vpmem(vpmem::Layer),
-    Plan9(plan9::Plan9ShareOptions),
-    VirtioFs(virtio_fs::DirectoryShare),
-    Vsmb(vsmb::Part),
-    Mapped(share::Mapped),
-    Pipe(pipe::Offered),
-    Layers(layers::Overlay),
-    Pci(vpci::Assignment),
-    Network(network::Part),
-}
 
 /// What somebody got.
 #[derive(Clone, Debug)]
 pub(crate) struct Attached {
     pub(crate) count: Count,
     pub(crate) plan: Arc<Plan>,
-}
-
-/// What a VM was created with.
-#[derive(Clone, Debug)]
-pub(crate) struct Limits {
-    pub(crate) os: GuestOs,
-    pub(crate) scsi_controllers: u32,
-    /// The guest has to look for a disk that is only attached.
-    pub(crate) looks_for_disks: bool,
-    /// The guest reaches pipes of the host by itself.
-    pub(crate) reaches_pipes: bool,
-    /// Where PCI devices are plugged in, by the guest's addresses; `None`: anywhere.
-    pub(crate) pci_ports: Option<Vec<String>>,
-    pub(crate) vpmem_devices: u32,
-    pub(crate) vpmem_size_bytes: u64,
-    /// The disk it booted from, which has the first memory-backed device.
-    pub(crate) root_disk: Option<PathBuf>,
-    /// The disk that a Windows guest writes to, which is at 0:0.
-    pub(crate) scratch_disk: Option<PathBuf>,
-}
-
-impl Limits {
-    /// Those of a VM with a Windows guest, whose scratch disk has the first place of the one controller.
-    pub(crate) fn of_windows(scratch: &Path) -> Self {
-        Self {
-            os: GuestOs::Windows,
-            scsi_controllers: 1,
-            looks_for_disks: false,
-            reaches_pipes: true,
-            pci_ports: None,
-            vpmem_devices: 0,
-            vpmem_size_bytes: 0,
-            root_disk: None,
-            scratch_disk: Some(scratch.join("sandbox.vhdx")),
-        }
-    }
-
-    /// Those of a VM with a Linux guest.
-    pub(crate) fn of(options: &LcowOptions, root: &RootFs) -> Self {
-        let root_disk = match root {
-            RootFs::Disk(path) => Some(path.clone()),
-            RootFs::Initrd(_) => None,
-        };
-        Self {
-            root_disk,
-            scratch_disk: None,
-            os: GuestOs::Linux,
-            scsi_controllers: options.scsi_controllers,
-            looks_for_disks: false,
-            reaches_pipes: true,
-            pci_ports: None,
-            vpmem_devices: options.vpmem_devices,
-            vpmem_size_bytes: options.vpmem_size_bytes,
-        }
-    }
 }
 
 pub(crate) type Effects = Vec<Effect<Key, Waiter, Wanted>>;
