@@ -1,19 +1,21 @@
 //! A disk on the host: an image or a block device, opened by us, since QEMU opens nothing by its path.
 //!
-//! The format is what is said, else what the file's name says, and is never found out from what is in it: a guest that writes the header of
-//! another format into its raw disk does not make it one. What names further files is refused, so that no image reaches
-//! beyond itself.
+//! The format is what is said, else what the file's name says, and is never found out from what is in it: a guest that
+//! writes the header of another format into its raw disk does not make it one. What names further files is refused, so that
+//! no image reaches beyond itself.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use uvm_platform::PlatformError;
 use uvm_platform::requests::{ImageFormat, ScsiKind};
 
+use crate::file_key::FileKey;
+use crate::qcow2;
 use crate::vhd::{self, Footer, Kind};
 
 /// How the bytes of a disk are kept in a file.
@@ -38,7 +40,7 @@ impl DiskFormat {
             ImageFormat::Vhd => vhd(file, bytes),
             // QEMU knows no parents of these, and says so.
             ImageFormat::Vhdx => Ok(Self::Vhdx),
-            ImageFormat::Qcow2 => check_qcow2(file).map(|()| Self::Qcow2),
+            ImageFormat::Qcow2 => qcow2::check(file).map(|()| Self::Qcow2),
             other => Err(format!("images of format {other:?} are not known here")),
         }
     }
@@ -69,27 +71,6 @@ pub(crate) struct DiskImage {
     pub(crate) format: DiskFormat,
     pub(crate) is_block_device: bool,
     pub(crate) key: FileKey,
-}
-
-/// Which file it is, whatever its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum FileKey {
-    File {
-        device: u64,
-        inode: u64,
-    },
-    /// It has many names, each with an inode of its own.
-    BlockDevice(u64),
-}
-
-impl FileKey {
-    pub(crate) fn of(meta: &std::fs::Metadata) -> Self {
-        if meta.file_type().is_block_device() {
-            Self::BlockDevice(meta.rdev())
-        } else {
-            Self::File { device: meta.dev(), inode: meta.ino() }
-        }
-    }
 }
 
 /// The format that a file's name says: bytes as they are, where it says none.
@@ -168,42 +149,13 @@ fn looks_like(file: &File, bytes: u64) -> Option<(&'static str, &'static str)> {
         let mut first = vec![0; mark.len()];
         file.read_exact_at(&mut first, 0).is_ok() && first == mark
     };
-    if begins(b"QFI\xfb") {
+    if begins(qcow2::MAGIC) {
         return Some(("qcow2", "qcow2"));
     }
     if begins(b"vhdxfile") {
         return Some(("VHDX", "vhdx"));
     }
     matches!(Footer::at_end(file, bytes), Ok(Some(_))).then_some(("VHD", "vhd"))
-}
-
-/// Offsets and bits of the published format, version 3; numbers are big endian.
-fn check_qcow2(file: &File) -> Result<(), String> {
-    let mut header = Vec::new();
-    file.take(104).read_to_end(&mut header).map_err(|e| e.to_string())?;
-    if header.len() < 72 || !header.starts_with(b"QFI\xfb") {
-        return Err("it is said to be a qcow2, and is none".into());
-    }
-    // Version 2 has less of it.
-    header.resize(104, 0);
-    let number = |at: usize, bytes: usize| {
-        header[at..at + bytes].iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
-    };
-    let (version, backing_at, backing_bytes) = (number(4, 4), number(8, 8), number(16, 4));
-    if backing_at != 0 {
-        let mut name = vec![0; usize::try_from(backing_bytes).unwrap_or_default().min(1023)];
-        let read = file.read_at(&mut name, backing_at).map_err(|e| e.to_string())?;
-        name.truncate(read);
-        let name = String::from_utf8_lossy(&name);
-        return Err(format!(
-            "it stands on another file, {name:?}, which is not opened; qemu-img rebase -b \"\" joins them"
-        ));
-    }
-    // Bit 2 of the features that must be understood: the data is in another file.
-    if version >= 3 && number(72, 8) & 4 != 0 {
-        return Err("its data is in another file, which is not opened; qemu-img convert makes one file of both".into());
-    }
-    Ok(())
 }
 
 /// The footer at the end of the file says which kind of VHD it is. A dynamic one has a copy of it at the beginning, which is

@@ -13,7 +13,8 @@ use uvm_platform::PlatformError;
 use uvm_platform::requests::{ScsiAttachment, ScsiSize, ScsiSlot};
 
 use crate::command::SCSI_BUS;
-use crate::disk_image::{self, DiskFormat, DiskImage, FileKey};
+use crate::disk_image::{self, DiskFormat, DiskImage};
+use crate::file_key::FileKey;
 use crate::file_users;
 use crate::qmp::CallError;
 use crate::vm::Vm;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::disk_image::FileKey;
+use crate::file_key::FileKey;
 
 /// How many are named.
 const NAMED: usize = 5;

@@ -11,7 +11,7 @@ use uvm_platform::requests::PciAssignment;
 use uvm_platform::{Feature, PlatformError};
 
 use crate::command::{pci_port, pci_port_address};
-use crate::disk_image::FileKey;
+use crate::file_key::FileKey;
 use crate::file_users;
 use crate::process_info;
 use crate::qmp::CallError;
