@@ -29,7 +29,8 @@ use crate::vm::UtilityVm;
 pub struct ShareOptions {
     /// The directory or file of the host. A link counts as what it leads to, and has that name.
     pub host_path: PathBuf,
-    /// Where it is to be in the guest.
+    /// Where it is to be in the guest. For a single file and a Linux guest, the directory that it is to be in, by its own
+    /// name.
     pub guest_path: String,
     /// The guest cannot write. Default: it can.
     pub read_only: bool,
@@ -139,8 +140,8 @@ pub struct Share {
 }
 
 impl Share {
-    /// Where it is in the guest. A single file is in there by its own name in a Linux guest, and just there in a Windows
-    /// guest.
+    /// Where it is in the guest, as it was asked for: of a single file in a Linux guest, the directory that it is in by its
+    /// own name, with no other; in a Windows guest, the file itself.
     pub fn guest_path(&self) -> &str {
         &self.guest_path
     }
@@ -160,9 +161,10 @@ impl Share {
 }
 
 impl UtilityVm {
-    /// Shows a directory of the host at `guest_path`, in the way that fits the guest; or a single file: in `guest_path` to
-    /// a Linux guest, at `guest_path` to a Windows guest. A link on the host counts as what it leads to, and has that name.
-    /// Cancel-safe.
+    /// Shows a directory of the host at `guest_path`, in the way that fits the guest; or a single file. To a Linux guest,
+    /// `guest_path` is then the directory that the file is in by its own name, with no other: `/etc/hosts` shared at
+    /// `/run/shared` is found at `/run/shared/hosts`. To a Windows guest, `guest_path` is the file. A link on the host counts
+    /// as what it leads to, and has that name. Cancel-safe.
     ///
     /// # Errors
     /// [`UvmError::Resource`]: it is not there, or the host or the guest refused, and nothing is left.
