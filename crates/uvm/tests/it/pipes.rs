@@ -1,12 +1,11 @@
-//! Pipes of a host whose guests do not reach them by themselves: their agent is told to offer a socket.
+//! Pipes of the host; where guests do not reach them by themselves, their agent is told to offer a socket.
 
-use uvm::platform::fake::FakePlatform;
+use uvm::platform::fake::{FakePlatform, Fault};
 use uvm::{ErrorKind, ResourceError};
 use uvm_testkit::guest::Guest;
 
 use crate::obedient::{Obedient, asked, boot};
-use crate::resources::source;
-use crate::support::{ORIGINAL, Played, TestResult, boot_files, original_capabilities};
+use crate::support::{ORIGINAL, Played, TestResult, boot_files, original_capabilities, source};
 
 #[tokio::test(start_paused = true)]
 async fn d53_a_socket_that_the_agent_offers_is_shared_at_one_path() -> TestResult {
@@ -47,5 +46,21 @@ async fn a_guest_that_reaches_pipes_has_them_at_no_path() -> TestResult {
     let pipe = played.vm.add_pipe("x").await?;
     assert_eq!(pipe.guest_path(), None);
     pipe.release().await?;
+    played.close().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn d53_a_pipe_is_there_as_long_as_somebody_has_it_in_guests_of_both_kinds() -> TestResult {
+    let (played, guest) = boot().await?;
+    let pipe = r"\\.\pipe\x";
+    played.host.plant("add pipe", 0, Fault::Fail);
+    assert!(played.vm.add_pipe(pipe).await.is_err());
+    let (one, two) = (played.vm.add_pipe(pipe).await?, played.vm.add_pipe(pipe).await?);
+    one.release().await?;
+    assert!(asked(&played).iter().all(|call| call != "remove pipe"));
+    two.release().await?;
+    assert_eq!(played.vm.remove_pipe(pipe).await.expect_err("nobody's").kind(), ErrorKind::NotFound);
+    assert_eq!(asked(&played), ["add pipe", "add pipe", "remove pipe"]);
+    assert_eq!(guest.words(), Vec::<String>::new());
     played.close().await
 }

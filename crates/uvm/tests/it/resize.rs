@@ -6,8 +6,7 @@ use uvm::wire::negotiate::{Capabilities, GuestDefinedCapabilities, NegotiateProt
 use uvm::{ErrorKind, Grow, ResourceError, ScsiDisk};
 
 use crate::obedient::{Obedient, asked, boot};
-use crate::resources::source;
-use crate::support::{ORIGINAL, Played, TestResult, boot_files, original_capabilities};
+use crate::support::{ORIGINAL, Played, TestResult, boot_files, original_capabilities, source};
 
 #[tokio::test(start_paused = true)]
 async fn the_host_makes_it_larger_and_then_the_guest_sees_it() -> TestResult {

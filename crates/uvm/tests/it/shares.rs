@@ -1,15 +1,15 @@
-//! Directories of the host as devices: where that can be had, and whose failure is told.
+//! Directories of the host: by 9P, and as devices where that can be had; whose failure is told.
 
 use std::time::Duration;
 
 use uvm::platform::fake::{FakePlatform, Fault};
+use uvm::platform::requests::{Change, Device};
 use uvm::platform::{Capabilities, Feature};
-use uvm::{Deadlines, ErrorKind, ResourceError, ShareKind, ShareOptions, ShareOwners, ShareWay};
+use uvm::{Deadlines, ErrorKind, Plan9ShareOptions, ResourceError, ShareKind, ShareOptions, ShareOwners, ShareWay};
 use uvm_testkit::guest::Guest;
 
-use crate::obedient::{Obedient, Oddity, asked};
-use crate::resources::source;
-use crate::support::{Played, TestResult, chain, settle};
+use crate::obedient::{Obedient, Oddity, asked, boot};
+use crate::support::{Played, TestResult, chain, settle, source};
 
 /// A share's process that does not answer is ended by the host, which then takes its device out: that is the host's to tell.
 #[tokio::test(start_paused = true)]
@@ -124,5 +124,42 @@ async fn a_share_that_cannot_be_had_as_asked_for_is_refused() -> TestResult {
     assert!(matches!(source(&error), ResourceError::Host(_)), "{}", chain(&error));
     assert_eq!(undone(), 3);
     played.vm.share_with(&ShareOptions::new(dir.path(), "/e")).await?.release().await?;
+    played.close().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn d46_d52_shares_are_each_their_own_and_can_be_undone() -> TestResult {
+    let (played, guest) = boot().await?;
+    let dir = tempfile::tempdir()?;
+    std::fs::write(dir.path().join("file"), "x")?;
+    let options = Plan9ShareOptions::new(dir.path(), "/a");
+    let (one, two) = (played.vm.add_plan9(&options).await?, played.vm.add_plan9(&options).await?);
+    let error = played.vm.add_plan9(&Plan9ShareOptions::new(dir.path(), "")).await.expect_err("no path");
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    let file = played.vm.share(dir.path().join("file"), "/f", true).await?;
+    assert_eq!(played.vm.share("/nonexistent", "/n", true).await.expect_err("missing").kind(), ErrorKind::InvalidInput);
+    let names = |change: &(Change, Option<String>)| match &change.0 {
+        Change::Add(Device::Plan9(share)) => share.allowed_files.clone(),
+        _ => None,
+    };
+    assert_eq!(played.host.changes().iter().filter_map(names).collect::<Vec<_>>(), [vec!["file".to_owned()]]);
+    guest.refuse(0);
+    assert!(played.vm.share(dir.path(), "/d", false).await.is_err());
+    played.vm.remove_plan9(&one).await?;
+    two.release().await?;
+    file.release().await?;
+    assert_eq!(
+        guest.words(),
+        [
+            "add share 0 /a",
+            "add share 1 /a",
+            "add share 2 /f",
+            "add share 3 /d",
+            "remove share 0 /a",
+            "remove share 1 /a",
+            "remove share 2 /f"
+        ]
+    );
+    assert_eq!(asked(&played).iter().filter(|call| *call == "undo plan9").count(), 1);
     played.close().await
 }

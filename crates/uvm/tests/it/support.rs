@@ -13,8 +13,8 @@ use uvm::wire::negotiate::{Capabilities, GuestDefinedCapabilities, NegotiateProt
 use uvm::wire::process::{WaitForProcess, WaitForProcessReply};
 use uvm::wire::{Call, ContainerId};
 use uvm::{
-    BridgeError, Container, ContainerError, ContainerOptions, ExitStatus, LcowOptions, ProgramError, UtilityVm,
-    UvmError,
+    BridgeError, Container, ContainerError, ContainerOptions, ExitStatus, LcowOptions, ProgramError, ResourceError,
+    UtilityVm, UvmError,
 };
 pub(crate) use uvm_testkit::TestResult;
 use uvm_testkit::guest::{Guest, Received};
@@ -145,6 +145,14 @@ pub(crate) fn within_a_day<T>(what: impl Future<Output = T>) -> impl Future<Outp
 /// The error with all of its causes, as one text.
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Why something could not be plugged in, unplugged or found.
+pub(crate) fn source(error: &UvmError) -> &ResourceError {
+    match error {
+        UvmError::Resource { source, .. } => source,
+        other => panic!("{other}"),
+    }
 }
 
 /// How the call to the guest failed, if that is why.
