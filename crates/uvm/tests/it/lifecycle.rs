@@ -9,17 +9,12 @@ use uvm::platform::fake::Fault;
 use uvm::platform::vm::VmEvent;
 use uvm::wire::system::{DumpStacks, DumpStacksReply, ShutdownGraceful};
 use uvm::wire::{Failure, Hresult};
-use uvm::{
-    BridgeError, Deadlines, ErrorKind, ExitStatus, LcowOptions, OutputHandler, ProcessSpec, Refusal, UtilityVm,
-    UvmError,
-};
+use uvm::{BridgeError, Deadlines, ErrorKind, ExitStatus, ProcessSpec, Refusal, UtilityVm, UvmError};
 
-use crate::support::{
-    LONG, Played, TestResult, chain, container, create_container, nothing_left, poll_once, settle, within_a_day,
-};
+use crate::support::{Played, TestResult, chain, container, create_container, nothing_left, settle, within_a_day};
 
 /// Why an operation was refused.
-fn refused<T>(result: Result<T, UvmError>) -> Option<Refusal> {
+pub(crate) fn refused<T>(result: Result<T, UvmError>) -> Option<Refusal> {
     match result.err() {
         Some(UvmError::Refused { why, .. }) => Some(why),
         _ => None,
@@ -39,27 +34,6 @@ async fn the_host_is_asked_for_each_thing_once_and_in_order() -> TestResult {
     let calls = [&["create"][..], &listen, &["start", "pause", "resume", "properties", "terminate", "close"]].concat();
     assert_eq!(host.calls(), calls);
     Ok(())
-}
-
-#[tokio::test(start_paused = true)]
-async fn d7_a_vm_that_was_never_started_closes_at_once() -> TestResult {
-    let played = Played::create().await?;
-    let began = Instant::now();
-    played.vm.close().await?;
-    // Nor does anybody else wait for output that will never come.
-    assert_eq!(within_a_day(played.vm.wait()).await??, ExitStatus::Terminated);
-    assert_eq!(began.elapsed(), Duration::ZERO);
-    played.close().await
-}
-
-#[tokio::test(start_paused = true)]
-async fn d26_a_second_close_is_success_and_asks_the_host_nothing() -> TestResult {
-    let (played, _guest) = Played::boot().await?;
-    played.vm.close().await?;
-    played.vm.close().await?;
-    let closes = played.host.calls().iter().filter(|call| *call == "close").count();
-    assert_eq!((closes, played.host.calls().iter().any(|call| call == "terminate")), (1, false));
-    played.close().await
 }
 
 #[tokio::test(start_paused = true)]
@@ -106,65 +80,6 @@ async fn d75_a_second_start_is_refused_and_the_host_is_not_asked_again() -> Test
     let error = played.vm.start().await.expect_err("it has ended");
     assert!(matches!(error, UvmError::Exited { status: ExitStatus::PoweredOff, .. }), "{error}");
     assert_eq!(played.host.calls().iter().filter(|call| *call == "start").count(), 1);
-    played.close().await
-}
-
-#[tokio::test(start_paused = true)]
-async fn d76_a_close_that_fails_is_told_and_can_be_tried_again() -> TestResult {
-    let (played, _guest) = Played::boot().await?;
-    played.host.plant("close", 0, Fault::Fail);
-    let error = played.vm.close().await.expect_err("the host failed");
-    assert_eq!(error.kind(), ErrorKind::Host);
-    assert!(chain(&error).ends_with("cannot close: a planted fault"), "{}", chain(&error));
-    assert_eq!(played.vm.exit_status(), None, "it runs");
-    played.vm.close().await?;
-    assert_eq!(within_a_day(played.vm.wait()).await??, ExitStatus::Terminated);
-    played.close().await
-}
-
-#[tokio::test(start_paused = true)]
-async fn d76_a_close_that_hangs_ends_in_time() -> TestResult {
-    let (played, _guest) = Played::boot().await?;
-    played.host.plant("close", 0, Fault::Hang);
-    let began = Instant::now();
-    let error = played.vm.close().await.expect_err("the host hangs");
-    assert_eq!(error.kind(), ErrorKind::Timeout);
-    assert_eq!(began.elapsed(), Deadlines::default().close);
-    let text = chain(&error);
-    assert!(text.contains("to close the VM: no answer within 15s") && text.contains("is running"), "{text}");
-    played.close().await
-}
-
-#[tokio::test(start_paused = true)]
-async fn two_who_close_at_the_same_time_share_the_outcome() -> TestResult {
-    let (played, _guest) = Played::boot().await?;
-    for fault in [Fault::Fail, Fault::Hang] {
-        played.host.plant("close", 0, fault);
-        let (first, second) = tokio::join!(played.vm.close(), played.vm.close());
-        let (first, second) = (first.expect_err("planted"), second.expect_err("planted"));
-        assert_eq!((first.kind(), chain(&first)), (second.kind(), chain(&second)));
-        assert!(first.kind() != ErrorKind::WrongState, "{first}");
-    }
-    let (first, second) = tokio::join!(played.vm.close(), played.vm.close());
-    first?;
-    second?;
-    assert_eq!(played.host.calls().iter().filter(|call| *call == "close").count(), 3);
-    played.close().await
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_close_whose_caller_gave_up_goes_on() -> TestResult {
-    let (played, _guest) = Played::boot().await?;
-    played.host.plant("close", 0, Fault::Slow(Duration::from_secs(3)));
-    let mut closing = Box::pin(played.vm.close());
-    poll_once(&mut closing).await;
-    drop(closing);
-    settle().await;
-    assert_eq!(refused(played.vm.dump_stacks().await), Some(Refusal::Closed));
-    let began = Instant::now();
-    played.vm.close().await?;
-    assert!(began.elapsed() > Duration::from_secs(2), "it is the same close");
-    assert_eq!(played.host.calls().iter().filter(|call| *call == "close").count(), 1);
     played.close().await
 }
 
@@ -349,87 +264,6 @@ async fn a_panicking_kernel_is_no_end_of_its_own() -> TestResult {
     assert_eq!(played.vm.exit_status(), None);
     played.end.exit(ExitStatus::Panicked);
     assert_eq!(within_a_day(played.vm.wait()).await??, ExitStatus::Panicked);
-    played.close().await
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_output_handler_that_never_returns_does_not_hold_up_close() -> TestResult {
-    let handler = OutputHandler::new(|_, stream| async move {
-        let _stream = stream;
-        std::future::pending::<()>().await;
-    });
-    let (played, _guest) = Played::boot_with(|options| options.output_handler = Some(handler)).await?;
-    let began = Instant::now();
-    played.vm.close().await?;
-    assert!(began.elapsed() <= Duration::from_secs(2), "{:?}", began.elapsed());
-    // Whoever waits for the output waits for the handler.
-    assert!(tokio::time::timeout(LONG, played.vm.wait()).await.is_err());
-    let Played { host, vm, end, .. } = played;
-    drop((vm, end));
-    nothing_left(&host).await
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_output_handler_that_never_returns_does_not_fail_a_short_close() -> TestResult {
-    let handler = OutputHandler::new(|_, _| std::future::pending());
-    let change = |options: &mut LcowOptions| {
-        options.output_handler = Some(handler);
-        options.deadlines.close = Duration::from_millis(500);
-    };
-    let (played, _guest) = Played::boot_with(change).await?;
-    let began = Instant::now();
-    played.vm.close().await?;
-    assert_eq!(began.elapsed(), Duration::from_millis(500));
-    played.close().await
-}
-
-#[tokio::test(start_paused = true)]
-async fn close_waits_until_the_output_was_handled() -> TestResult {
-    let (sender, mut received) = tokio::sync::mpsc::unbounded_channel();
-    let handler = OutputHandler::new(move |id, mut stream| {
-        let sender = sender.clone();
-        async move {
-            let mut bytes = Vec::new();
-            // The VM's end cuts it.
-            let _ = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut bytes).await;
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            let _ = sender.send((id, bytes));
-        }
-    });
-    let (played, mut guest) = Played::boot_with(|options| options.output_handler = Some(handler)).await?;
-    let log = guest.log.as_mut().ok_or("no log")?;
-    tokio::io::AsyncWriteExt::write_all(log, b"{\"msg\":\"hi\"}").await?;
-    let (closed, waited) = tokio::join!(played.vm.close(), played.vm.wait());
-    closed?;
-    waited?;
-    let (id, bytes) = received.try_recv()?;
-    assert_eq!((&id, bytes.as_slice()), (played.vm.id(), &b"{\"msg\":\"hi\"}"[..]));
-    played.close().await
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_output_of_a_guest_that_outlives_its_host_ends_with_the_vm() -> TestResult {
-    let (sender, received) = tokio::sync::oneshot::channel();
-    let sender = std::sync::Mutex::new(Some(sender));
-    let handler = OutputHandler::new(move |_, mut stream| {
-        let sender = sender.lock().ok().and_then(|mut sender| sender.take());
-        async move {
-            let mut bytes = Vec::new();
-            let read = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut bytes).await;
-            if let Some(sender) = sender {
-                let _ = sender.send(read.map(|_| bytes));
-            }
-        }
-    });
-    let (played, mut guest) = Played::boot_with(|options| options.output_handler = Some(handler)).await?;
-    let log = guest.log.as_mut().ok_or("no log")?;
-    let lost = ExitStatus::Abnormal("lost communication".into());
-    // Its streams stay as they are.
-    played.end.tell(VmEvent::Exited(lost.clone()));
-    settle().await;
-    tokio::io::AsyncWriteExt::write_all(log, b"still here").await?;
-    assert_eq!(within_a_day(played.vm.wait()).await??, lost);
-    assert_eq!(received.await??, b"still here");
     played.close().await
 }
 
