@@ -28,6 +28,7 @@ mod obedient;
 mod output;
 mod pipes;
 mod process;
+mod process_undone;
 mod random;
 mod resize;
 mod resources;
