@@ -24,6 +24,7 @@ mod lifecycle;
 mod model;
 mod network;
 mod network_faults;
+mod networked;
 mod obedient;
 mod output;
 mod pipes;

@@ -3,8 +3,8 @@
 use uvm::platform::fake::Fault;
 use uvm::{ErrorKind, ResourceError};
 
-use crate::network::{Answer, NAMESPACE, Networked, endpoint, source};
-use crate::support::{TestResult, poll_once, settle};
+use crate::networked::{Answer, NAMESPACE, Networked, endpoint};
+use crate::support::{TestResult, poll_once, settle, source};
 
 /// Makes this call fail: one of the host by its name, or one of the guest after those before it in `sequence`.
 fn plant(net: &Networked, sequence: &[&str], failing: usize) {
