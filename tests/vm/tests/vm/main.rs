@@ -14,6 +14,7 @@ mod faults;
 mod full_disk;
 mod images;
 mod layers;
+mod layers_root;
 mod lifecycle;
 mod original;
 mod owner;
