@@ -33,6 +33,17 @@ async fn until(what: &str, holds: impl Fn() -> bool) -> TestResult {
     Ok(())
 }
 
+/// Stops a helper, and waits until each of its threads has: on a busy machine one goes on for a while, and answers.
+async fn stop_helper(helper: Pid) -> TestResult {
+    send(helper, Signal::STOP)?;
+    let has_stopped = |task: std::io::Result<fs::DirEntry>| {
+        let status = task.and_then(|task| fs::read_to_string(task.path().join("status")));
+        status.is_ok_and(|status| status.lines().any(|line| line.starts_with("State:\tT")))
+    };
+    let tasks = format!("/proc/{}/task", helper.as_raw_nonzero());
+    until("its stop", || fs::read_dir(&tasks).is_ok_and(|mut tasks| tasks.all(has_stopped))).await
+}
+
 /// What comes of something that must not hang.
 async fn within<T>(what: &str, work: impl Future<Output = T>) -> TestResult<T> {
     let ended = tokio::time::timeout(BOUNDED, work).await;
@@ -146,7 +157,7 @@ async fn a_helper_that_stalls_before_its_share_is_there_fails_the_addition_only(
     // When the guest has the device and has not mounted it yet: the mount point is in a share that does not answer either.
     let outer = vm.share_with(&by_device(other.path(), "/run/outer")).await?;
     let outers = the_helper(&vm)?;
-    send(outers, Signal::STOP)?;
+    stop_helper(outers).await?;
     let stop = async || {
         let both = "[ $(cat /sys/bus/virtio/devices/*/device | grep -c 0x001a) = 2 ]";
         // While the mounting waits: programs begin and end all the same.
@@ -173,14 +184,15 @@ async fn programs_end_while_a_share_is_waited_for() -> TestResult {
     // Far more than threads of the agent that have nothing to do: those that have started programs wait, too.
     const WAITING: usize = 32;
     let dir = tempfile::tempdir()?;
-    let vm = TestVm::builder("fs-waits").boot().await?;
+    // Nobody is to give up waiting before the end.
+    let vm = TestVm::builder("fs-waits").with(|options| options.deadlines.rpc = 10 * BOUNDED).boot().await?;
     let share = vm.share_with(&by_device(dir.path(), "/run/share")).await?;
     let helper = the_helper(&vm)?;
     let mut running = Vec::new();
     for _ in 0..RUNNING {
         running.push(vm.create_process(&ProcessSpec::new(["sleep", "1000"])).await?);
     }
-    send(helper, Signal::STOP)?;
+    stop_helper(helper).await?;
     // The agent looks for each on a thread of its own.
     let mut waiting = JoinSet::new();
     for number in 0..WAITING {
@@ -188,12 +200,16 @@ async fn programs_end_while_a_share_is_waited_for() -> TestResult {
         waiting.spawn(async move { vm.create_process(&missing).await.map(drop) });
     }
     let all_wait = format!("until [ $(ls /proc/1/task | wc -l) -gt {WAITING} ]; do sleep 0.05; done");
-    within("the threads", sh(&vm, &all_wait)).await??;
+    tokio::select! {
+        all_wait = within("the threads", sh(&vm, &all_wait)) => drop(all_wait??),
+        answered = waiting.join_next() => panic!("nobody answers: {answered:?}"),
+    }
     for process in running {
         assert!(process.kill().await?, "it runs");
         assert_eq!(within("its end", process.wait()).await??, ProcessExit::Signal(Some(9)));
     }
-    assert!(waiting.try_join_next().is_none(), "nobody answers");
+    let answered = waiting.try_join_next();
+    assert!(answered.is_none(), "nobody answers: {answered:?}");
     send(helper, Signal::CONT)?;
     while let Some(looked) = within("an answer", waiting.join_next()).await? {
         assert_eq!(looked?.expect_err("it is not there").kind(), ErrorKind::NotFound);
