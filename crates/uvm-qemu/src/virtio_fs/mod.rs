@@ -63,7 +63,7 @@ impl Vm {
     /// Serves a directory as a device. If that fails, nothing is left of it.
     pub(crate) async fn add_virtio_fs(self: Arc<Self>, export: &VirtioFsExport) -> Result<(), PlatformError> {
         let limit = self.deadlines.host_call;
-        self.take_back_what_is_left().await;
+        self.take_back_what_is_left();
         let name = self.virtio_fs.next_name();
         let Served { slot, directory, helper, connection } = within(limit, self.serve_directory(export, &name)).await?;
         let helper = Arc::new(helper);
@@ -185,14 +185,18 @@ impl Vm {
         Ok(())
     }
 
-    /// Removes what earlier additions have left in a QEMU that did not answer: nobody else will, as no tag is used twice. If
-    /// it does not answer now, either, the addition at hand says so.
-    async fn take_back_what_is_left(&self) {
-        for (tag, share) in self.virtio_fs.left() {
-            if self.take_back(&tag, &share).await.is_err() {
-                break;
+    /// Removes what earlier additions have left in a QEMU that did not answer: who asked for one has no handle, and no tag is
+    /// used twice. The addition at hand does not wait for that: a guest may never let go.
+    fn take_back_what_is_left(self: &Arc<Self>) {
+        let vm = Arc::clone(self);
+        tokio::spawn(async move {
+            // Another addition has it done otherwise.
+            let Ok(_turn) = vm.virtio_fs.taking_back.try_lock() else { return };
+            for (tag, share) in vm.virtio_fs.left() {
+                // What stays is told, and tried again.
+                let _ = vm.take_back(&tag, &share).await;
             }
-        }
+        });
     }
 
     /// Takes a share out, which the guest has unmounted, and waits for the end of its helper. One that is not there has
@@ -210,6 +214,10 @@ impl Vm {
             Life::Running => {}
             Life::Ended(_) => return Ok(None),
             life => return Err(PlatformError::WrongState { intent: "remove a share", state: life.name() }),
+        }
+        if share.device == Device::Left {
+            // It never was a share, and QEMU may have no more than a descriptor of it.
+            return self.take_back(&export.tag, &share).await.map(|()| None);
         }
         self.virtio_fs.with(&export.tag, &share, |share| share.changing = true);
         let removed = self.remove_device_and_helper(&export.tag, &share).await;

@@ -23,6 +23,8 @@ pub(crate) struct VirtioFs {
     pub(super) memory_is_shared: OnceCell<bool>,
     /// One makes a socket at a time: all have one name in the state directory.
     pub(super) turn: tokio::sync::Mutex<()>,
+    /// Held by whoever removes what additions have left.
+    pub(super) taking_back: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -108,6 +110,7 @@ impl VirtioFs {
             table: Mutex::default(),
             memory_is_shared: OnceCell::new(),
             turn: tokio::sync::Mutex::default(),
+            taking_back: tokio::sync::Mutex::default(),
         }
     }
 
