@@ -6,6 +6,7 @@
 //! would hear of any child's end.
 
 use std::io;
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -38,19 +39,21 @@ const STACK: usize = 64 * 1024;
 /// they start as programs begins without it: [`spawn`](sys::spawn) sees to that.
 fn tell_one_thread_of_children() -> io::Result<()> {
     sys::block_child_signals()?;
-    let listen = || match sys::unblock_child_signals() {
-        Ok(()) => loop {
+    let (ready, is_ready) = mpsc::sync_channel(1);
+    let listen = move || {
+        // It is waited for.
+        let _ = ready.send(sys::unblock_child_signals());
+        loop {
             thread::park();
-        },
-        Err(e) => crate::log::console(format_args!("no thread is told of the ends of children: {e}")),
+        }
     };
-    thread::Builder::new().name("signals".into()).stack_size(STACK).spawn(listen).map(drop)
+    thread::Builder::new().name("signals".into()).stack_size(STACK).spawn(listen)?;
+    is_ready.recv().map_err(io::Error::other)?
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::sync::mpsc;
 
     use super::*;
 
@@ -70,6 +73,12 @@ mod tests {
             Ok((is_told("/proc/thread-self"), waits.await.ok(), later.await.ok().and_then(Result::ok)))
         });
         assert!(matches!(seen, Ok((false, Some(false), Some(false)))), "{:?}", seen.ok());
+        // Another test of this process may just be making one.
+        let threads =
+            fs::read_dir("/proc/self/task").expect("threads").filter_map(Result::ok).map(|entry| entry.path());
+        let signals =
+            threads.filter(|thread| fs::read_to_string(thread.join("comm")).is_ok_and(|name| name == "signals\n"));
+        assert!(signals.filter_map(|thread| thread.to_str().map(is_told)).any(|told| told), "one thread is told");
     }
 
     #[test]

@@ -202,7 +202,7 @@ mod tests {
         second.told.recv_timeout(Duration::from_secs(30)).expect("told");
         first.told.try_recv().expect_err("nobody told of it");
         say(&kernel, "add@/devices/host0/0:0:1:5/block/sda\0ACTION=add\0");
-        first.wait();
+        first.told.recv_timeout(Duration::from_secs(30)).expect("told");
         drop((first, second));
         assert!(arrivals.books().waiting.is_empty());
     }
@@ -214,7 +214,6 @@ mod tests {
         drop(kernel);
         arrival.told.recv_timeout(Duration::from_secs(30)).expect("told of the end");
         assert_eq!(arrivals.books().listening, Listening::Never);
-        arrival.wait();
     }
 
     #[test]
