@@ -36,9 +36,17 @@ pub(super) fn mount_at(path: &str, mount: impl FnOnce() -> Result<(), StorageErr
 }
 
 /// Why nothing is mounted at `path` where the device for it was waited for in vain. What is waited for in vain the host takes
-/// back: if something else is mounted there, which that would unmount, this is said instead.
+/// back: if something else is mounted there, or a link to another device is there, which that would remove, this is said instead.
 pub(super) fn taken_or(path: &str, late: StorageError) -> StorageError {
-    absolute(path).and_then(check_free).err().unwrap_or(late)
+    absolute(path).and_then(|path| check_free(path).and_then(|()| check_unlinked(path))).err().unwrap_or(late)
+}
+
+/// An error if a link is there.
+fn check_unlinked(path: &Path) -> Result<(), StorageError> {
+    match fs::read_link(path) {
+        Ok(to) => Err(StorageError::Bad(format!("{} is a link to {} already", path.display(), to.display()))),
+        Err(_) => Ok(()),
+    }
 }
 
 /// An error if something is mounted there.
@@ -313,7 +321,10 @@ mod tests {
         clear(text).expect("not mounted");
         clear(text).expect("gone already");
         assert!(!path.exists());
+        let late = || StorageError::Late("late".into());
+        assert_eq!(taken_or(text, late()).to_string(), "late");
         link(text, Path::new("/dev/sda")).expect("linked");
+        assert!(taken_or(text, late()).to_string().ends_with("is a link to /dev/sda already"));
         assert_eq!(fs::read_link(&path).expect("a link"), Path::new("/dev/sda"));
         clear(text).expect("removed");
         assert!(path.symlink_metadata().is_err());
