@@ -98,7 +98,8 @@ pub enum ResourceError {
     /// The guest refused or failed. What the host had done was undone.
     #[error("it failed in the guest")]
     Guest(#[source] Arc<BridgeError>),
-    /// The guest did not answer. What the host had done was undone.
+    /// The guest did not answer. What the host had done was undone, unless the host did not answer that, either: then it is
+    /// left half attached, and can be released.
     #[error("the guest did not answer{last_words}")]
     Silent {
         /// What the VM said and did meanwhile.
