@@ -166,7 +166,7 @@ impl Ends {
         }
         let Some(modification) = plan.guest_add.as_ref().filter(|_| along.is_none()) else { return Ok(()) };
         let Err(error) = self.guest(&self.placed(plan, modification)).await else { return Ok(()) };
-        if plan.guest_before.is_some() || is_given_up(&error) {
+        if plan.guest_before.is_some() || is_unclear(&error) {
             self.take_back(plan).await;
         }
         let is_left = match &plan.device {
@@ -176,7 +176,10 @@ impl Ends {
                 Err(lost @ ResourceError::Host(PlatformError::Host { .. }))
                     if matches!(device, Device::VirtioFs(_)) && self.undo(device).await.is_ok() =>
                 {
-                    tracing::warn!(%error, "what the guest says of a share that the host says it has lost");
+                    tracing::warn!(
+                        error = crate::error::chain(&error),
+                        "what the guest says of a share that the host says it has lost"
+                    );
                     return Err(AttachFailed { error: lost, is_left: false });
                 }
                 Err(e) => {
@@ -186,7 +189,7 @@ impl Ends {
             },
             None => false,
         };
-        Err(AttachFailed { error: self.guest_failed(error), is_left })
+        Err(AttachFailed { error, is_left })
     }
 
     pub(crate) async fn detach(&self, plan: &Plan, mut progress: Progress) -> Result<(), DetachFailed> {
@@ -217,12 +220,15 @@ impl Ends {
     async fn let_go(&self, plan: &Plan, modification: &Modification) -> Result<(), ResourceError> {
         let Err(error) = self.guest(modification).await else { return Ok(()) };
         match &plan.device {
-            Some(device @ Device::VirtioFs(_)) if is_given_up(&error) => {
-                tracing::warn!(%error, "a share that the guest does not get unmounted is taken away from it");
+            Some(device @ Device::VirtioFs(_)) if is_unclear(&error) => {
+                tracing::warn!(
+                    error = crate::error::chain(&error),
+                    "a share that the guest does not get unmounted is taken away from it"
+                );
                 self.change(&Change::Remove(device.clone()), None).await?;
-                self.guest(modification).await.map_err(|error| self.guest_failed(error))
+                self.guest(modification).await
             }
-            _ => Err(self.guest_failed(error)),
+            _ => Err(error),
         }
     }
 
@@ -254,7 +260,7 @@ impl Ends {
         {
             tracing::warn!(error = crate::error::chain(&e), "a change that the guest would not have stays on the host");
         }
-        Err(self.guest_failed(error))
+        Err(error)
     }
 
     /// The guest's half of removing it, as it is to be told now.
@@ -284,28 +290,27 @@ impl Ends {
         }
     }
 
-    async fn guest(&self, modification: &Modification) -> Result<(), BridgeError> {
+    /// Why a guest does not answer its VM may tell.
+    async fn guest(&self, modification: &Modification) -> Result<(), ResourceError> {
         let Connection::Library(guest) = &self.connection else { return Ok(()) };
         let call = ModifySettings { modification: modification.clone() };
-        guest.bridge.call(ContainerId::UVM, &call, Some(self.deadlines.rpc)).await.map(|_| ())
-    }
-
-    /// The error of a guest's half; of one that did not answer the VM may tell why.
-    fn guest_failed(&self, error: BridgeError) -> ResourceError {
-        let is_silent = error.is_silence();
-        let source = Arc::new(error);
-        if is_silent {
-            ResourceError::Silent { last_words: Arc::new(self.vm.last_words()), source }
-        } else {
-            ResourceError::Guest(source)
-        }
+        let told = guest.bridge.call(ContainerId::UVM, &call, Some(self.deadlines.rpc)).await.map(|_| ());
+        told.map_err(|error| {
+            let is_silent = error.is_silence();
+            let source = Arc::new(error);
+            if is_silent {
+                ResourceError::Silent { last_words: Arc::new(self.vm.last_words()), source }
+            } else {
+                ResourceError::Guest(source)
+            }
+        })
     }
 
     /// Tells the guest something alone, by whoever holds the connection to it.
     async fn tell(&self, modification: &Modification) -> Result<(), ResourceError> {
         match self.along(Some(modification)) {
             Some(request) => self.host("tell its guest something", self.vm.pass_on(request.get())).await,
-            None => self.guest(modification).await.map_err(|error| self.guest_failed(error)),
+            None => self.guest(modification).await,
         }
     }
 
