@@ -2,7 +2,7 @@
 //! of it when QEMU goes on.
 
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use uvm::{
@@ -157,11 +157,6 @@ async fn view(vm: &UtilityVm, pid: u32) -> TestResult<String> {
     Ok(format!("{:?} {mounts:?} {}", disks_in(vm).await?, qemu::sockets(pid)?))
 }
 
-fn holds(pid: u32, path: &Path) -> TestResult<bool> {
-    let open = std::fs::read_dir(format!("/proc/{pid}/fd"))?;
-    Ok(open.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok()).any(|file| file == path))
-}
-
 #[tokio::test]
 async fn what_is_plugged_in_too_late_leaves_nothing_and_can_be_plugged_in_again() -> TestResult {
     let things = Things::make()?;
@@ -180,7 +175,7 @@ async fn what_is_plugged_in_too_late_leaves_nothing_and_can_be_plugged_in_again(
         plugged.works(&vm).await?;
         all_done(plugged.release().await)?;
         assert_eq!(view(&vm, pid).await?, before, "round {round}");
-        assert!(!holds(pid, &things.disk)?, "round {round}");
+        assert!(!qemu::has_open(pid, &things.disk)?, "round {round}");
     }
     vm.close().await
 }
@@ -199,7 +194,7 @@ async fn what_cannot_be_unplugged_yet_can_be_later() -> TestResult {
         drop(stopped);
         all_done(plugged.release().await)?;
         assert_eq!(view(&vm, pid).await?, before, "round {round}");
-        assert!(!holds(pid, &things.disk)?, "round {round}");
+        assert!(!qemu::has_open(pid, &things.disk)?, "round {round}");
     }
     vm.close().await
 }

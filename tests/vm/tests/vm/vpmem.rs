@@ -44,9 +44,7 @@ fn qemu_has(pid: u32, path: &Path) -> TestResult<bool> {
     let path = path.canonicalize()?;
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
     let name = path.to_str().ok_or("a path that is no text")?;
-    let open = std::fs::read_dir(format!("/proc/{pid}/fd"))?;
-    let is_open = open.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok()).any(|file| file == path);
-    Ok(is_open || maps.lines().any(|line| line.ends_with(name)))
+    Ok(qemu::has_open(pid, &path)? || maps.lines().any(|line| line.ends_with(name)))
 }
 
 #[tokio::test]
