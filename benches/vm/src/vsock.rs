@@ -12,6 +12,7 @@ use uvm::image::KernelSource;
 use uvm_bench_guest::{BLOCK, MESSAGE, vsock_port};
 
 use crate::context::{Context, command_line, millis, options};
+use crate::raw_stream::{blocks, speed};
 use crate::report::{Report, Statistic, Target};
 use crate::size::pss_of;
 use crate::vsock_device::{Machine, Stream, VERSION, down, up};
@@ -20,7 +21,7 @@ const ROUNDS: usize = 15;
 const MEMORY_MIB: u64 = 1024;
 const MESSAGES: u32 = 1000;
 const MIB: u64 = 64;
-const BLOCKS: u64 = (MIB << 20) / BLOCK as u64;
+const BLOCKS: u64 = blocks(MIB);
 const AT_ONCE: usize = 256;
 const IDLE: usize = 1000;
 /// How long idle connections are watched.
@@ -94,11 +95,6 @@ async fn one_round(machine: &Arc<Machine>) -> anyhow::Result<[f64; 5]> {
         both_ways(machine).await?,
         at_once(machine).await?,
     ])
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a small number")]
-fn speed(mib: u64, began: Instant) -> f64 {
-    mib as f64 / began.elapsed().as_secs_f64()
 }
 
 async fn echo(stream: &mut dyn Stream) -> anyhow::Result<()> {

@@ -11,6 +11,7 @@ use uvm_bench_guest::{BLOCK, TRUE, WRITE, vsock_port};
 use uvm_vsock::VsockListener;
 
 use crate::context::{Context, by_virtual_sockets, command_line, first_exec, millis};
+use crate::raw_stream::{blocks, speed};
 use crate::report::{Report, Statistic, Target};
 use crate::vsock_device::{Machine, Stream};
 
@@ -21,7 +22,7 @@ const SAMPLES: usize = 300;
 const BLOCK_OF: usize = 25;
 const STDOUT_ROUNDS: usize = 7;
 const MIB: u64 = 256;
-const BLOCKS: u64 = (MIB << 20) / BLOCK as u64;
+const BLOCKS: u64 = blocks(MIB);
 const SETTLE: Duration = Duration::from_secs(5);
 const WARM_UP: usize = 25;
 
@@ -120,7 +121,7 @@ async fn stdout(vm: &UtilityVm) -> anyhow::Result<f64> {
     let mut process = vm.create_process(&ProcessSpec::new([WRITE.to_owned(), BLOCKS.to_string()])).await?;
     let mut output = process.stdout.take().context("no output")?;
     let total = drain(&mut output, None).await?;
-    let speed = speed(began);
+    let speed = speed(MIB, began);
     drop(output);
     let exit = process.output().await?.exit;
     ensure!(exit.is_success() && total == MIB << 20, "{WRITE}: {exit}, {total} bytes");
@@ -133,7 +134,7 @@ async fn stream(machine: &Machine) -> anyhow::Result<f64> {
     stream.write_u64_le(BLOCKS).await?;
     let total = drain(&mut stream, Some(MIB << 20)).await?;
     ensure!(total == MIB << 20, "{total} bytes came instead of {MIB} MiB");
-    Ok(speed(began))
+    Ok(speed(MIB, began))
 }
 
 /// Reads to the end, or so many bytes.
@@ -146,9 +147,4 @@ async fn drain(from: &mut (impl tokio::io::AsyncRead + Unpin), limit: Option<u64
         }
     }
     Ok(total)
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a small number")]
-fn speed(began: Instant) -> f64 {
-    MIB as f64 / began.elapsed().as_secs_f64()
 }
