@@ -1,6 +1,5 @@
 //! Commands that may hang, and what they may leave running. Some of that leaves its parent and its session; so this process
-//! adopts its descendants meanwhile, and knows them as its children. What another thread starts meanwhile is ended, too: so the
-//! test of this module is a program of its own.
+//! adopts its descendants meanwhile, and knows them as its children. What another thread starts meanwhile is ended, too.
 
 use std::fs;
 use std::process::{Child, Command, ExitStatus};
@@ -64,7 +63,7 @@ fn end_children(patience: Duration) -> anyhow::Result<()> {
 }
 
 /// The children of this process, whichever thread started them.
-pub(crate) fn children() -> anyhow::Result<Vec<Pid>> {
+fn children() -> anyhow::Result<Vec<Pid>> {
     let mut children = Vec::new();
     for task in fs::read_dir("/proc/self/task")? {
         // A thread that has ended meanwhile has none.
@@ -78,3 +77,26 @@ pub(crate) fn children() -> anyhow::Result<Vec<Pid>> {
 const ENDS: Duration = Duration::from_secs(20);
 /// How often something is looked at.
 const TICK: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str, deadline: Duration) -> anyhow::Result<ExitStatus> {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script]);
+        run_bounded(shell, deadline, Duration::ZERO)
+    }
+
+    /// The only test of this program that starts anything: children are those of the whole process, and all are ended. As
+    /// wine's server does, some leave their parent and its session.
+    #[test]
+    fn whatever_a_program_starts_is_ended_with_it() {
+        let status = shell("setsid sleep 1000 & exit 3", Duration::from_secs(60)).expect("it ends");
+        assert_eq!((status.code(), children().expect("listed")), (Some(3), Vec::new()));
+        let hangs = "sleep 1000 & setsid sh -c 'sleep 1000 & sleep 1000' & sleep 1000";
+        let error = shell(hangs, Duration::from_millis(300)).expect_err("it hangs").to_string();
+        assert_eq!(error, "sh did not end within 300ms: it was ended, with all that it had started");
+        assert_eq!(children().expect("listed"), Vec::new());
+    }
+}
