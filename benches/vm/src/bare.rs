@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -15,7 +16,7 @@ use rustix::io::FdFlags;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use uvm::image::BootFiles;
 
-use crate::command_line::{CommandLine, Descriptors, QMP};
+use crate::command_line::{CONSOLE, CommandLine, Descriptors, QMP};
 
 /// A running QEMU. Dropping it kills it.
 pub(crate) struct BareQemu {
@@ -68,6 +69,9 @@ impl BareQemu {
             rustix::io::fcntl_setfd(fd, FdFlags::empty())?;
         }
         let child = command.spawn().context("start QEMU")?;
+        if let Some(console) = channels.remove(CONSOLE) {
+            thread::spawn(move || discard(console));
+        }
         Ok(Self { child, began, channels })
     }
 
@@ -88,6 +92,13 @@ impl BareQemu {
         }
         Ok(took)
     }
+}
+
+/// Reads what a guest writes to its console until QEMU has ended. QEMU writes it byte by byte, of which a socket that nobody reads
+/// from holds a few hundred; with each one after that the guest waits for milliseconds.
+fn discard(mut console: UnixStream) {
+    // An error, too, means that there is no more to come.
+    let _ = io::copy(&mut console, &mut io::sink());
 }
 
 impl Drop for BareQemu {

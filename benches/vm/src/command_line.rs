@@ -23,6 +23,8 @@ pub(crate) struct Descriptors {
 pub(crate) const MUX: &str = "mux";
 /// The one of the device for virtual sockets.
 pub(crate) const VSOCK: &str = "vsock";
+/// The one of the serial console.
+pub(crate) const CONSOLE: &str = "con";
 /// The one of the monitor.
 pub(crate) const QMP: &str = "qmp";
 
