@@ -96,8 +96,8 @@ struct Device {
     asked: Option<Message>,
 }
 
-/// Queues that are remembered at most; the device has two.
-const MOST_QUEUES: usize = 16 * OF_QUEUE.len();
+/// The device's: one for what is urgent, and one for requests.
+const QUEUES: u32 = 2;
 
 impl Device {
     /// Passes messages on until one of the two is gone, says what is none, or leaves QEMU without an answer.
@@ -160,10 +160,10 @@ impl Device {
         if OF_DEVICE.contains(&message.request) {
             self.whole.insert(message.request, message);
         } else if OF_QUEUE.contains(&message.request) {
-            self.queues.insert((message.queue(), message.request), message);
-            if self.queues.len() > MOST_QUEUES {
+            if message.queue() >= QUEUES {
                 return Err(io::ErrorKind::InvalidData.into());
             }
+            self.queues.insert((message.queue(), message.request), message);
         }
         Ok(())
     }
@@ -308,6 +308,13 @@ mod tests {
         // QEMU's end is everybody's.
         drop(qemu);
         assert!(Message::read(&successor).expect("the end").is_none());
+    }
+
+    #[test]
+    fn nothing_is_kept_of_a_queue_that_the_device_does_not_have() {
+        let mut device = Device::default();
+        device.remember(number(1, SET_VRING_NUM)).expect("one of the two");
+        device.remember(number(2, SET_VRING_NUM)).expect_err("a third one");
     }
 
     #[test]

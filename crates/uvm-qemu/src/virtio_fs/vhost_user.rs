@@ -14,8 +14,8 @@ use rustix::net::{
 pub(super) const HEADER_LEN: usize = 12;
 /// No message that is used here is longer.
 const MOST_BYTES: usize = 4096;
-/// No message brings more descriptors: one for each region of memory.
-const MOST_DESCRIPTORS: usize = 16;
+/// The most descriptors of a message about memory: one for each region (`VHOST_MEMORY_BASELINE_NREGIONS`).
+const REGIONS: usize = 8;
 
 /// Requests, by their numbers.
 pub(super) const GET_FEATURES: u32 = 1;
@@ -41,6 +41,15 @@ const ANSWERED: [u32; 6] =
     [GET_FEATURES, GET_VRING_BASE, GET_PROTOCOL_FEATURES, GET_QUEUE_NUM, GET_CONFIG, GET_MAX_MEM_SLOTS];
 /// The flag of a request that is to be answered.
 pub(super) const NEEDS_ANSWER: u32 = 8;
+
+/// What comes along with a request at most: what is kept of a share is bounded by it.
+fn most_descriptors(request: u32) -> usize {
+    match request {
+        SET_MEM_TABLE => REGIONS,
+        SET_VRING_KICK | SET_VRING_CALL | SET_VRING_ERR => 1,
+        _ => 0,
+    }
+}
 
 /// A message, and the descriptors that came with it.
 #[derive(Debug)]
@@ -73,7 +82,7 @@ impl Message {
         let word =
             |at: usize| header.get(at..at + 4).and_then(|word| word.try_into().ok()).map_or(0, u32::from_ne_bytes);
         let length = word(8) as usize;
-        if length > MOST_BYTES || descriptors.len() > MOST_DESCRIPTORS {
+        if length > MOST_BYTES || descriptors.len() > most_descriptors(word(0)) {
             return Err(io::ErrorKind::InvalidData.into());
         }
         let mut payload = vec![0; length];
@@ -119,7 +128,7 @@ impl Message {
 }
 
 fn receive(from: &UnixStream, into: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(REGIONS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = loop {
         match recvmsg(from, &mut [IoSliceMut::new(into)], &mut control, RecvFlags::CMSG_CLOEXEC) {
@@ -136,7 +145,7 @@ fn receive(from: &UnixStream, into: &mut [u8], descriptors: &mut Vec<OwnedFd>) -
 }
 
 fn transmit(to: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(REGIONS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(io::Error::other("too many descriptors for one message"));
@@ -145,6 +154,28 @@ fn transmit(to: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io
         match sendmsg(to, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL) {
             Err(rustix::io::Errno::INTR) => {}
             sent => return Ok(sent?),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_with_more_descriptors_than_it_needs_is_none() {
+        let read = |request, count: usize| {
+            let counter = || rustix::event::eventfd(0, rustix::event::EventfdFlags::empty()).expect("a counter");
+            let descriptors = std::iter::repeat_with(counter).take(count).collect();
+            let (ours, theirs) = UnixStream::pair().expect("a pair");
+            Message { descriptors, ..Message::plain(request) }.write(&theirs, 1).expect("written");
+            Message::read(&ours).map(|message| message.expect("not the end").descriptors.len())
+        };
+        for (request, most) in [(SET_MEM_TABLE, 8), (SET_VRING_KICK, 1), (SET_VRING_NUM, 0), (GET_FEATURES, 0)] {
+            assert_eq!(read(request, most).expect("a message"), most, "{request}");
+        }
+        for (request, too_many) in [(SET_VRING_KICK, 2), (SET_VRING_NUM, 1), (GET_FEATURES, 1)] {
+            read(request, too_many).expect_err("none");
         }
     }
 }
