@@ -1,36 +1,46 @@
-//! The device as the VM's host speaks to it: virtiofsd's, with less to say.
+//! The device as the VM's host speaks to it: what may be negotiated, and whose queues it serves.
 
 use std::collections::HashSet;
 use std::io;
 use std::process::exit;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock};
 
-use vhost::vhost_user::message::VhostUserProtocolFeatures;
+use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::bitmap::BitmapMmapRegion;
 use vhost_user_backend::{VhostUserBackend, VringMutex, VringT};
 use virtio_queue::QueueT;
-use virtiofsd::filesystem::{FileSystem, SerializableFileSystem};
-use virtiofsd::vhost_user::VhostUserFsBackend;
-use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+use virtiofsd::filesystem::FileSystem;
+use virtiofsd::server::Server;
 use vmm_sys_util::epoll::EventSet;
-use vmm_sys_util::event::{EventConsumer, EventNotifier};
+use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
 
-/// The guest's memory, in the form that virtiofsd wants.
-type Memory = GuestMemoryAtomic<GuestMemoryMmap<BitmapMmapRegion>>;
+use crate::ring::{self, Memory};
 
 /// What may be negotiated: queues and answers. Neither the device's state nor requests of its own: it is not moved to another
 /// host, and asks nothing. And memory only as a whole: who takes the device over is told of it once.
 const PROTOCOL: VhostUserProtocolFeatures = VhostUserProtocolFeatures::MQ.union(VhostUserProtocolFeatures::REPLY_ACK);
 
-/// `VHOST_F_LOG_ALL`: that writes to memory are logged, for a move to another host.
-const LOG_ALL: u64 = 1 << 26;
+/// `VIRTIO_RING_F_INDIRECT_DESC`, `VIRTIO_RING_F_EVENT_IDX` and `VIRTIO_F_VERSION_1`. Nothing of the kind that logs what is
+/// written to memory, which is for a move to another host.
+const FEATURES: u64 = 1 << 28 | 1 << 29 | 1 << 32;
+
+/// One for what is urgent, and one for requests.
+const QUEUES: usize = 2;
+/// The most that QEMU offers (`VIRTQUEUE_MAX_SIZE`).
+const QUEUE_SIZE: usize = 1024;
 
 /// The exit code of a helper whose guest broke its queues.
 pub(crate) const BROKEN_QUEUE: i32 = 3;
 
-/// virtiofsd's device. The process ends with a guest's queues: it would only keep the guest waiting, which hears of an end.
-pub(crate) struct Backend<F: FileSystem + SerializableFileSystem + Send + Sync + 'static> {
-    inner: VhostUserFsBackend<F>,
+/// A device that serves a file system. The process ends with a guest's queues: it would only keep the guest waiting, which hears
+/// of an end.
+pub(crate) struct Backend<F: FileSystem + Sync> {
+    server: Server<F>,
+    /// The guest's, once the host has told of it.
+    memory: RwLock<Option<Memory>>,
+    /// Each side says up to where it has to be told.
+    event_idx: AtomicBool,
     queues: Queues,
     /// Of those taken over, which have been looked at.
     resumed: Mutex<HashSet<u16>>,
@@ -45,16 +55,22 @@ pub(crate) enum Queues {
     TakenOver,
 }
 
-impl<F: FileSystem + SerializableFileSystem + Send + Sync + 'static> Backend<F> {
-    pub(crate) fn new(inner: VhostUserFsBackend<F>, queues: Queues) -> Self {
-        Self { inner, queues, resumed: Mutex::default() }
+impl<F: FileSystem + Sync> Backend<F> {
+    pub(crate) fn new(file_system: F, queues: Queues) -> Self {
+        Self {
+            server: Server::new(file_system),
+            memory: RwLock::default(),
+            event_idx: AtomicBool::default(),
+            queues,
+            resumed: Mutex::default(),
+        }
     }
 
     /// Goes back to the first request without an answer. They are answered in their order, so that is the one after those
     /// that were.
-    fn resume(&self, event: u16, queues: &[VringMutex<Memory>]) {
-        let Some(queue) = queues.get(usize::from(event)).filter(|_| self.queues == Queues::TakenOver) else { return };
-        if self.resumed.lock().unwrap_or_else(PoisonError::into_inner).insert(event) {
+    fn resume(&self, event: u16, queue: &VringMutex<Memory>) {
+        if self.queues == Queues::TakenOver && self.resumed.lock().unwrap_or_else(PoisonError::into_inner).insert(event)
+        {
             let mut state = queue.get_mut();
             let queue = state.get_queue_mut();
             queue.set_next_avail(queue.next_used());
@@ -62,55 +78,54 @@ impl<F: FileSystem + SerializableFileSystem + Send + Sync + 'static> Backend<F> 
     }
 }
 
-impl<F: FileSystem + SerializableFileSystem + Send + Sync + 'static> VhostUserBackend for Backend<F> {
+impl<F: FileSystem + Send + Sync + 'static> VhostUserBackend for Backend<F> {
     type Bitmap = BitmapMmapRegion;
     type Vring = VringMutex<Memory>;
 
     fn num_queues(&self) -> usize {
-        self.inner.num_queues()
+        QUEUES
     }
 
     fn max_queue_size(&self) -> usize {
-        self.inner.max_queue_size()
+        QUEUE_SIZE
     }
 
     fn features(&self) -> u64 {
-        self.inner.features() & !LOG_ALL
+        FEATURES | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
     }
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
-        self.inner.protocol_features() & PROTOCOL
-    }
-
-    fn reset_device(&self) {
-        self.inner.reset_device();
+        PROTOCOL
     }
 
     fn set_event_idx(&self, enabled: bool) {
-        self.inner.set_event_idx(enabled);
+        self.event_idx.store(enabled, Ordering::Relaxed);
     }
 
     fn update_memory(&self, memory: Memory) -> io::Result<()> {
-        self.inner.update_memory(memory)
+        *self.memory.write().unwrap_or_else(PoisonError::into_inner) = Some(memory);
+        Ok(())
     }
 
-    fn exit_event(&self, thread: usize) -> Option<(EventConsumer, EventNotifier)> {
-        self.inner.exit_event(thread)
+    fn exit_event(&self, _thread: usize) -> Option<(EventConsumer, EventNotifier)> {
+        new_event_consumer_and_notifier(EventFlag::NONBLOCK).ok()
     }
 
     fn handle_event(
         &self,
         event: u16,
-        events: EventSet,
+        _events: EventSet,
         queues: &[VringMutex<Memory>],
-        thread: usize,
+        _thread: usize,
     ) -> io::Result<()> {
-        self.resume(event, queues);
-        let handled = self.inner.handle_event(event, events, queues, thread);
-        if let Err(error) = &handled {
-            eprintln!("the guest's queue {event} cannot be served any more: {error}");
+        let memory = self.memory.read().unwrap_or_else(PoisonError::into_inner).clone();
+        // Neither is a guest's doing: the host has told of no such queue, or of no memory yet.
+        let (Some(queue), Some(memory)) = (queues.get(usize::from(event)), memory) else { return Ok(()) };
+        self.resume(event, queue);
+        if let Err(broken) = ring::serve(&self.server, &memory, queue, self.event_idx.load(Ordering::Relaxed)) {
+            eprintln!("the guest's queue {event} cannot be served any more: {broken}");
             exit(BROKEN_QUEUE);
         }
-        handled
+        Ok(())
     }
 }

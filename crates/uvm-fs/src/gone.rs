@@ -6,9 +6,7 @@
 use std::io;
 use std::time::Duration;
 
-use virtiofsd::filesystem::{
-    Context, Entry, FileSystem, OpenOptions, SerializableFileSystem, ZeroCopyReader, ZeroCopyWriter,
-};
+use virtiofsd::filesystem::{Context, Entry, FileSystem, OpenOptions, ZeroCopyReader, ZeroCopyWriter};
 use virtiofsd::fuse::Attr;
 use virtiofsd::read_dir::ReadDir;
 
@@ -86,5 +84,3 @@ impl FileSystem for Gone {
         gone()
     }
 }
-
-impl SerializableFileSystem for Gone {}

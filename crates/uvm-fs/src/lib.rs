@@ -8,6 +8,7 @@ mod gone;
 pub mod guard;
 #[cfg(feature = "raw")]
 pub mod raw;
+mod ring;
 mod serve;
 mod sys;
 

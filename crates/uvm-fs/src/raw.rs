@@ -59,6 +59,7 @@ pub mod operation {
     pub const FALLOCATE: u32 = 43;
     pub const RENAME2: u32 = 45;
     pub const COPY_FILE_RANGE: u32 = 47;
+    pub const SYNCFS: u32 = 50;
 }
 
 /// The number of the share's own directory.

@@ -10,9 +10,8 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, Signal};
 use vhost::vhost_user::Listener;
 use vhost_user_backend::VhostUserDaemon;
-use virtiofsd::filesystem::{FileSystem, SerializableFileSystem};
+use virtiofsd::filesystem::FileSystem;
 use virtiofsd::passthrough::{CachePolicy, Config, PassthroughFs};
-use virtiofsd::vhost_user::VhostUserFsBackendBuilder;
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 use crate::backend::{Backend, Queues};
@@ -67,6 +66,7 @@ pub fn serve(command: &Command) -> Result<(), ServeError> {
     if rustix::fs::fstatfs(&directory).is_ok_and(|of| of.f_type == PROC_SUPER_MAGIC) {
         return Err(at("look at the directory")(io::Error::other("files of processes are not shared")));
     }
+    sys::outlive_limit_of_files().map_err(at("ignore a signal"))?;
     let limit = raise_limit();
     let owners =
         if command.passthrough { Owners::Passthrough } else { Owners::One { uid: owner.st_uid, gid: owner.st_gid } };
@@ -164,12 +164,11 @@ fn config(own_files: OwnedFd, limit: u64) -> Config {
 
 fn run<F>(file_system: F, socket: OwnedFd, queues: Queues) -> Result<(), ServeError>
 where
-    F: FileSystem + SerializableFileSystem + Send + Sync + 'static,
+    F: FileSystem + Send + Sync + 'static,
 {
     let device = |e: &dyn std::fmt::Display| ServeError::Device(e.to_string());
-    let backend = VhostUserFsBackendBuilder::default().build(file_system).map_err(|e| device(&e))?;
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
-    let mut daemon = VhostUserDaemon::new("uvm-fs".into(), Arc::new(Backend::new(backend, queues)), memory)
+    let mut daemon = VhostUserDaemon::new("uvm-fs".into(), Arc::new(Backend::new(file_system, queues)), memory)
         .map_err(|e| device(&e))?;
     let mut listener = Listener::from(UnixListener::from(socket));
     daemon.start(&mut listener).map_err(|e| device(&e))?;

@@ -36,6 +36,15 @@ pub(crate) fn take_descriptors(wanted: [RawFd; 2]) -> io::Result<[OwnedFd; 2]> {
     Ok(taken)
 }
 
+/// A write beyond the process's limit for files is an error of that write, and no end of the process.
+pub(crate) fn outlive_limit_of_files() -> io::Result<()> {
+    // SAFETY: to ignore a signal runs no code when it comes.
+    if unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) } == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Leaves the namespaces of whoever started the process, for new ones.
 pub(crate) fn unshare(namespaces: libc::c_int) -> io::Result<()> {
     // SAFETY: the process has one thread still, and the call touches no memory.

@@ -7,7 +7,9 @@ use std::process::{Command, Stdio};
 
 use rustix::mount::mount_bind;
 use uvm_fs::guard::{Access, Guarded, Owners};
-use uvm_fs::raw::operation::{CREATE, FSYNCDIR, LOOKUP, OPEN, READDIR, SETATTR};
+use uvm_fs::raw::operation::{
+    CREATE, FSYNCDIR, GETXATTR, LISTXATTR, LOOKUP, OPEN, READDIR, REMOVEXATTR, SETATTR, SETXATTR, SYNCFS,
+};
 use uvm_fs::raw::{Guest, ROOT, unguarded};
 use virtiofsd::filesystem::FileSystem;
 
@@ -86,6 +88,21 @@ fn in_namespace() {
     for valid in [1, 8] {
         let body = [bytes(&[valid, 0], b""), vec![0; 80]].concat();
         assert_eq!(guest.ask(SETATTR, file, &body), refused, "{valid}");
+    }
+    // To read an attribute, or to bring a file system to its disk, the file is opened as well.
+    let with_size = bytes(&[64, 0], b"user.x\0");
+    let bodies = [
+        (GETXATTR, with_size),
+        (LISTXATTR, bytes(&[64, 0], b"")),
+        (SETXATTR, bytes(&[1, 0], b"user.x\0v")),
+        (REMOVEXATTR, b"user.x\0".to_vec()),
+        (SYNCFS, vec![0; 8]),
+    ];
+    let (bare_file, own) = (look(&bare, b"x\0"), look(&guest, b"f\0"));
+    for (operation, body) in bodies {
+        assert_eq!(guest.ask(operation, file, &body), refused, "{operation}");
+        assert_ne!(bare.ask(operation, bare_file, &body), refused, "{operation}");
+        assert_ne!(guest.ask(operation, own, &body), refused, "{operation}");
     }
     // A file of the share is opened by the request that would make it, and one that is not there is made.
     for name in [b"f\0", b"n\0"] {

@@ -92,6 +92,12 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Guarded<F> {
         if has_none(inode)? && !has_none(ROOT_ID)? { Err(errno(libc::EACCES)) } else { Ok(()) }
     }
 
+    /// Passes what the file system behind may open, for whatever request.
+    fn must_be_safe_to_open(&self, context: Context, inode: u64) -> io::Result<()> {
+        self.must_be_open(inode)?;
+        self.must_have_blocks(context, inode)
+    }
+
     /// Passes a name under which something may come, go or change.
     fn must_admit_change(&self, directory: u64, name: &CStr) -> io::Result<()> {
         rules::name(name)?;

@@ -1,15 +1,12 @@
 //! Every request, one by one: what is looked at before it is passed on, and after.
 
 use std::ffi::CStr;
-use std::fs::File;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use virtiofsd::filesystem::{
-    Context, Entry, Extensions, FileSystem, FsOptions, GetxattrReply, ListxattrReply, OpenOptions,
-    SerializableFileSystem, SetattrValid, SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
+    Context, Entry, Extensions, FileSystem, FsOptions, GetxattrReply, ListxattrReply, OpenOptions, SetattrValid,
+    SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
 };
 use virtiofsd::fuse::{Attr, SetattrIn};
 
@@ -65,8 +62,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Guarded<F> {
         valid: SetattrValid,
     ) -> io::Result<(Attr, Duration)> {
         self.must_be_writable()?;
-        self.must_be_open(inode)?;
-        self.must_have_blocks(ctx, inode)?;
+        self.must_be_safe_to_open(ctx, inode)?;
         let valid = self.owner_change(&attr, valid)?;
         let now = self.mode(ctx, inode)?;
         let kind = Kind::of(now);
@@ -167,8 +163,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Guarded<F> {
     }
 
     fn open(&self, ctx: Context, inode: u64, kill_priv: bool, flags: u32) -> io::Result<(Option<u64>, OpenOptions)> {
-        self.must_be_open(inode)?;
-        self.must_have_blocks(ctx, inode)?;
+        self.must_be_safe_to_open(ctx, inode)?;
         let flags = rules::open_flags(flags, self.access == Access::ReadWrite)?;
         self.inner.open(self.context(ctx), inode, kill_priv, flags)
     }
@@ -290,19 +285,19 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Guarded<F> {
         extra_flags: SetxattrFlags,
     ) -> io::Result<()> {
         self.must_be_writable()?;
-        self.must_be_open(inode)?;
         rules::attribute(name)?;
+        self.must_be_safe_to_open(ctx, inode)?;
         self.inner.setxattr(self.context(ctx), inode, name, value, flags, extra_flags)
     }
 
     fn getxattr(&self, ctx: Context, inode: u64, name: &CStr, size: u32) -> io::Result<GetxattrReply> {
         rules::attribute(name)?;
-        self.must_be_open(inode)?;
+        self.must_be_safe_to_open(ctx, inode)?;
         self.inner.getxattr(self.context(ctx), inode, name, size.min(rules::ATTRIBUTE_MAX))
     }
 
     fn listxattr(&self, ctx: Context, inode: u64, size: u32) -> io::Result<ListxattrReply> {
-        self.must_be_open(inode)?;
+        self.must_be_safe_to_open(ctx, inode)?;
         // How many bytes are listed is known when they are: what is left out must not be counted.
         let ListxattrReply::Names(all) = self.inner.listxattr(self.context(ctx), inode, rules::ATTRIBUTE_MAX)? else {
             return Err(errno(libc::EIO));
@@ -318,8 +313,8 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Guarded<F> {
 
     fn removexattr(&self, ctx: Context, inode: u64, name: &CStr) -> io::Result<()> {
         self.must_be_writable()?;
-        self.must_be_open(inode)?;
         rules::attribute(name)?;
+        self.must_be_safe_to_open(ctx, inode)?;
         self.inner.removexattr(self.context(ctx), inode, name)
     }
 
@@ -368,24 +363,16 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Guarded<F> {
         flags: u64,
     ) -> io::Result<usize> {
         self.must_be_writable()?;
+        let len = len.min(rules::COPY_MAX);
         self.inner.copyfilerange(ctx, inode_in, handle_in, offset_in, inode_out, handle_out, offset_out, len, flags)
     }
 
     fn syncfs(&self, ctx: Context, inode: u64) -> io::Result<()> {
-        self.must_be_open(inode)?;
+        if self.access == Access::ReadOnly {
+            // It has written nothing; and what others have is theirs to wait for.
+            return Ok(());
+        }
+        self.must_be_safe_to_open(ctx, inode)?;
         self.inner.syncfs(ctx, inode)
-    }
-}
-
-/// What a guest has open is not moved to another host.
-impl<F> SerializableFileSystem for Guarded<F> {
-    fn prepare_serialization(&self, _cancel: Arc<AtomicBool>) {}
-
-    fn serialize(&self, _state_pipe: File) -> io::Result<()> {
-        Err(errno(libc::EOPNOTSUPP))
-    }
-
-    fn deserialize_and_apply(&self, _state_pipe: File) -> io::Result<()> {
-        Err(errno(libc::EOPNOTSUPP))
     }
 }

@@ -31,6 +31,10 @@ pub(super) fn attributes(names: &[u8]) -> Vec<u8> {
 /// The longest value of an attribute, and the longest list of names, as in Linux.
 pub(super) const ATTRIBUTE_MAX: u32 = 64 * 1024;
 
+/// The most bytes that one request copies from file to file, which may be less than it asks for: others, and a host that wants to
+/// stop the device, wait meanwhile.
+pub(super) const COPY_MAX: u64 = 16 << 20;
+
 /// Permissions of a new file: no set-user-id and no set-group-id.
 pub(super) fn new_mode(mode: u32) -> u32 {
     mode & 0o1777

@@ -35,6 +35,7 @@ mod stopped_qemu;
 mod streams;
 mod virtio_fs;
 mod virtio_fs_faults;
+mod virtio_fs_queues;
 mod volume;
 mod vpci;
 mod vpmem;
