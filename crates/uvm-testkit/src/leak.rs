@@ -41,7 +41,7 @@ impl LeakCheck {
         left.extend(read("/proc/self/mountinfo").lines().filter(named).map(|line| format!("mount {line}")));
         left.extend(read("/proc/net/unix").lines().filter(named).map(|line| format!("socket {line}")));
         left.extend(
-            cgroups(Path::new("/sys/fs/cgroup"), &format!("uvm-{}", self.id))
+            cgroups(Path::new("/sys/fs/cgroup"), &format!("uvm-{}.", self.id))
                 .into_iter()
                 .map(|p| format!("cgroup {p}")),
         );
@@ -142,16 +142,17 @@ fn settle(look: impl Fn() -> Vec<String>) -> Vec<String> {
     }
 }
 
-fn cgroups(directory: &Path, name: &str) -> Vec<String> {
+/// Control groups beneath a directory whose names begin so.
+fn cgroups(directory: &Path, begins: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             continue;
         }
-        if entry.file_name() == name {
+        if entry.file_name().to_string_lossy().starts_with(begins) {
             found.push(entry.path().display().to_string());
         }
-        found.extend(cgroups(&entry.path(), name));
+        found.extend(cgroups(&entry.path(), begins));
     }
     found
 }
@@ -172,7 +173,7 @@ mod tests {
     fn one_vm_is_not_taken_for_another() {
         assert!(mentions("-name cli-7-1,debug-threads=on", "cli-7-1"));
         assert!(mentions("/run/uvm/cli-7-1/lock", "cli-7-1"));
-        assert!(mentions("uvm-cli-7-1", "cli-7-1"), "a control group");
+        assert!(mentions("uvm-cli-7-1.8d3a2c51", "cli-7-1"), "a control group");
         for other in ["-name cli-7-12,debug-threads=on", "-name my-cli-7-1", "cli-7-1-2"] {
             assert!(!mentions(other, "cli-7-1"), "{other}");
         }

@@ -28,8 +28,6 @@ pub(super) struct Launched {
     pub(super) agent_end: AgentEnd,
     pub(super) vsock: Option<Vsock>,
     pub(super) output: pipe::Receiver,
-    /// What its processes are known by.
-    pub(super) token: String,
     /// The groups its processes are in.
     pub(super) cgroups: Vec<OwnedFd>,
 }
@@ -49,13 +47,14 @@ impl AgentEnd {
     }
 }
 
-/// Starts QEMU, which is written down before.
+/// Starts QEMU, which is written down before. Its processes are known by the runtime id.
 pub(super) async fn launch(
     host: &Shared,
     spec: &VmSpec,
     plan: Plan,
     residue: &Residue,
     cgroups: Vec<OwnedFd>,
+    runtime_id: String,
 ) -> Result<Launched, PlatformError> {
     let failed = |e: io::Error| PlatformError::host("make a channel to QEMU", e);
     let (qmp, qmp_end) = channel().map_err(failed)?;
@@ -77,7 +76,6 @@ pub(super) async fn launch(
             (AgentEnd::Mux(mux), Some(end))
         }
     };
-    let runtime_id = random_guid().map_err(|e| PlatformError::host("draw a random id", e))?;
     let command = QemuCommand {
         id: spec.id.as_str(),
         runtime_id: &runtime_id,
@@ -116,13 +114,13 @@ pub(super) async fn launch(
         cgroups,
     };
     let intent = || format!("start {}", host.program.display());
-    let object = HostObject::Process { token: runtime_id.clone() };
+    let object = HostObject::Process { token: runtime_id };
     residue.register(&object).map_err(|e| PlatformError::host(intent(), e))?;
     kill_point("before:process");
     let gone = residue.process_starts();
     let child = ChildProcess::spawn(child, move || drop(gone)).await.map_err(|e| PlatformError::host(intent(), e))?;
     kill_point("after:process");
-    Ok(Launched { child, qmp, console, agent_end, vsock, output, token: runtime_id, cgroups: for_helpers })
+    Ok(Launched { child, qmp, console, agent_end, vsock, output, cgroups: for_helpers })
 }
 
 /// A socket pair: our end for the runtime, QEMU's as it likes it.
@@ -130,30 +128,4 @@ fn channel() -> io::Result<(UnixStream, OwnedFd)> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     Ok((UnixStream::from_std(ours)?, theirs.into()))
-}
-
-/// A random GUID (version 4).
-fn random_guid() -> io::Result<String> {
-    let mut bytes = [0; 16];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-    let bits =
-        u128::from_be_bytes(bytes) & !(0xf000_u128 << 64) & !(0xc000_u128 << 48) | (0x4000 << 64) | (0x8000 << 48);
-    let hex = format!("{bits:032x}");
-    let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|range| hex.get(range).unwrap_or_default());
-    Ok(parts.join("-"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn guids_are_random_and_version_4() {
-        let (one, two) = (random_guid().expect("random"), random_guid().expect("random"));
-        assert_ne!(one, two);
-        let lengths: Vec<usize> = one.split('-').map(str::len).collect();
-        assert_eq!(lengths, [8, 4, 4, 4, 12]);
-        assert_eq!(one.as_bytes()[14], b'4');
-        assert!(b"89ab".contains(&one.as_bytes()[19]), "{one}");
-    }
 }

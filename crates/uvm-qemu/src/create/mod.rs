@@ -3,6 +3,7 @@
 mod greeting;
 mod launch;
 mod plan;
+mod random_id;
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;
@@ -18,6 +19,7 @@ use uvm_platform::{CreatedVm, PlatformError, PlatformVm, VmEvents, VmSpec, VmThr
 use greeting::greet;
 use launch::launch;
 use plan::Plan;
+use random_id::random_guid;
 
 use crate::command::VSOCK_DEVICE;
 use crate::console::{self, Outlet};
@@ -50,8 +52,9 @@ pub(crate) async fn create(host: Arc<Shared>, spec: VmSpec, thread: Arc<VmThread
     // From here on whatever fails drops the residue, which removes what was made.
     let residue = claim(&host, &spec).await?;
     let outlet = Outlet::open(&spec.console, &residue)?;
-    let cgroups = make_groups(&host, &spec, &residue)?;
-    let launched = launch(&host, &spec, plan, &residue, cgroups).await?;
+    let runtime_id = random_guid().map_err(|e| PlatformError::host("draw a random id", e))?;
+    let cgroups = make_groups(&host, &spec, &runtime_id, &residue)?;
+    let launched = launch(&host, &spec, plan, &residue, cgroups, runtime_id.clone()).await?;
 
     let handle = thread.handle();
     let layers = Layers::new(&spec, matches!(spec.boot.root, RootFs::Disk(_)));
@@ -84,7 +87,7 @@ pub(crate) async fn create(host: Arc<Shared>, spec: VmSpec, thread: Arc<VmThread
         layers,
         shares: Shares::default(),
         pipes: Pipes::default(),
-        virtio_fs: VirtioFs::new(host.share_helper.clone(), launched.token, launched.cgroups),
+        virtio_fs: VirtioFs::new(host.share_helper.clone(), runtime_id, launched.cgroups),
         pci: PciDevices::new(spec.pci_ports, spec.memory.size_mib, host.vfio.clone()),
         full_disk: FullDisk::default(),
         turns: Turns::default(),
@@ -123,8 +126,15 @@ fn claim_error(spec: &VmSpec, error: ClaimError) -> PlatformError {
     }
 }
 
-fn make_groups(host: &Shared, spec: &VmSpec, residue: &Residue) -> Result<Vec<OwnedFd>, PlatformError> {
-    let name = format!("uvm-{}", spec.id);
+/// Groups that no other VM has: an id is unique in its state directory, and groups are in none. What is written down is removed
+/// with all that is in it, so it must never be another's.
+fn make_groups(
+    host: &Shared,
+    spec: &VmSpec,
+    runtime_id: &str,
+    residue: &Residue,
+) -> Result<Vec<OwnedFd>, PlatformError> {
+    let name = format!("uvm-{}.{runtime_id}", spec.id);
     let mut groups = Vec::new();
     for group in host.hierarchies.plan(&name, &spec.processors) {
         let intent = || format!("make control group {}", group.path.display());

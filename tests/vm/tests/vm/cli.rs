@@ -1,6 +1,6 @@
 //! The command `uvm`, as a user has it.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -77,6 +77,27 @@ fn streams_and_exit_code_are_the_callers() -> TestResult {
     let output = Run::new(&[], &["sh", "-c", script])?.output(b"in and out\n")?;
     assert_eq!(output.status.code(), Some(42), "{}", text(&output.stderr));
     assert_eq!((text(&output.stdout).as_str(), text(&output.stderr).as_str()), ("in and out\n", "err\n"));
+    Ok(())
+}
+
+#[test]
+fn vms_of_one_name_in_two_state_directories_leave_each_other_alone() -> TestResult {
+    let mut first = Run::new(&[], &["sh", "-c", "echo up; cat"])?;
+    let mut child = first.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut said = BufReader::new(child.stdout.take().ok_or("no output")?);
+    let mut line = String::new();
+    said.read_line(&mut line)?;
+    assert_eq!(line, "up\n");
+    let elsewhere = tempfile::Builder::new().prefix("uvm-test-").tempdir()?;
+    let mut second = Command::new(program()?);
+    second.args(["run", "--memory", "512", "--cpus", "1", "--name", &first.id, "--boot-files"]).arg(boot_files()?);
+    let output = second.args(["echo", "here, too"]).env("UVM_STATE_DIR", elsewhere.path()).output()?;
+    assert_eq!(text(&output.stdout), "here, too\n", "{}", text(&output.stderr));
+    child.stdin.take().ok_or("no input")?.write_all(b"still here\n")?;
+    said.read_to_string(&mut line)?;
+    assert_eq!(line, "up\nstill here\n");
+    assert!(child.wait()?.success());
+    first.leaks.pass()?;
     Ok(())
 }
 
