@@ -3,6 +3,7 @@
 #![cfg(target_os = "linux")]
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use rustix::mount::mount_bind;
@@ -13,7 +14,7 @@ use uvm_fs::raw::operation::{
 use uvm_fs::raw::{Guest, ROOT, unguarded};
 use virtiofsd::filesystem::FileSystem;
 
-/// Set in the process that has the namespace.
+/// Set to the shared directory in the process that has the namespace.
 const CHILD: &str = "UVM_FS_TEST_MOUNTS";
 
 fn bytes(numbers: &[u32], rest: &[u8]) -> Vec<u8> {
@@ -34,24 +35,25 @@ fn create<F: FileSystem + Sync>(guest: &Guest<F>, name: &[u8], flags: i32) -> Re
 
 #[test]
 fn what_is_mounted_without_blocks_is_not_opened_by_any_request() {
-    if std::env::var_os(CHILD).is_some() {
-        return in_namespace();
+    if let Some(directory) = std::env::var_os(CHILD) {
+        return in_namespace(Path::new(&directory));
     }
+    // Of this process, which has nothing mounted in it and can remove it.
+    let directory = tempfile::tempdir().expect("a directory");
     let mut child = Command::new("unshare");
     if !rustix::process::geteuid().is_root() {
         child.args(["--user", "--map-root-user"]);
     }
     child.args(["--mount", "--propagation", "private", "--"]).arg(std::env::current_exe().expect("this program"));
-    child.args(["--exact", "what_is_mounted_without_blocks_is_not_opened_by_any_request"]).env(CHILD, "1");
+    child.args(["--exact", "what_is_mounted_without_blocks_is_not_opened_by_any_request"]).env(CHILD, directory.path());
     let output = child.stdin(Stdio::null()).output().expect("util-linux has it");
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said);
     assert!(output.status.success() && said.contains("1 passed"), "{said}");
 }
 
-fn in_namespace() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let at = |name: &str| dir.path().join(name);
+fn in_namespace(directory: &Path) {
+    let at = |name: &str| directory.join(name);
     fs::create_dir(at("p")).expect("made");
     for name in ["x", "f"] {
         fs::write(at(name), "inside").expect("written");
@@ -61,13 +63,13 @@ fn in_namespace() {
     mount_bind("/proc/self/comm", at("x")).expect("mounted");
 
     // Without the layer, each of these gets what is mounted: that makes this a test that can fail.
-    let bare = Guest::new(unguarded(dir.path(), 1000).expect("a share")).expect("a guest");
+    let bare = Guest::new(unguarded(directory, 1000).expect("a share")).expect("a guest");
     bare.begin([u32::MAX; 2]).expect("negotiated");
     create(&bare, b"p\0", libc::O_RDONLY).expect("opened");
     create(&bare, b"x\0", libc::O_RDWR).expect("opened");
 
     let owners = Owners::One { uid: 0, gid: 0 };
-    let guest: Guest<Guarded<_>> = Guest::of(dir.path(), Access::ReadWrite, owners, 1000).expect("a share");
+    let guest: Guest<Guarded<_>> = Guest::of(directory, Access::ReadWrite, owners, 1000).expect("a share");
     guest.begin([u32::MAX; 2]).expect("negotiated");
     let refused = Err(Some(libc::EACCES));
     for flags in [libc::O_RDONLY, libc::O_RDWR, libc::O_RDWR | libc::O_TRUNC] {
