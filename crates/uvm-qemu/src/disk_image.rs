@@ -7,13 +7,14 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use uvm_platform::PlatformError;
 use uvm_platform::requests::{ImageFormat, ScsiKind};
 
+use crate::block_claim;
 use crate::file_key::FileKey;
 use crate::qcow2;
 use crate::vhd::{self, Footer, Kind};
@@ -112,12 +113,18 @@ fn look(path: &Path, kind: ScsiKind, format: Option<ImageFormat>, read_only: boo
     }
     // The very one that was looked at, whatever its name leads to by now.
     let found = format!("/proc/self/fd/{}", found.as_raw_fd());
-    let file = OpenOptions::new().read(true).write(!read_only).open(found).map_err(|e| match e.kind() {
+    let file = OpenOptions::new().read(true).write(!read_only).open(&found).map_err(|e| match e.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem if !read_only => {
             format!("{e}; it is to be writable: it may be attached read-only")
         }
         _ => e.to_string(),
     })?;
+    if is_block_device
+        && !read_only
+        && let Some(by) = block_claim::claimed(&found, meta.rdev())
+    {
+        return Err(format!("the host has it for itself: {by}"));
+    }
     let format = if is_block_device {
         DiskFormat::of_device(format.unwrap_or(ImageFormat::Raw), &file)?
     } else {

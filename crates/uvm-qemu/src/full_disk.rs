@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -18,25 +18,46 @@ const RETRY: Duration = Duration::from_secs(1);
 /// What a guest waits for that is stopped because of it.
 #[derive(Default)]
 pub(crate) struct FullDisk {
-    /// The image whose file system has no room.
-    image: Mutex<Option<PathBuf>>,
+    wait: Mutex<Wait>,
     /// Somebody will try again.
     is_tried: AtomicBool,
 }
 
+#[derive(Default)]
+struct Wait {
+    /// The image whose file system has no room.
+    image: Option<PathBuf>,
+    /// When the guest last went on.
+    went_on: Option<Instant>,
+}
+
+impl Wait {
+    /// The guest was stopped for `image`. Whether that is news: not when it was let go on only to try again.
+    fn begins(&mut self, image: PathBuf, now: Instant) -> bool {
+        let is_tried = self.went_on.is_some_and(|at| now.saturating_duration_since(at) < RETRY);
+        self.image.replace(image).is_none() && !is_tried
+    }
+
+    fn ends(&mut self, now: Instant) {
+        if self.image.take().is_some() {
+            self.went_on = Some(now);
+        }
+    }
+}
+
 impl FullDisk {
-    fn lock(&self) -> MutexGuard<'_, Option<PathBuf>> {
-        self.image.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Wait> {
+        self.wait.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The image that there is no room for, while the guest is stopped for it.
     pub(crate) fn image(&self) -> Option<PathBuf> {
-        self.lock().clone()
+        self.lock().image.clone()
     }
 
     /// The guest runs again.
     pub(crate) fn is_over(&self) {
-        self.lock().take();
+        self.lock().ends(Instant::now());
     }
 }
 
@@ -51,8 +72,7 @@ impl Vm {
             tracing::warn!(vm = %self.id, image = %image.display(), operation, reason, "a disk failed");
             return;
         }
-        let before = self.full_disk.lock().replace(image.clone());
-        if before.is_none() {
+        if self.full_disk.lock().begins(image.clone(), Instant::now()) {
             tracing::warn!(vm = %self.id, image = %image.display(), "no room on the host for a disk: the VM waits for some");
         }
         self.try_again_later();
@@ -63,7 +83,7 @@ impl Vm {
         let Ok(status) = self.qmp.call("query-status", Value::Null).await else { return };
         match status.get("status").and_then(Value::as_str) {
             Some("io-error") => {
-                self.full_disk.lock().get_or_insert_default();
+                self.full_disk.lock().image.get_or_insert_default();
                 self.try_again_later();
             }
             Some("running") => self.full_disk.is_over(),
@@ -103,5 +123,27 @@ impl Vm {
         {
             tracing::warn!(vm = %self.id, error = %e, "a VM that waits for room on the host cannot go on");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_told_once_however_often_it_is_tried_again() {
+        let mut wait = Wait::default();
+        let mut now = Instant::now();
+        assert!(wait.begins("a".into(), now));
+        assert!(!wait.begins("a".into(), now), "a second write that fails");
+        for _ in 0..3 {
+            now += RETRY;
+            wait.ends(now);
+            now += RETRY / 10;
+            assert!(!wait.begins("a".into(), now), "tried again");
+        }
+        wait.ends(now);
+        wait.ends(now + RETRY);
+        assert!(wait.begins("a".into(), now + RETRY), "it had gone on");
     }
 }

@@ -27,6 +27,7 @@
 #![cfg(target_os = "linux")]
 
 mod accel;
+mod block_claim;
 mod boot_file;
 mod cgroup;
 mod command;

@@ -356,3 +356,21 @@ async fn what_a_guest_has_flushed_is_on_the_hosts_disk_and_a_block_device_grows(
     drop(device);
     tool("e2fsck", ["-fn"].map(OsStr::new).into_iter().chain([image.as_os_str()]))
 }
+
+#[tokio::test]
+async fn a_block_device_that_the_host_has_mounted_is_not_written_by_a_guest() -> TestResult {
+    let images = Images::new()?;
+    let image = images.filesystem("data.img", "ext4")?;
+    let Some(device) = Loop::new(&image)? else { return Ok(()) };
+    let vm = TestVm::builder("claimed").boot().await?;
+    let mounted = tempfile::tempdir()?;
+    tool("mount", [OsStr::new(&device.0), mounted.path().as_os_str()])?;
+    let refused = vm.add_scsi_physical_disk(&device.0, "/mnt", false).await.map(drop);
+    tool("umount", [mounted.path().as_os_str()])?;
+    let error = chain(&refused.expect_err("the host writes it"));
+    let names = [device.0.as_str(), &format!("mounted at {}", mounted.path().display())];
+    assert!(names.iter().all(|name| error.contains(name)), "{error}");
+    let disk = vm.add_scsi_physical_disk(&device.0, "/mnt", false).await?;
+    disk.release().await?;
+    vm.close().await
+}
