@@ -56,7 +56,22 @@ pub(crate) fn socket(text: &str) -> Result<OfferedSocket, String> {
 
 fn same_path(path: &Path) -> Result<String, String> {
     let full = std::path::absolute(path).map_err(|e| e.to_string())?;
-    full.into_os_string().into_string().map_err(|_| "its path is not Unicode: say where it is in the guest".into())
+    let text = full.to_str().ok_or("its path is not Unicode: say where it is in the guest")?;
+    Ok(plain(text))
+}
+
+/// A path of the guest without what it can be written without: as names alone, one after the other. No link of the guest is
+/// followed on the way up.
+fn plain(guest_path: &str) -> String {
+    let mut names = Vec::new();
+    for component in Path::new(guest_path).components() {
+        match component {
+            Component::Normal(name) => names.push(name.to_string_lossy()),
+            Component::ParentDir => drop(names.pop()),
+            Component::Prefix(_) | Component::RootDir | Component::CurDir => {}
+        }
+    }
+    format!("/{}", names.join("/"))
 }
 
 /// A path of the host, and one of the guest, which begins with a slash and has no colon: what another program takes after
@@ -72,7 +87,12 @@ fn paths(text: &str, option: &str, allowed: &str) -> Result<(PathBuf, Option<Str
     if let Some((guest_path, more)) = guest_path.as_ref().and_then(|path| path.split_once(':')) {
         return Err(format!("\":{more}{option}\" follows {guest_path}, the path in the guest: {allowed}"));
     }
-    Ok((path.into(), guest_path))
+    if let Some(path) =
+        guest_path.as_ref().filter(|path| Path::new(path).components().any(|c| c == Component::ParentDir))
+    {
+        return Err(format!("{path}, the path in the guest, has \"..\" in it: a path that only goes down is allowed"));
+    }
+    Ok((path.into(), guest_path.as_deref().map(plain)))
 }
 
 /// What the options name on the host, each with what it is to be.
@@ -121,16 +141,10 @@ fn misplaced(what: &str, after: &str) -> String {
 
 /// What of the guest's own a command that has layers for its root sees at a path, or above it, whatever is mounted there.
 pub(crate) fn hidden_by(guest_path: &str) -> Option<&'static str> {
-    let mut names = Vec::new();
-    for component in Path::new(guest_path).components() {
-        match component {
-            Component::Normal(name) => names.push(name),
-            Component::ParentDir => drop(names.pop()),
-            Component::Prefix(_) | Component::RootDir | Component::CurDir => {}
-        }
+    if guest_path == "/" {
+        return Some("/");
     }
-    let Some(first) = names.first() else { return Some("/") };
-    ["/proc", "/sys", "/dev"].into_iter().find(|own| own[1..] == **first)
+    ["/proc", "/sys", "/dev"].into_iter().find(|own| Path::new(guest_path).starts_with(own))
 }
 
 #[cfg(test)]
@@ -226,18 +240,28 @@ mod tests {
     }
 
     #[test]
-    fn what_layers_would_hide_is_known_however_it_is_written() {
-        for (path, own) in [
-            ("/", "/"),
-            ("/x/..", "/"),
-            ("/proc", "/proc"),
-            ("//sys/", "/sys"),
-            ("/./dev/log", "/dev"),
-            ("/srv/../proc/1", "/proc"),
-        ] {
+    fn a_path_in_the_guest_is_names_alone() {
+        for (written, path) in [("//sys/", "/sys"), ("/./dev/log", "/dev/log"), ("/", "/"), ("/a//b/.", "/a/b")] {
+            assert_eq!(share(&format!(".:{written}")).expect("valid").guest_path, path);
+        }
+        for bad in ["/x/..", "/srv/../proc/1", "/.."] {
+            for option in ["--share", "--disk", "--socket"] {
+                let error = refused(option, &format!("a:{bad}"));
+                assert!(error.contains(&format!("{bad}, the path in the guest, has \"..\" in it")), "{error}");
+            }
+        }
+        // What the host's path has of it is no matter.
+        let above = std::env::current_dir().expect("a directory").parent().expect("not the root").join("x");
+        assert_eq!(share("../x").expect("valid").guest_path, above.to_str().expect("Unicode"));
+        assert_eq!(share("../x:/y").expect("valid").path, Path::new("../x"));
+    }
+
+    #[test]
+    fn what_layers_would_hide_is_known() {
+        for (path, own) in [("/", "/"), ("/proc", "/proc"), ("/sys/x", "/sys"), ("/dev/log", "/dev")] {
             assert_eq!(hidden_by(path), Some(own), "{path}");
         }
-        for path in ["/process", "/srv/proc", "/proc/../srv", "/d"] {
+        for path in ["/process", "/srv/proc", "/d"] {
             assert_eq!(hidden_by(path), None, "{path}");
         }
     }

@@ -78,7 +78,8 @@ pub(crate) struct RunArgs {
     /// Add a word to the kernel's command line. May be repeated.
     #[arg(long = "kernel-arg", value_name = "WORD", allow_hyphen_values = true)]
     pub(crate) kernel_args: Vec<String>,
-    /// End the VM after this time (90, 90s, 5m, 1h) and exit with 124.
+    /// End the VM after this time (90, 90s, 5m, 1h) and exit with 124. What the command wrote to disks is brought to them
+    /// first, if that takes no more than 5 s.
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     pub(crate) timeout: Option<Duration>,
     /// Connect standard input; the default.
@@ -118,7 +119,8 @@ pub(crate) struct RunArgs {
     #[arg(long, value_enum, value_name = "WAY", default_value_t = ShareBy::Auto)]
     pub(crate) share_by: ShareBy,
     /// Attach a disk of the host, an image (raw, or as its name says: .qcow2, .vhd, .vhdx) or a block device, and mount it
-    /// at GUEST if that is given; `:ro` keeps the guest from writing. May be repeated: the first is /dev/sda.
+    /// at GUEST if that is given; `:ro` keeps the guest from writing. May be repeated: the first is /dev/sda, and one whose
+    /// GUEST lies in that of another comes after it.
     #[arg(long = "disk", value_name = "PATH[:GUEST][:ro]", value_parser = paths::disk)]
     pub(crate) disks: Vec<Disk>,
     /// Offer a Unix socket of the host in the guest, at GUEST [default: at the same path]; each connection is one to the

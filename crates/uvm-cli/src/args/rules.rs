@@ -1,10 +1,8 @@
 //! What holds between options: of two that are right by themselves, one may be too much.
 
+use clap::{CommandFactory, Parser};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::path::Path;
-
-use clap::{CommandFactory, Parser};
 
 use super::{Cli, Command};
 use crate::paths;
@@ -17,7 +15,10 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, cl
     if let Some(port) = twice(args.virtual_sockets.iter().map(|socket| socket.port)) {
         return conflict(format!("port {port} is given twice by '--vsock': one socket for each port is allowed"));
     }
-    if let Some(layer) = twice(&args.layers) {
+    // However each is written: one that is not there is told of later.
+    let files: Vec<_> =
+        args.layers.iter().map(|layer| layer.canonicalize().unwrap_or_else(|_| layer.clone())).collect();
+    if let Some(layer) = twice(&files) {
         return conflict(format!("'--layer {}' is given twice: each image is one layer", layer.display()));
     }
     let shares = args.shares.iter().map(|share| &share.guest_path);
@@ -32,9 +33,7 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, cl
              socket may be anywhere but at / and in /proc, /sys and /dev"
         ));
     }
-    // As paths, "/in" and "/in/" are the same.
-    if let Some(path) = twice(in_guest.into_iter().map(Path::new)) {
-        let path = path.display();
+    if let Some(path) = twice(in_guest) {
         return conflict(format!(
             "{path} in the guest is given twice: one share, disk or socket for each path is allowed"
         ));
@@ -60,7 +59,7 @@ fn twice<T: Ord + Copy>(all: impl IntoIterator<Item = T>) -> Option<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
 
     use super::*;
 
@@ -80,6 +79,20 @@ mod tests {
         assert_eq!(run.layers, ["a.img", "b.img"].map(PathBuf::from));
         let error = parse(words("a.img")).expect_err("twice").to_string();
         assert!(error.contains("'--layer a.img' is given twice"), "{error}");
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let [directory, name] =
+            [file.path().parent(), file.path().file_name().map(Path::new)].map(|part| part.expect("one"));
+        let again = directory.join(".").join(name);
+        let words = [
+            "uvm".as_ref(),
+            "run".as_ref(),
+            "--layer".as_ref(),
+            file.path().as_os_str(),
+            "--layer".as_ref(),
+            again.as_os_str(),
+        ];
+        let error = parse(words.map(OsString::from)).expect_err("twice").to_string();
+        assert!(error.contains("is given twice"), "{error}");
     }
 
     #[test]
@@ -87,7 +100,7 @@ mod tests {
         let words = |second| ["uvm", "run", "--share", ".:/a", second, "b:/a/", "ls"].map(Into::into);
         for option in ["--share", "--disk", "--socket"] {
             let error = parse(words(option)).expect_err("twice").to_string();
-            assert!(error.contains("/a/ in the guest is given twice"), "{option}: {error}");
+            assert!(error.contains("/a in the guest is given twice"), "{option}: {error}");
         }
         let unmounted =
             ["uvm", "run", "--disk", "a", "--disk", "b", "--share", ".:/a", "--share", ".:/b"].map(Into::into);

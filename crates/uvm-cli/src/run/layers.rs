@@ -5,12 +5,24 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use uvm::{CombinedLayers, LayerMechanism, LcowOptions, UtilityVm, UvmError, VpmemMount};
 
+use super::guest_script::in_guest;
+
 /// Where the guest sees all of them as one directory.
 const ROOT: &str = "/layers";
 /// The guest's program that makes a directory another's root.
 const ENTER: &str = "/bin/uvm-enter";
 /// Where what is written there goes: memory of the guest.
 const SCRATCH: &str = "/run/layers/scratch";
+/// Refuses a path that leads out of the command's root: what is there already may be of a layer, with links that lead elsewhere in
+/// the guest's own root than in the command's.
+const CHECK: &str = r#"
+at=$1 root=$2 there=$1
+while [ -n "$there" ] && [ ! -e "$there" ] && [ ! -L "$there" ]; do there=${there%/*}; done
+case "$(readlink -f "${there:-/}")/" in
+"$root"/*) ;;
+*) echo "${there#"$root"} is a link out of the command's root, or in a directory that is one" >&2; exit 1 ;;
+esac
+"#;
 /// Sizes of layers are counted in these.
 const PAGE: u64 = 4096;
 
@@ -43,6 +55,15 @@ pub(crate) fn seen_at(images: &[PathBuf], path: &str) -> String {
 /// The command's root in the guest, without a slash at the end.
 pub(crate) fn root(images: &[PathBuf]) -> &'static str {
     if images.is_empty() { "" } else { ROOT }
+}
+
+/// Fails where the command would not see what is plugged in at a path, because a link of a layer is in the way.
+pub(crate) async fn must_be_seen(vm: &UtilityVm, images: &[PathBuf], path: &str) -> anyhow::Result<()> {
+    if images.is_empty() {
+        return Ok(());
+    }
+    let at = seen_at(images, path);
+    in_guest(vm, CHECK, &[at.trim_end_matches('/'), root(images)]).await.with_context(|| format!("{path} in the guest"))
 }
 
 /// What the guest is to run for a command in a directory, and where.

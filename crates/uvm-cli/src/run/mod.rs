@@ -3,9 +3,11 @@
 mod connection;
 mod disks;
 mod end;
+mod guest_script;
 mod layers;
 mod outside;
 mod pipes;
+mod plugged;
 mod settle;
 mod shares;
 mod signals;
@@ -29,10 +31,10 @@ use crate::boot::Boot;
 use crate::paths;
 use crate::progress::Line;
 use crate::report;
-use disks::Disks;
 use end::End;
 use layers::Layers;
 use outside::{Outside, Passing};
+use plugged::Plugged;
 use signals::Signals;
 use sockets::Sockets;
 use stdio::Settled;
@@ -82,7 +84,12 @@ async fn run_async(args: &RunArgs) -> End {
         tokio::select! {
             // What tells this program to end comes before what there is to do.
             biased;
-            end = outside.ends(&passing) => end,
+            end = outside.ends(&passing) => {
+                if args.disks.iter().any(|disk| !disk.read_only) {
+                    give_up_in_order(&vm, &mut outside, &passing).await;
+                }
+                end
+            }
             end = start_and_use(&vm, line, args, &passing) => end,
         }
     };
@@ -119,6 +126,24 @@ async fn start_and_use(vm: &UtilityVm, line: Line, args: &RunArgs, passing: &Pas
         Err(e) => End::failed(&e),
     }
 }
+
+/// The run ends before its command: what that has written is brought to the disks still, unless that takes too long or this
+/// program is told to end once more.
+async fn give_up_in_order(vm: &UtilityVm, outside: &mut Outside, passing: &Passing) {
+    passing.end();
+    tokio::select! {
+        biased;
+        () = outside.is_told_to_end(passing) => {}
+        shut_down = tokio::time::timeout(GIVES_UP, vm.shutdown()) => {
+            if !matches!(shut_down, Ok(Ok(()))) {
+                tracing::warn!("the guest was not shut down: what it wrote last may not be on its disks");
+            }
+        }
+    }
+}
+
+/// How long a guest may take to bring to its disks what a command wrote that was not waited for.
+const GIVES_UP: Duration = Duration::from_secs(5);
 
 /// The host that `accel` asks for.
 pub(crate) fn host(accel: Accel) -> Result<QemuHost, uvm::platform::PlatformError> {
@@ -175,17 +200,9 @@ async fn in_vm(vm: &UtilityVm, args: &RunArgs, passing: &Passing) -> End {
         Ok(layers) => layers,
         Err(e) => return End::failed(&e),
     };
-    let _shares = match shares::mount(vm, args).await {
-        Ok(shares) => shares,
+    let plugged = match Plugged::plug(vm, args).await {
+        Ok(plugged) => plugged,
         Err(e) => return End::failed(e.as_ref()),
-    };
-    let _pipes = match pipes::offer(vm, args).await {
-        Ok(pipes) => pipes,
-        Err(e) => return End::failed(&e),
-    };
-    let disks = match Disks::attach(vm, &args.disks, &args.layers).await {
-        Ok(disks) => disks,
-        Err(e) => return End::failed(&e),
     };
     // Before the command can dial.
     let sockets = match Sockets::open(vm, &args.virtual_sockets).await {
@@ -226,7 +243,7 @@ async fn in_vm(vm: &UtilityVm, args: &RunArgs, passing: &Passing) -> End {
         // They went with the guest, in order.
         return End::Exit(exit);
     }
-    if disks.settled(vm).await { End::Exit(exit) } else { End::Failed }
+    if plugged.settled(vm).await { End::Exit(exit) } else { End::Failed }
 }
 
 fn spec(args: &RunArgs, tty: bool) -> ProcessSpec {

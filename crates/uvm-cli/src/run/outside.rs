@@ -38,6 +38,11 @@ impl Outside {
             signal = told_to_end(&mut self.signals, passing) => End::Signal(signal),
         }
     }
+
+    /// Waits for another signal that ends the run; the time limit is over, or no matter any more. Cancel-safe.
+    pub(crate) async fn is_told_to_end(&mut self, passing: &Passing) {
+        told_to_end(&mut self.signals, passing).await;
+    }
 }
 
 async fn told_to_end(signals: &mut Signals, passing: &Passing) -> i32 {

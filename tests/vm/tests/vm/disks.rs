@@ -308,3 +308,38 @@ async fn the_command_gives_a_disk_to_a_vm_and_keeps_what_was_written() -> TestRe
     assert!(error.contains("missing.img") && error.contains("No such file"), "{error}");
     Ok(())
 }
+
+#[tokio::test]
+async fn what_lies_in_a_disk_of_the_command_is_seen_in_whatever_order_it_is_named() -> TestResult {
+    let images = Images::new()?;
+    let image = images.filesystem("data.img", "ext4")?;
+    let (source, socket) = (images.path("source"), images.path("socket"));
+    std::fs::create_dir(&source)?;
+    std::fs::write(source.join("file"), "shared\n")?;
+    let _listener = std::os::unix::net::UnixListener::bind(&socket)?;
+    let share = format!("{}:/data/src", source.display());
+    let socket = format!("{}:/data/s.sock", socket.display());
+    let disk = format!("{}:/data", image.display());
+    let script = "cat /data/src/file; test -S /data/s.sock && echo socket; cp /data/src/file /data/copy";
+    let flags = ["--share", &share, "--socket", &socket, "--disk", &disk];
+    let run = Run::new(&flags, &["sh", "-c", script])?;
+    let output = tokio::task::spawn_blocking(move || run.output(b"")).await??;
+    assert_eq!(text(&output.stdout), "shared\nsocket\n", "{}", text(&output.stderr));
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(with_disk(&image, ":ro", "cat /data/copy; ls /data/src | wc -l").await?, "shared\n0\n");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_command_whose_time_is_up_has_written_what_it_wrote() -> TestResult {
+    let images = Images::new()?;
+    let image = images.filesystem("data.img", "ext4")?;
+    let disk = format!("{}:/data", image.display());
+    // Long enough for a busy machine to come so far, and the command has no end of its own.
+    let script = "echo written > /data/file; while :; do sleep 1; done";
+    let run = Run::new(&["--disk", &disk, "--timeout", "20s"], &["sh", "-c", script])?;
+    let output = tokio::task::spawn_blocking(move || run.output(b"")).await??;
+    assert_eq!(output.status.code(), Some(124), "{}", text(&output.stderr));
+    assert_eq!(with_disk(&image, ":ro", "cat /data/file").await?, "written\n");
+    Ok(())
+}

@@ -58,12 +58,22 @@ async fn a_command_has_the_layers_for_its_root() -> TestResult {
     assert_eq!(text(&output.stdout), expected, "{}", text(&output.stderr));
     assert!((std::fs::read(&base)?, std::fs::read(&top)?) == before, "an image was written");
 
-    for at in ["/away/sh", "/away/new/file"] {
-        let file = format!("{}:{at}", content.join("hello").display());
-        let output = run(&[&base], &["--share", &file], &["true"]).await?;
+    let socket = images.path("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket)?;
+    let (file, directory) = (content.join("hello").display().to_string(), content.display().to_string());
+    let (disk, socket) = (images.path("data.img").display().to_string(), socket.display().to_string());
+    for (option, path, at) in [
+        ("--share", &file, "/away/sh"),
+        ("--share", &file, "/away/new/file"),
+        ("--share", &directory, "/away"),
+        ("--share", &directory, "/away/new"),
+        ("--disk", &disk, "/away/new"),
+        ("--socket", &socket, "/away/new/socket"),
+    ] {
+        let output = run(&[&base], &[option, &format!("{path}:{at}")], &["true"]).await?;
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(125), "{said}");
-        assert!(said.contains("out of the command's root"), "{said}");
+        assert!(said.contains(&format!("{at} in the guest")) && said.contains("out of the command's root"), "{said}");
     }
 
     let nothing = images.raw("nothing.img", 2)?;
