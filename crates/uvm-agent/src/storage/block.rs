@@ -14,6 +14,22 @@ const PARTITIONS_WITHIN: Duration = Duration::from_secs(5);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(10);
 
+/// What the kernel calls a device and its partitions.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Names {
+    /// As in its list of mounts: `8:16`.
+    pub(super) numbers: Vec<String>,
+    /// Where programs open them.
+    pub(super) nodes: Vec<PathBuf>,
+}
+
+impl Names {
+    pub(super) fn extend(&mut self, more: Self) {
+        self.numbers.extend(more.numbers);
+        self.nodes.extend(more.nodes);
+    }
+}
+
 /// A disk, or a part of one.
 #[derive(Clone, Debug)]
 pub(super) struct BlockDevice {
@@ -64,12 +80,21 @@ impl BlockDevice {
         !matches!(rustix::fs::open(self.node(), flags, Mode::empty()), Err(Errno::NOENT | Errno::NXIO))
     }
 
-    /// The kernel's numbers of it and of its partitions: `8:16`.
-    pub(super) fn numbers(&self) -> Vec<String> {
-        let parts = std::fs::read_dir(&self.directory).into_iter().flatten().flatten().map(|entry| entry.path());
-        let number = |directory: PathBuf| std::fs::read_to_string(directory.join("dev")).ok();
-        let numbers = std::iter::once(self.directory.clone()).chain(parts).filter_map(number);
-        numbers.map(|number| number.trim().to_owned()).collect()
+    /// What it and its partitions are called.
+    pub(super) fn names(&self) -> Names {
+        let number = |directory: &Path| {
+            let number = std::fs::read_to_string(directory.join("dev")).ok()?;
+            Some(number.trim().to_owned())
+        };
+        let mut names = Names { numbers: number(&self.directory).into_iter().collect(), nodes: vec![self.node()] };
+        for part in std::fs::read_dir(&self.directory).into_iter().flatten().flatten() {
+            // What else is there has no number.
+            if let Some(number) = number(&part.path()) {
+                names.numbers.push(number);
+                names.nodes.push(self.dev.join(part.file_name()));
+            }
+        }
+        names
     }
 
     /// Whether something has it for itself: a file system that is mounted somewhere.
@@ -100,6 +125,22 @@ impl BlockDevice {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_is_known_by_its_numbers_and_nodes_and_its_partitions() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let disk = dir.path().join("block/sdb");
+        for (at, number) in [("", "8:16\n"), ("sdb1", "8:17\n")] {
+            std::fs::create_dir_all(disk.join(at)).expect("made");
+            std::fs::write(disk.join(at).join("dev"), number).expect("written");
+        }
+        std::fs::create_dir(disk.join("queue")).expect("made");
+        let names = BlockDevice::new(dir.path(), Path::new("/dev"), "sdb").names();
+        assert_eq!(names.numbers, ["8:16", "8:17"]);
+        assert_eq!(names.nodes, [Path::new("/dev/sdb"), Path::new("/dev/sdb1")]);
+        let names = BlockDevice::new(dir.path(), Path::new("/dev"), "sdc").names();
+        assert_eq!((names.numbers.len(), names.nodes), (0, vec!["/dev/sdc".into()]));
+    }
 
     #[test]
     fn partitions_are_named_as_the_kernel_names_them() {

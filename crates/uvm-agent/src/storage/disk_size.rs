@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use uvm_wire::modify::DiskSize;
 
 use super::block::BlockDevice;
-use super::mount_point::Mounted;
+use super::mounts::Mounted;
 use super::turns::Place;
 use super::{Storage, StorageError};
 use crate::sys;
@@ -21,19 +21,23 @@ const LOOK: Duration = Duration::from_millis(5);
 /// Has the kernel look at the disk, waits for its size, and has the file system grow.
 pub(super) async fn update(storage: &Storage, size: DiskSize) -> Result<(), StorageError> {
     let disk = Place::Disk { controller: size.controller, lun: size.lun };
-    let path = (!size.grow.is_empty()).then(|| Place::Path(size.grow.clone().into()));
     let task = format!("resizing {disk}");
-    let request = storage.begin([disk].into_iter().chain(path).collect()).await?;
+    let (request, path) = if size.grow.is_empty() {
+        (storage.begin(vec![disk]).await?, None)
+    } else {
+        let (request, path) = storage.begin_at(vec![disk], &size.grow).await?;
+        (request, Some(path))
+    };
     let until = request.steps_until().into_std();
     let storage = storage.clone();
-    request.run(&task, move || update_now(&storage, &size, until), || (), || Ok(())).await
+    request.run(&task, move || update_now(&storage, &size, path.as_deref(), until), || (), || Ok(())).await
 }
 
-fn update_now(storage: &Storage, size: &DiskSize, until: Instant) -> Result<(), StorageError> {
+fn update_now(storage: &Storage, size: &DiskSize, path: Option<&Path>, until: Instant) -> Result<(), StorageError> {
     let device = storage.scsi.find(size.controller, size.lun, until.saturating_duration_since(Instant::now()))?;
     device.rescan()?;
     wait(&device, size.bytes, until)?;
-    if size.grow.is_empty() { Ok(()) } else { grow(&device, &size.grow, size.bytes) }
+    path.map_or(Ok(()), |path| grow(&device, path, size.bytes))
 }
 
 fn wait(device: &BlockDevice, bytes: u64, until: Instant) -> Result<(), StorageError> {
@@ -49,11 +53,12 @@ fn wait(device: &BlockDevice, bytes: u64, until: Instant) -> Result<(), StorageE
     }
 }
 
-fn grow(device: &BlockDevice, path: &str, bytes: u64) -> Result<(), StorageError> {
+fn grow(device: &BlockDevice, path: &Path, bytes: u64) -> Result<(), StorageError> {
     let node = device.node();
-    let mounted = Mounted::at(Path::new(path)).filter(|mounted| Path::new(&mounted.source) == node);
-    let mounted = mounted.ok_or_else(|| StorageError::Bad(format!("{} is not mounted at {path:?}", node.display())))?;
-    let failed = || StorageError::at(format!("grow the {} at {path:?}", mounted.filesystem));
+    let mounted = Mounted::at(path).filter(|mounted| Path::new(&mounted.source) == node);
+    let mounted =
+        mounted.ok_or_else(|| StorageError::Bad(format!("{} is not mounted at {}", node.display(), path.display())))?;
+    let failed = || StorageError::at(format!("grow the {} at {}", mounted.filesystem, path.display()));
     let directory = File::open(path).map_err(failed())?;
     match mounted.filesystem.as_str() {
         "ext4" => {
@@ -70,7 +75,7 @@ fn grow(device: &BlockDevice, path: &str, bytes: u64) -> Result<(), StorageError
                 sys::grow_xfs(directory.as_fd(), wanted, inode_percent).map_err(failed())
             }
         }
-        other => Err(StorageError::Bad(format!("{other:?} at {path:?} cannot grow: ext4 and xfs can"))),
+        other => Err(StorageError::Bad(format!("{other:?} at {} cannot grow: ext4 and xfs can", path.display()))),
     }
 }
 
@@ -131,7 +136,7 @@ mod tests {
     #[test]
     fn what_is_mounted_elsewhere_does_not_grow() {
         let device = BlockDevice::new(Path::new("/sys"), Path::new("/dev"), "no-such-disk");
-        let error = grow(&device, "/proc", 1).expect_err("another").to_string();
-        assert_eq!(error, "/dev/no-such-disk is not mounted at \"/proc\"");
+        let error = grow(&device, Path::new("/proc"), 1).expect_err("another").to_string();
+        assert_eq!(error, "/dev/no-such-disk is not mounted at /proc");
     }
 }

@@ -9,10 +9,8 @@ use std::path::Path;
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags};
 
-use super::StorageError;
 use super::block::BlockDevice;
-use super::{empty, make_ext4, mount_point};
-use crate::modules::Modules;
+use super::{Storage, StorageError, empty, make_ext4};
 
 /// How a device is to be mounted.
 #[derive(Debug)]
@@ -56,9 +54,9 @@ const KNOWN: [Filesystem; 5] = [
 
 /// Mounts a device at `path`, which is made if it is not there, and removed again if it cannot be mounted.
 pub(super) fn mount(
-    modules: &Modules,
+    storage: &Storage,
     device: &BlockDevice,
-    path: &str,
+    path: &Path,
     mounting: &Mounting<'_>,
 ) -> Result<(), StorageError> {
     let node = device.node();
@@ -69,11 +67,11 @@ pub(super) fn mount(
     } else {
         (named(mounting.filesystem)?, None)
     };
-    modules.load(filesystem.name).map_err(StorageError::because)?;
-    mount_point::mount_at(path, || mount_at(filesystem, &node, path, mounting))
+    storage.modules.load(filesystem.name).map_err(StorageError::because)?;
+    storage.mount_points.mount_at(path, || mount_at(filesystem, &node, path, mounting))
 }
 
-fn mount_at(filesystem: &Filesystem, node: &Path, path: &str, mounting: &Mounting<'_>) -> Result<(), StorageError> {
+fn mount_at(filesystem: &Filesystem, node: &Path, path: &Path, mounting: &Mounting<'_>) -> Result<(), StorageError> {
     let read_only = mounting.read_only || filesystem.is_read_only;
     let (mut flags, options) = if read_only {
         (MountFlags::RDONLY, filesystem.read_only_options)
@@ -93,14 +91,14 @@ fn mount_at(filesystem: &Filesystem, node: &Path, path: &str, mounting: &Mountin
     let directly = if mounting.direct_access { mount_with(&[options, "dax"]) } else { Err(Errno::INVAL) };
     // Whatever keeps it from being mounted otherwise says so again.
     directly.or_else(|_| mount_with(&[options])).map_err(|e| {
-        let step = format!("mount {} of {} at {path:?}", filesystem.name, node.display());
+        let step = format!("mount {} of {} at {}", filesystem.name, node.display(), path.display());
         StorageError::at(step)(e.into())
     })?;
     for flags in mounting.options.iter().filter_map(|option| propagation(option)) {
         if let Err(e) = rustix::mount::mount_change(path, flags) {
             // The mount is as it was asked for, or there is none.
             let _ = rustix::mount::unmount(path, rustix::mount::UnmountFlags::NOFOLLOW);
-            return Err(StorageError::at(format!("change how mounts at {path:?} propagate"))(e.into()));
+            return Err(StorageError::at(format!("change how mounts at {} propagate", path.display()))(e.into()));
         }
     }
     Ok(())

@@ -10,13 +10,16 @@ use uvm_wire::modify::CombinedLayers;
 
 use super::overlay::{MOST_LAYERS, Overlay, Scratch};
 use super::turns::Place;
-use super::{Storage, StorageError, mount_point};
+use super::{Storage, StorageError, path};
+
+/// The directory of a scratch that what is written goes to.
+const UPPER: &str = "upper";
 
 /// What is combined, by where it is seen. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Combined(Arc<Mutex<HashMap<PathBuf, Parts>>>);
 
-/// What a combination stands on.
+/// What a combination stands on: paths without links in them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Parts {
     layers: Vec<PathBuf>,
@@ -30,8 +33,7 @@ impl Combined {
 
     /// Passes if nothing that is combined stands on what is mounted at `path`. The kernel would let it be unmounted, and
     /// would then miss the device.
-    pub(super) fn check_unused(&self, path: &str) -> Result<(), StorageError> {
-        let path = Path::new(path);
+    pub(super) fn check_unused(&self, path: &Path) -> Result<(), StorageError> {
         let all = self.lock();
         let stands = |parts: &Parts| parts.layers.iter().chain(&parts.scratch).any(|part| part.starts_with(path));
         match all.iter().find(|(_, parts)| stands(parts)) {
@@ -58,8 +60,7 @@ impl Combined {
 
 /// Puts layers over each other, the first on top, and the scratch over them.
 pub(super) async fn add(storage: &Storage, combined: CombinedLayers) -> Result<(), StorageError> {
-    let root = combined.container_root_path;
-    mount_point::absolute(&root)?;
+    let root = path::absolute(&combined.container_root_path)?.to_owned();
     let parts = Parts {
         layers: combined.layers.into_iter().map(|layer| layer.path.into()).collect(),
         scratch: Some(combined.scratch_path).filter(|path| !path.is_empty()).map(PathBuf::from),
@@ -71,31 +72,38 @@ pub(super) async fn add(storage: &Storage, combined: CombinedLayers) -> Result<(
     if let Some(bad) = parts.layers.iter().chain(&parts.scratch).find(|path| !path.is_absolute()) {
         return Err(StorageError::Bad(format!("\"{}\" is not the full path of a directory", bad.display())));
     }
-    let places = [Some(Path::new(&root)), parts.scratch.as_deref()];
-    let places = places.into_iter().flatten().map(|path| Place::Path(path.to_owned())).collect();
-    let request = storage.begin(places).await?;
-    let task = format!("combining {count} layers at {root:?}");
+    let task = format!("combining {count} layers at {}", root.display());
+    // What the scratch itself is called follows from what is in it.
+    let paths: Vec<_> = [root].into_iter().chain(parts.scratch.as_ref().map(|scratch| scratch.join(UPPER))).collect();
+    let request = storage.begin(paths.iter().cloned().map(Place::Path).collect()).await?;
+    let (request, found) = request.find(&storage.turns, paths).await?;
+    let mut found = found.into_iter();
+    let root = found.next().unwrap_or_default();
+    let scratch = found.next().and_then(|upper| upper.parent().map(Path::to_owned));
+    let parts = Parts { scratch, ..parts };
     let (late, late_root) = (storage.clone(), root.clone());
     let undo = move || clear(&late, &late_root);
     let storage = storage.clone();
     request.run(&task, move || combine(&storage, &root, parts), || (), undo).await
 }
 
-fn combine(storage: &Storage, root: &str, parts: Parts) -> Result<(), StorageError> {
-    for layer in &parts.layers {
-        let found = layer.metadata().map_err(StorageError::at(format!("look at layer {}", layer.display())))?;
-        if !found.is_dir() {
+fn combine(storage: &Storage, root: &Path, mut parts: Parts) -> Result<(), StorageError> {
+    for layer in &mut parts.layers {
+        let found = layer.canonicalize().and_then(|found| Ok((found.metadata()?.is_dir(), found)));
+        let (is_directory, found) = found.map_err(StorageError::at(format!("look at layer {}", layer.display())))?;
+        if !is_directory {
             return Err(StorageError::Bad(format!("layer {} is not a directory", layer.display())));
         }
+        *layer = found;
     }
     storage.modules.load("overlay").map_err(StorageError::because)?;
     if let Some(scratch) = &parts.scratch {
         storage.combined.check_scratch(scratch)?;
     }
-    mount_point::mount_at(root, || {
+    storage.mount_points.mount_at(root, || {
         let scratch = parts.scratch.as_deref().map(make_scratch).transpose()?;
         let layers = parts.layers.iter().map(PathBuf::as_path).collect();
-        Overlay { layers, scratch }.mount_at(Path::new(root))
+        Overlay { layers, scratch }.mount_at(root)
     })?;
     storage.combined.lock().insert(root.into(), parts);
     Ok(())
@@ -103,7 +111,7 @@ fn combine(storage: &Storage, root: &str, parts: Parts) -> Result<(), StorageErr
 
 /// The two directories there; what is in them stays. The upper one is what the root of the result looks like.
 fn make_scratch(scratch: &Path) -> Result<Scratch, StorageError> {
-    let made = Scratch { upper: scratch.join("upper"), work: scratch.join("work") };
+    let made = Scratch { upper: scratch.join(UPPER), work: scratch.join("work") };
     for directory in [&made.upper, &made.work] {
         let built = DirBuilder::new().recursive(true).mode(0o755).create(directory);
         built.map_err(StorageError::at(format!("make {}", directory.display())))?;
@@ -113,20 +121,18 @@ fn make_scratch(scratch: &Path) -> Result<Scratch, StorageError> {
 
 /// Takes apart what is combined at a path. That nothing is there is success.
 pub(super) async fn remove(storage: &Storage, combined: CombinedLayers) -> Result<(), StorageError> {
-    let root = combined.container_root_path;
-    mount_point::absolute(&root)?;
-    let request = storage.begin(vec![Place::Path(root.clone().into())]).await?;
-    let task = format!("taking apart the layers combined at {root:?}");
+    let (request, root) = storage.begin_at(Vec::new(), &combined.container_root_path).await?;
+    let task = format!("taking apart the layers combined at {}", root.display());
     let storage = storage.clone();
     request.run(&task, move || clear(&storage, &root), || (), || Ok(())).await
 }
 
-fn clear(storage: &Storage, root: &str) -> Result<(), StorageError> {
+fn clear(storage: &Storage, root: &Path) -> Result<(), StorageError> {
     storage.combined.check_unused(root)?;
-    let is_known = storage.combined.lock().contains_key(Path::new(root));
+    let is_known = storage.combined.lock().contains_key(root);
     // A single layer that is only read is no overlay.
-    mount_point::clear_if(root, |mounted| is_known || mounted.filesystem == "overlay")?;
-    storage.combined.lock().remove(Path::new(root));
+    storage.mount_points.clear_if(root, |mounted| is_known || mounted.filesystem == "overlay")?;
+    storage.combined.lock().remove(root);
     Ok(())
 }
 
@@ -178,11 +184,11 @@ mod tests {
         let parts = Parts { layers: vec!["/run/layers/p0".into(), "/a/b".into()], scratch: Some("/s".into()) };
         all.lock().insert("/root".into(), parts);
         for path in ["/run/layers/p0", "/a", "/s", "/a/b/"] {
-            let error = all.check_unused(path).expect_err(path).to_string();
+            let error = all.check_unused(Path::new(path)).expect_err(path).to_string();
             assert!(error.contains("the layers combined at /root stand on"), "{error}");
         }
         for path in ["/run/layers/p1", "/run/layers/p00", "/s/upper", "/root"] {
-            all.check_unused(path).expect(path);
+            all.check_unused(Path::new(path)).expect(path);
         }
         all.check_scratch(Path::new("/t")).expect("nobody's");
         let error = all.check_scratch(Path::new("/s")).expect_err("taken").to_string();

@@ -8,10 +8,13 @@ mod block;
 mod disk_size;
 mod empty;
 mod filesystem;
+mod last_unmount;
 mod layers;
 mod make_ext4;
 mod mount_point;
+mod mounts;
 mod overlay;
+mod path;
 mod pci;
 mod plan9;
 mod plan9_relay;
@@ -22,6 +25,7 @@ mod socket;
 mod turns;
 mod virtio_fs;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use uvm_wire::call::Done;
@@ -34,8 +38,9 @@ use crate::modules::Modules;
 use crate::not_yet;
 
 use self::arrivals::Arrivals;
+pub(crate) use self::last_unmount::unmount_disks;
 use self::layers::Combined;
-pub(crate) use self::mount_point::unmount_disks;
+use self::mount_point::MountPoints;
 use self::pmem::PmemBus;
 use self::request::Request;
 use self::scsi::ScsiBus;
@@ -50,6 +55,7 @@ pub(crate) struct Storage {
     sockets: Sockets,
     pmem: PmemBus,
     combined: Combined,
+    mount_points: MountPoints,
     turns: Turns,
 }
 
@@ -62,6 +68,7 @@ impl Storage {
             scsi: ScsiBus::of_this_system(arrivals.clone()),
             pmem: PmemBus::of_this_system(arrivals),
             combined: Combined::default(),
+            mount_points: MountPoints::default(),
             sockets: Sockets::default(),
             turns: Turns::default(),
         }
@@ -105,6 +112,14 @@ impl Storage {
     /// Waits for the turn of a request about these places.
     async fn begin(&self, places: Vec<Place>) -> Result<Request, StorageError> {
         Request::begin(&self.turns, places).await
+    }
+
+    /// Waits for the turn of a request about these places and what is mounted at a path; tells what the kernel calls it.
+    async fn begin_at(&self, places: Vec<Place>, path: &str) -> Result<(Request, PathBuf), StorageError> {
+        let path = path::absolute(path)?.to_owned();
+        let places = places.into_iter().chain([Place::Path(path.clone())]).collect();
+        let (request, mut found) = self.begin(places).await?.find(&self.turns, vec![path.clone()]).await?;
+        Ok((request, found.pop().unwrap_or(path)))
     }
 }
 

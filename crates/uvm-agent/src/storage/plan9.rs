@@ -3,13 +3,13 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 
 use rustix::mount::MountFlags;
 use uvm_wire::modify::MappedDirectory;
 
 use super::plan9_relay::{self, KernelEnds};
-use super::turns::Place;
-use super::{Storage, StorageError, mount_point};
+use super::{Storage, StorageError};
 use crate::link::{self, DialError, Link, Stream};
 
 /// The longest message. The kernel takes no more over descriptors, and the original asked for 64 KiB.
@@ -21,7 +21,7 @@ pub(super) async fn add(storage: &Storage, link: &Link, share: MappedDirectory) 
     if share.share_name.contains([',', '\0']) {
         return Err(StorageError::Bad(format!("share name {:?} has a comma or a zero in it", share.share_name)));
     }
-    let request = storage.begin(places(&share)).await?;
+    let (request, path) = storage.begin_at(Vec::new(), &share.mount_path).await?;
     let dialled = tokio::time::timeout_at(request.steps_until(), link.dial(port)).await;
     let dialled = dialled.unwrap_or(Err(DialError::TimedOut { port }));
     let stream = dialled.map_err(StorageError::because)?;
@@ -29,32 +29,28 @@ pub(super) async fn add(storage: &Storage, link: &Link, share: MappedDirectory) 
     let task =
         format!("mounting share {:?} at {:?}, which the host has to answer for,", share.share_name, share.mount_path);
     let modules = storage.modules.clone();
-    let late = share.mount_path.clone();
-    let undo = move || mount_point::clear(&late);
+    let (points, late, late_path) = (storage.mount_points.clone(), storage.mount_points.clone(), path.clone());
+    let undo = move || late.clear(&late_path);
     let work = move || {
         modules.load("9p").map_err(StorageError::because)?;
-        mount_point::mount_at(&share.mount_path, || mount(&share, &ends))
+        points.mount_at(&path, || mount(&share, &path, &ends))
     };
     request.run(&task, work, move || connection.cut(), undo).await
 }
 
 /// Unmounts a share; the kernel closes its connection. That it is not mounted is success.
 pub(super) async fn remove(storage: &Storage, share: MappedDirectory) -> Result<(), StorageError> {
-    let request = storage.begin(places(&share)).await?;
+    let (request, path) = storage.begin_at(Vec::new(), &share.mount_path).await?;
     let task = format!("unmounting share {:?} from {:?}", share.share_name, share.mount_path);
+    let points = storage.mount_points.clone();
     let work = move || {
         let source = source(&share);
-        mount_point::clear_if(&share.mount_path, |mounted| {
+        points.clear_if(&path, |mounted| {
             // A host that does not say which share means the one that is there.
             mounted.filesystem == "9p" && (share.share_name.is_empty() || mounted.source == source)
         })
     };
     request.run(&task, work, || (), || Ok(())).await
-}
-
-/// What a request about a share is about.
-pub(super) fn places(share: &MappedDirectory) -> Vec<Place> {
-    vec![Place::Path(share.mount_path.clone().into())]
 }
 
 /// What carries the kernel's requests to the host.
@@ -98,7 +94,7 @@ fn source(share: &MappedDirectory) -> &str {
     if share.share_name.is_empty() { "9p" } else { &share.share_name }
 }
 
-fn mount(share: &MappedDirectory, ends: &KernelEnds) -> Result<(), StorageError> {
+fn mount(share: &MappedDirectory, path: &Path, ends: &KernelEnds) -> Result<(), StorageError> {
     let (read, write) = (ends.read.as_raw_fd(), ends.write.as_raw_fd());
     let mut options = format!("trans=fd,rfdno={read},wfdno={write},version=9p2000.L,msize={MESSAGE},access=any");
     if !share.share_name.is_empty() {
@@ -106,9 +102,8 @@ fn mount(share: &MappedDirectory, ends: &KernelEnds) -> Result<(), StorageError>
     }
     let options = CString::new(options).unwrap_or_default();
     let flags = if share.read_only { MountFlags::RDONLY } else { MountFlags::empty() };
-    rustix::mount::mount(source(share), share.mount_path.as_str(), "9p", flags, Some(options.as_c_str())).map_err(|e| {
-        StorageError::at(format!("mount share {:?} at {:?}", share.share_name, share.mount_path))(e.into())
-    })
+    rustix::mount::mount(source(share), path, "9p", flags, Some(options.as_c_str()))
+        .map_err(|e| StorageError::at(format!("mount share {:?} at {}", share.share_name, path.display()))(e.into()))
 }
 
 #[cfg(test)]
@@ -118,6 +113,7 @@ mod tests {
 
     use tokio::io::AsyncReadExt;
 
+    use super::super::turns::Place;
     use super::*;
     use crate::test_link;
 

@@ -60,6 +60,11 @@ impl Which {
         Ok(Self::Pci(steps))
     }
 
+    /// What a request about it is about.
+    fn place(&self) -> Place {
+        Place::Memory(self.name())
+    }
+
     fn name(&self) -> String {
         match self {
             Self::Number(number) => format!("pmem{number}"),
@@ -70,26 +75,25 @@ impl Which {
 
 /// Waits for a device, and mounts it read-only.
 pub(super) async fn add(storage: &Storage, device: VpmemDevice) -> Result<(), StorageError> {
-    mount_point::absolute(&device.mount_path)?;
     if device.mapping_info.is_some() {
         return Err(StorageError::NotYet { what: "mounting a part of a memory-backed disk" });
     }
     let which = Which::of(&device)?;
-    let request = storage.begin(places(&which, &device)).await?;
+    let (request, at) = storage.begin_at(vec![which.place()], &device.mount_path).await?;
     let until = request.steps_until().into_std();
     let task = format!("mounting the memory-backed disk {}", which.name());
-    let (late, late_path, late_which) = (storage.clone(), device.mount_path.clone(), which.clone());
+    let (late, late_path, late_which) = (storage.clone(), at.clone(), which.clone());
     let undo = move || clear_and_let_go(&late, &late_path, &late_which);
     let storage = storage.clone();
     // The kernel cannot be told to stop.
-    request.run(&task, move || find_and_mount(&storage, &device.mount_path, &which, until), || (), undo).await
+    request.run(&task, move || find_and_mount(&storage, &at, &which, until), || (), undo).await
 }
 
-fn find_and_mount(storage: &Storage, path: &str, which: &Which, until: Instant) -> Result<(), StorageError> {
+fn find_and_mount(storage: &Storage, path: &Path, which: &Which, until: Instant) -> Result<(), StorageError> {
     storage.modules.load("pmem").map_err(StorageError::because)?;
     let within = FOUND_WITHIN.min(until.saturating_duration_since(Instant::now()));
     let found = storage.pmem.find(which, within).map_err(|late| mount_point::taken_or(path, late));
-    let mounted = found.and_then(|device| mount(storage, &device, path));
+    let mounted = found.and_then(|device| mount(storage, &device, which, path));
     if mounted.is_err()
         && let Err(e) = storage.pmem.let_go(which)
     {
@@ -99,41 +103,42 @@ fn find_and_mount(storage: &Storage, path: &str, which: &Which, until: Instant) 
 }
 
 /// The guest does not see that the device is read-only: what it wrote would vanish.
-fn mount(storage: &Storage, device: &BlockDevice, path: &str) -> Result<(), StorageError> {
+fn mount(storage: &Storage, device: &BlockDevice, which: &Which, path: &Path) -> Result<(), StorageError> {
     let mounting = Mounting { read_only: true, filesystem: "", options: &[], direct_access: true };
-    filesystem::mount(&storage.modules, device, path, &mounting)
+    filesystem::mount(storage, device, path, &mounting)?;
+    storage.mount_points.note(path, which.place(), device.names());
+    Ok(())
 }
 
 /// Unmounts a device, and lets go of it. That nothing is there is success.
 pub(super) async fn remove(storage: &Storage, device: VpmemDevice) -> Result<(), StorageError> {
-    mount_point::absolute(&device.mount_path)?;
     let which = Which::of(&device)?;
-    let request = storage.begin(places(&which, &device)).await?;
+    let (request, path) = storage.begin_at(vec![which.place()], &device.mount_path).await?;
     let task = format!("unmounting the memory-backed disk {}", which.name());
     let storage = storage.clone();
-    request.run(&task, move || clear_and_let_go(&storage, &device.mount_path, &which), || (), || Ok(())).await
+    request.run(&task, move || clear_and_let_go(&storage, &path, &which), || (), || Ok(())).await
 }
 
-fn clear_and_let_go(storage: &Storage, path: &str, which: &Which) -> Result<(), StorageError> {
-    storage.combined.check_unused(path)?;
-    mount_point::clear(path)?;
-    if let Which::Pci(steps) = which
-        && let Some(device) = storage.pmem.virtio_of(steps).and_then(|virtio| storage.pmem.block_of(&virtio))
-        && device.is_claimed()
+fn clear_and_let_go(storage: &Storage, path: &Path, which: &Which) -> Result<(), StorageError> {
+    let device = storage.pmem.there(which);
+    let names = device.as_ref().map(BlockDevice::names).unwrap_or_default();
+    let check = || storage.combined.check_unused(path);
+    let was_mounted = storage.mount_points.clear_of(path, &which.place(), names, check)?;
+    if let Which::Pci(_) = which
+        && let Some(device) = device.filter(BlockDevice::is_claimed)
     {
         // It is mounted elsewhere, too: a file system whose device goes is lost.
-        let step = format!("let go of the disk of {path}, which is in use by another mount");
-        return Err(match mount(storage, &device, path) {
+        let at = path.display();
+        let step = format!("let go of the disk of {at}, which is in use by another mount");
+        let again = if was_mounted { mount(storage, &device, which, path) } else { Ok(()) };
+        return Err(match again {
             Ok(()) => StorageError::at(step)(Errno::BUSY.into()),
-            Err(e) => StorageError::Bad(format!("{step}; and it cannot be mounted at {path} again: {e}")),
+            Err(e) => StorageError::Bad(format!("{step}; and it cannot be mounted at {at} again: {e}")),
         });
     }
-    storage.pmem.let_go(which)
-}
-
-/// What a request about a device is about.
-fn places(which: &Which, device: &VpmemDevice) -> Vec<Place> {
-    vec![Place::Memory(which.name()), Place::Path(device.mount_path.clone().into())]
+    storage.pmem.let_go(which)?;
+    storage.mount_points.forget(&which.place());
+    Ok(())
 }
 
 impl PmemBus {
@@ -169,6 +174,14 @@ impl PmemBus {
                 )));
             }
             arrival.wait();
+        }
+    }
+
+    /// The device, if the kernel has it.
+    fn there(&self, which: &Which) -> Option<BlockDevice> {
+        match which {
+            Which::Number(number) => self.numbered(*number),
+            Which::Pci(steps) => self.virtio_of(steps).and_then(|virtio| self.block_of(&virtio)),
         }
     }
 

@@ -1,12 +1,13 @@
 //! A request that takes time: its turn, its limit, and what becomes of it when nobody waits for it any more.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::StorageError;
 use super::turns::{Place, Turn, Turns};
+use super::{StorageError, path};
 use crate::log;
 
 /// How long a request may take in all, its wait for earlier ones included: shorter than the 30 s that a host waits for the
@@ -28,12 +29,23 @@ impl Request {
     /// Waits for the turn of a request about these places.
     pub(super) async fn begin(turns: &Turns, places: Vec<Place>) -> Result<Self, StorageError> {
         let until = Instant::now() + ANSWERED_WITHIN;
-        let named = places.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
-        let turn = timeout_at(until, turns.take(places)).await;
-        let turn = turn.map_err(|_| {
-            StorageError::Late(format!("an earlier request about {named} has not ended within {ANSWERED_WITHIN:?}"))
+        Ok(Self { until, turn: take(turns, until, places).await? })
+    }
+
+    /// Finds what the kernel calls these paths, and waits for the turn of a request about what it finds. The paths themselves
+    /// have to be this request's already: else a later one could overtake it.
+    pub(super) async fn find(self, turns: &Turns, paths: Vec<PathBuf>) -> Result<(Self, Vec<PathBuf>), StorageError> {
+        let Self { until, turn } = self;
+        let named = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" or ");
+        // On a thread: a path may lead over a share of the host.
+        let finding = move || paths.iter().map(|path| path::resolved(path)).collect::<Result<Vec<_>, _>>();
+        let found = timeout_at(until, tokio::task::spawn_blocking(finding)).await;
+        let found = found.map_err(|_| {
+            StorageError::Late(format!("what leads to {named} has not been found within {ANSWERED_WITHIN:?}"))
         })?;
-        Ok(Self { until, turn })
+        let found = found.map_err(StorageError::because)??;
+        let turn = turn.and(take(turns, until, found.iter().cloned().map(Place::Found).collect()).await?);
+        Ok((Self { until, turn }, found))
     }
 
     /// When its steps are to give up.
@@ -80,6 +92,14 @@ impl Request {
         };
         outcome.unwrap_or_else(|| Err(StorageError::Bad(format!("{task} ended without an outcome"))))
     }
+}
+
+async fn take(turns: &Turns, until: Instant, places: Vec<Place>) -> Result<Turn, StorageError> {
+    let named = places.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
+    let turn = timeout_at(until, turns.take(places)).await;
+    turn.map_err(|_| {
+        StorageError::Late(format!("an earlier request about {named} has not ended within {ANSWERED_WITHIN:?}"))
+    })
 }
 
 #[cfg(test)]
@@ -129,6 +149,26 @@ mod tests {
         let (result, message) = Request::begin(&turns, place()).await.expect_err("busy").told();
         assert_eq!(result, Hresult::TIMEOUT);
         assert!(message.ends_with(": an earlier request about /mnt has not ended within 25s"), "{message}");
+    }
+
+    #[tokio::test]
+    async fn paths_that_lead_to_one_place_are_one_place() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let root = dir.path().canonicalize().expect("there");
+        std::fs::create_dir(root.join("run")).expect("made");
+        std::os::unix::fs::symlink("run", root.join("link")).expect("linked");
+        let turns = Turns::default();
+        let begin = async |path: PathBuf| {
+            let request = Request::begin(&turns, vec![Place::Path(path.clone())]).await.expect("free");
+            request.find(&turns, vec![path]).await
+        };
+        let (earlier, found) = begin(root.join("run/a")).await.expect("found");
+        assert_eq!(found, [root.join("run/a")]);
+        let mut later = std::pin::pin!(begin(root.join("link/a")));
+        assert!(timeout(Duration::from_millis(100), &mut later).await.is_err(), "it did not wait");
+        drop(earlier);
+        let (_request, found) = later.await.expect("found");
+        assert_eq!(found, [root.join("run/a")]);
     }
 
     #[tokio::test]

@@ -12,9 +12,10 @@ use uvm_wire::modify::MappedVirtualDisk;
 use super::arrivals::Arrivals;
 use super::block::BlockDevice;
 use super::filesystem::{self, Mounting};
-use super::mount_point;
+use super::mounts::mounted_elsewhere;
+use super::request::Request;
 use super::turns::Place;
-use super::{Storage, StorageError};
+use super::{Storage, StorageError, mount_point};
 use crate::log;
 
 /// How long the kernel may take to find a disk: much longer than it does on a busy machine with emulated processors and many
@@ -41,22 +42,43 @@ pub(super) async fn add(storage: &Storage, disk: MappedVirtualDisk) -> Result<()
     if disk.ensure_filesystem {
         filesystem::check_makeable(&disk.filesystem)?;
     }
-    let request = storage.begin(places(&disk)).await?;
+    let (request, path) = begin(storage, &disk).await?;
     let until = request.steps_until().into_std();
     let task = format!("adding {}", place(disk.controller, disk.lun));
-    let (late, late_disk) = (storage.clone(), disk.clone());
-    let is_first = !storage.scsi.added().contains(&(disk.controller, disk.lun));
-    let undo = move || if is_first { clear_and_unplug(&late, &late_disk) } else { clear(&late, &late_disk) };
+    let (late, late_path, slot) = (storage.clone(), path.clone(), (disk.controller, disk.lun));
+    let is_first = !storage.scsi.added().contains(&slot);
+    let undo = move || {
+        if is_first {
+            clear_and_unplug(&late, slot, late_path.as_deref())
+        } else {
+            clear(&late, slot, late_path.as_deref())
+        }
+    };
     let storage = storage.clone();
     // The kernel cannot be told to stop.
-    request.run(&task, move || add_now(&storage, &disk, until), || (), undo).await
+    request.run(&task, move || add_now(&storage, &disk, path.as_deref(), until), || (), undo).await
+}
+
+/// Waits for the turn of a request about a disk; tells what the kernel calls the path, if there is one.
+async fn begin(storage: &Storage, disk: &MappedVirtualDisk) -> Result<(Request, Option<PathBuf>), StorageError> {
+    let place = place(disk.controller, disk.lun);
+    if disk.mount_path.is_empty() {
+        return Ok((storage.begin(vec![place]).await?, None));
+    }
+    let (request, path) = storage.begin_at(vec![place], &disk.mount_path).await?;
+    Ok((request, Some(path)))
 }
 
 /// A disk that could not be added is let go of, because the host takes it away again, and whoever comes to its place next is
 /// not to be taken for it. Not if an earlier addition is there, whose disk it is.
-fn add_now(storage: &Storage, disk: &MappedVirtualDisk, until: Instant) -> Result<(), StorageError> {
+fn add_now(
+    storage: &Storage,
+    disk: &MappedVirtualDisk,
+    path: Option<&Path>,
+    until: Instant,
+) -> Result<(), StorageError> {
     let slot = (disk.controller, disk.lun);
-    let added = find_and_mount(storage, disk, until);
+    let added = find_and_mount(storage, disk, path, until);
     if added.is_ok() {
         storage.scsi.added().insert(slot);
     } else if !storage.scsi.added().contains(&slot)
@@ -67,17 +89,21 @@ fn add_now(storage: &Storage, disk: &MappedVirtualDisk, until: Instant) -> Resul
     added
 }
 
-fn find_and_mount(storage: &Storage, disk: &MappedVirtualDisk, until: Instant) -> Result<(), StorageError> {
+fn find_and_mount(
+    storage: &Storage,
+    disk: &MappedVirtualDisk,
+    path: Option<&Path>,
+    until: Instant,
+) -> Result<(), StorageError> {
     storage.modules.load("scsi").map_err(StorageError::because)?;
     let within = FOUND_WITHIN.min(until.saturating_duration_since(Instant::now()));
     let found = storage.scsi.find(disk.controller, disk.lun, within);
-    if disk.mount_path.is_empty() {
-        return found.map(drop);
-    }
-    let whole = found.map_err(|late| mount_point::taken_or(&disk.mount_path, late))?;
+    let Some(path) = path else { return found.map(drop) };
+    let whole = found.map_err(|late| mount_point::taken_or(path, late))?;
     let device = if disk.partition == 0 { whole } else { whole.partition(disk.partition, until)? };
+    let points = &storage.mount_points;
     if disk.block_dev {
-        return mount_point::link(&disk.mount_path, &device.node());
+        return points.link(path, place(disk.controller, disk.lun), &device);
     }
     if disk.ensure_filesystem {
         filesystem::ensure(&device)?;
@@ -88,16 +114,18 @@ fn find_and_mount(storage: &Storage, disk: &MappedVirtualDisk, until: Instant) -
         options: &disk.options,
         direct_access: false,
     };
-    filesystem::mount(&storage.modules, &device, &disk.mount_path, &mounting)
+    filesystem::mount(storage, &device, path, &mounting)?;
+    points.note(path, place(disk.controller, disk.lun), device.names());
+    Ok(())
 }
 
 /// Unmounts a disk, if it is mounted, and has the kernel let go of it, as agents of January 2021 do. Nothing of it there is
 /// success: whoever asks again may not have had the first answer.
 pub(super) async fn remove(storage: &Storage, disk: MappedVirtualDisk) -> Result<(), StorageError> {
-    let request = storage.begin(places(&disk)).await?;
+    let (request, path) = begin(storage, &disk).await?;
     let task = format!("removing {}", place(disk.controller, disk.lun));
-    let storage = storage.clone();
-    request.run(&task, move || clear_and_unplug(&storage, &disk), || (), || Ok(())).await
+    let (storage, slot) = (storage.clone(), (disk.controller, disk.lun));
+    request.run(&task, move || clear_and_unplug(&storage, slot, path.as_deref()), || (), || Ok(())).await
 }
 
 /// Has the kernel let go of a disk that is mounted nowhere.
@@ -105,38 +133,38 @@ pub(super) async fn unplug(storage: &Storage, controller: u8, lun: u8) -> Result
     let place = place(controller, lun);
     let task = format!("letting go of {place}");
     let request = storage.begin(vec![place]).await?;
-    let bus = storage.scsi.clone();
-    request.run(&task, move || bus.unplug(controller, lun), || (), || Ok(())).await
+    let storage = storage.clone();
+    request.run(&task, move || unplug_now(&storage, (controller, lun)), || (), || Ok(())).await
 }
 
-fn clear(storage: &Storage, disk: &MappedVirtualDisk) -> Result<(), StorageError> {
-    if disk.mount_path.is_empty() {
-        return Ok(());
-    }
-    storage.combined.check_unused(&disk.mount_path)?;
-    mount_point::clear(&disk.mount_path)
+/// Unmounts a disk if it is mounted at the path, or removes the link to it.
+fn clear(storage: &Storage, (controller, lun): (u8, u8), path: Option<&Path>) -> Result<(), StorageError> {
+    let Some(path) = path else { return Ok(()) };
+    let names = storage.scsi.there(controller, lun)?.map(|device| device.names()).unwrap_or_default();
+    let check = || storage.combined.check_unused(path);
+    storage.mount_points.clear_of(path, &place(controller, lun), names, check).map(drop)
 }
 
-fn clear_and_unplug(storage: &Storage, disk: &MappedVirtualDisk) -> Result<(), StorageError> {
+fn clear_and_unplug(storage: &Storage, slot: (u8, u8), path: Option<&Path>) -> Result<(), StorageError> {
     // A file system whose disk goes is lost: one that somebody else has mounted keeps it, and leaves all as it is.
-    if let Some(device) = storage.scsi.there(disk.controller, disk.lun)?
-        && let Some(at) = mount_point::mounted_elsewhere(&device.numbers(), &disk.mount_path)
+    if let Some(device) = storage.scsi.there(slot.0, slot.1)?
+        && let Some(at) = mounted_elsewhere(&device.names().numbers, path)
     {
         let step = format!("let go of {}, which is mounted at {} as well", device.node().display(), at.display());
         return Err(StorageError::at(step)(rustix::io::Errno::BUSY.into()));
     }
-    clear(storage, disk)?;
-    storage.scsi.unplug(disk.controller, disk.lun)
+    clear(storage, slot, path)?;
+    unplug_now(storage, slot)
+}
+
+fn unplug_now(storage: &Storage, (controller, lun): (u8, u8)) -> Result<(), StorageError> {
+    storage.scsi.unplug(controller, lun)?;
+    storage.mount_points.forget(&place(controller, lun));
+    Ok(())
 }
 
 fn place(controller: u8, lun: u8) -> Place {
     Place::Disk { controller, lun }
-}
-
-/// What a request about a disk is about.
-fn places(disk: &MappedVirtualDisk) -> Vec<Place> {
-    let path = (!disk.mount_path.is_empty()).then(|| Place::Path(disk.mount_path.clone().into()));
-    [place(disk.controller, disk.lun)].into_iter().chain(path).collect()
 }
 
 impl ScsiBus {
@@ -304,7 +332,8 @@ mod tests {
         let storage = Storage { scsi: bus, ..Storage::new(Arc::default()) };
         let told = |path: &str| {
             let disk = MappedVirtualDisk { lun: 7, mount_path: path.into(), ..MappedVirtualDisk::default() };
-            find_and_mount(&storage, &disk, Instant::now()).expect_err("there is none").told()
+            let path = Some(Path::new(path)).filter(|path| path.is_absolute());
+            find_and_mount(&storage, &disk, path, Instant::now()).expect_err("there is none").told()
         };
         assert_eq!(told("").0, Hresult::TIMEOUT);
         assert_eq!(told("/nothing-is-mounted-here").0, Hresult::TIMEOUT);
@@ -322,6 +351,22 @@ mod tests {
         assert_eq!(fs::read_to_string(place.join("delete")).expect("written"), "1");
         fs::remove_dir_all(&place).expect("removed");
         bus.unplug(0, 63).expect("gone already");
+    }
+
+    #[tokio::test]
+    async fn what_is_mounted_of_others_is_not_removed_with_a_disk() {
+        let (dir, bus) = bus();
+        let storage = Storage { scsi: bus, ..Storage::new(Arc::default()) };
+        let disk = MappedVirtualDisk { lun: 7, mount_path: "/proc".into(), ..MappedVirtualDisk::default() };
+        remove(&storage, disk.clone()).await.expect("it is not there");
+        let place = dir.path().join("bus/scsi/devices/3:0:0:7");
+        fs::create_dir_all(place.join("block/sdq")).expect("made");
+        fs::write(dir.path().join("block/sdq/dev"), "8:256\n").expect("written");
+        add(&storage, disk.clone()).await.expect_err("something is mounted there");
+        fs::remove_file(place.join("delete")).expect("it was let go of");
+        remove(&storage, disk).await.expect("it is not mounted");
+        assert!(place.join("delete").exists(), "it stays in the guest");
+        assert!(super::super::mounts::Mounted::at(Path::new("/proc")).is_some());
     }
 
     #[tokio::test]

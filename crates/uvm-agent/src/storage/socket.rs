@@ -18,7 +18,7 @@ use uvm_mux::relay::{Progress, relay};
 use uvm_wire::modify::{MappedSocket, SOCKET_REACHED};
 
 use super::turns::Place;
-use super::{Storage, StorageError, mount_point};
+use super::{Storage, StorageError, path};
 use crate::link::Link;
 
 /// Connections at a time by one socket; whoever connects beyond that waits, as the listener's queue allows.
@@ -91,7 +91,7 @@ impl Sockets {
 
     /// To be called where a runtime is: connections are carried there.
     fn offer(&self, socket: &MappedSocket, link: Link) -> Result<(), StorageError> {
-        let path = mount_point::absolute(&socket.mount_path)?;
+        let path = path::absolute(&socket.mount_path)?;
         let bad = |why: String| StorageError::Bad(format!("{} cannot be a socket: {why}", path.display()));
         if path.as_os_str().len() > ADDRESS_BYTES {
             return Err(bad(format!("it has {} bytes, at most {ADDRESS_BYTES} are possible", path.as_os_str().len())));
@@ -121,7 +121,7 @@ impl Sockets {
     }
 
     fn remove(&self, socket: &MappedSocket) -> Result<(), StorageError> {
-        let path = mount_point::absolute(&socket.mount_path)?;
+        let path = path::absolute(&socket.mount_path)?;
         let mut offered = self.lock();
         let Some(there) = offered.get(path).filter(|there| there.port == socket.port) else { return Ok(()) };
         let is_ours = path.symlink_metadata().is_ok_and(|meta| (meta.dev(), meta.ino()) == there.file);

@@ -19,8 +19,11 @@ pub(super) enum Place {
     },
     /// By where it is, or its number.
     Memory(String),
-    /// Paths that differ in slashes alone are the same one.
+    /// As it is asked for. Paths that differ in slashes alone are the same one.
     Path(PathBuf),
+    /// As the kernel names it, whatever it is asked for by. It is looked for when it is the turn of the others, and so has to
+    /// be the last in order.
+    Found(PathBuf),
 }
 
 impl fmt::Display for Place {
@@ -28,7 +31,7 @@ impl fmt::Display for Place {
         match self {
             Self::Disk { controller, lun } => write!(f, "the disk at controller {controller}, LUN {lun}"),
             Self::Memory(name) => write!(f, "the memory-backed disk {name}"),
-            Self::Path(path) => path.display().fmt(f),
+            Self::Path(path) | Self::Found(path) => path.display().fmt(f),
         }
     }
 }
@@ -41,7 +44,15 @@ pub(super) struct Turns(Arc<Mutex<HashMap<Place, Arc<tokio::sync::Mutex<()>>>>>)
 #[must_use = "the next request begins when it is dropped"]
 #[derive(Debug)]
 pub(super) struct Turn {
-    _places: Vec<OwnedMutexGuard<()>>,
+    places: Vec<OwnedMutexGuard<()>>,
+}
+
+impl Turn {
+    /// Both at once.
+    pub(super) fn and(mut self, other: Self) -> Self {
+        self.places.extend(other.places);
+        self
+    }
 }
 
 impl Turns {
@@ -54,7 +65,7 @@ impl Turns {
         for place in places {
             taken.push(self.of(place).lock_owned().await);
         }
-        Turn { _places: taken }
+        Turn { places: taken }
     }
 
     fn of(&self, place: Place) -> Arc<tokio::sync::Mutex<()>> {

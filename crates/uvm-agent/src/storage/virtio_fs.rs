@@ -1,6 +1,7 @@
 //! Shares that are virtio-fs devices: mounted by their tags, when the kernel has found them.
 
 use std::fs;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -9,8 +10,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use tokio::time::Instant;
 use uvm_wire::modify::MappedDirectory;
 
-use super::plan9::places;
-use super::{Storage, StorageError, mount_point};
+use super::{Storage, StorageError};
 use crate::log;
 
 /// How long between looks for a device that the kernel has not found yet. It tells nobody in all versions that have to do.
@@ -18,36 +18,34 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Waits for the device and mounts it.
 pub(super) async fn add(storage: &Storage, share: MappedDirectory) -> Result<(), StorageError> {
-    let request = storage.begin(places(&share)).await?;
+    let (request, path) = storage.begin_at(Vec::new(), &share.mount_path).await?;
     let (modules, until) = (storage.modules.clone(), request.steps_until());
+    let (points, late, late_path) = (storage.mount_points.clone(), storage.mount_points.clone(), path.clone());
     let task = format!("mounting share {:?} at {:?}, which the host has to answer for,", share.tag, share.mount_path);
-    let late = share.mount_path.clone();
-    let undo = move || mount_point::clear(&late);
+    let undo = move || late.clear(&late_path);
     let work = move || {
         modules.load("virtiofs").map_err(StorageError::because)?;
-        mount_point::mount_at(&share.mount_path, || mount(&share, until))
+        points.mount_at(&path, || mount(&share, &path, until))
     };
     request.run(&task, work, || (), undo).await
 }
 
 /// Unmounts a share. That it is not mounted is success.
 pub(super) async fn remove(storage: &Storage, share: MappedDirectory) -> Result<(), StorageError> {
-    let request = storage.begin(places(&share)).await?;
+    let (request, path) = storage.begin_at(Vec::new(), &share.mount_path).await?;
     let task =
         format!("unmounting share {:?} from {:?}, which the host has to answer for,", share.tag, share.mount_path);
-    let work = move || {
-        mount_point::clear_if(&share.mount_path, |mounted| {
-            mounted.filesystem == "virtiofs" && mounted.source == share.tag
-        })
-    };
+    let points = storage.mount_points.clone();
+    let work =
+        move || points.clear_if(&path, |mounted| mounted.filesystem == "virtiofs" && mounted.source == share.tag);
     request.run(&task, work, || (), || Ok(())).await
 }
 
-fn mount(share: &MappedDirectory, until: Instant) -> Result<(), StorageError> {
+fn mount(share: &MappedDirectory, path: &Path, until: Instant) -> Result<(), StorageError> {
     let flags = if share.read_only { MountFlags::RDONLY } else { MountFlags::empty() };
-    let attempt = || rustix::mount::mount(share.tag.as_str(), share.mount_path.as_str(), "virtiofs", flags, None);
+    let attempt = || rustix::mount::mount(share.tag.as_str(), path, "virtiofs", flags, None);
     once_found(share, until, attempt)?;
-    prepare(share)
+    prepare(share, path)
 }
 
 /// Mounts by `attempt`, once there is a device of this tag.
@@ -75,12 +73,11 @@ fn once_found(
 
 /// Waits until the share's server and the kernel have agreed on how they speak, which mounting does not wait for, and has
 /// files that are read from their beginning to their end be read by larger pieces.
-fn prepare(share: &MappedDirectory) -> Result<(), StorageError> {
-    let path = share.mount_path.as_str();
+fn prepare(share: &MappedDirectory, path: &Path) -> Result<(), StorageError> {
     let about = rustix::fs::stat(path).map_err(|e| {
         // Nobody has it yet.
         let _ = rustix::mount::unmount(path, UnmountFlags::DETACH);
-        StorageError::at(format!("ask the host for share {:?}, mounted at {path:?},", share.tag))(e.into())
+        StorageError::at(format!("ask the host for share {:?}, mounted at {},", share.tag, path.display()))(e.into())
     })?;
     let (major, minor) = (rustix::fs::major(about.st_dev), rustix::fs::minor(about.st_dev));
     // The kernel's default (`VM_READAHEAD_PAGES`) costs a round trip for each 128 KiB. Without this, files are read slower.

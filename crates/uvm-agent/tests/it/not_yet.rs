@@ -72,7 +72,8 @@ async fn a_change_is_refused_for_its_shape_its_type_its_container_its_kind_in_th
             FAILED,
             "mount path \"m\"",
         ),
-        (ZERO, r#"{"ResourceType":"MappedDirectory","Settings":{"Port":564}}"#, FAILED, "port 564"),
+        (ZERO, r#"{"ResourceType":"MappedDirectory","Settings":{"Port":564}}"#, FAILED, "mount path \"\""),
+        (ZERO, r#"{"ResourceType":"MappedDirectory","Settings":{"MountPath":"/s","Port":564}}"#, FAILED, "port 564"),
         (
             ZERO,
             r#"{"ResourceType":"MappedDirectory","Settings":{"Port":564,"ShareName":"0,trans=unix"}}"#,

@@ -30,7 +30,8 @@ use super::ResourceError;
 pub struct ScsiDisk {
     /// The image, or the host's disk.
     pub host_path: PathBuf,
-    /// Where the guest mounts it; `None`: it is only attached.
+    /// Where the guest mounts it; `None`: it is only attached. To Linux guests, a full path without `..`: links on the way are
+    /// followed, one at the very path is refused. If the directory was made for it, it is removed with it.
     pub guest_path: Option<String>,
     /// The guest cannot write.
     pub read_only: bool,

@@ -28,7 +28,7 @@ use crate::vm::UtilityVm;
 pub struct Plan9ShareOptions {
     /// The directory of the host.
     pub host_path: PathBuf,
-    /// Where the guest mounts it.
+    /// Where the guest mounts it, as of [`ScsiDisk::guest_path`](crate::ScsiDisk::guest_path).
     pub guest_path: String,
     /// The guest cannot write.
     pub read_only: bool,

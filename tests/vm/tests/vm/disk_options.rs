@@ -46,13 +46,13 @@ async fn a_partition_is_mounted_or_linked_to() -> TestResult {
     let images = Images::new()?;
     let disk = partitioned(&images, "parts.img", &images.filesystem("part", "ext4")?)?;
     let vm = TestVm::builder("partitions").boot().await?;
-    let mounted = ScsiDisk::new(&disk).with_guest_path("/mnt");
+    let mounted = ScsiDisk::new(&disk).with_guest_path("/run/part");
     let error = refused(&vm, &mounted).await;
     assert!(error.contains("holds no file system"), "{error}");
     let error = refused(&vm, &mounted.clone().with_partition(3)).await;
     assert!(error.contains("has no partition 3"), "{error}");
     let second = vm.add_scsi(&mounted.clone().with_partition(2).with_file_system(FileSystem::Ext4)).await?;
-    assert_eq!(sh(&vm, "cat /mnt/hello").await?, "from ext4\n");
+    assert_eq!(sh(&vm, "cat /run/part/hello").await?, "from ext4\n");
     let error = refused(&vm, &mounted.clone().with_partition(1)).await;
     assert!(error.contains("in another way"), "{error}");
     let error = chain(&second.resize(64 << 20, Grow::FileSystem).await.expect_err("a partition"));
@@ -61,10 +61,10 @@ async fn a_partition_is_mounted_or_linked_to() -> TestResult {
     // A link to the device; what is linked to is not mounted.
     let linked = vm.add_scsi(&mounted.clone().with_partition(2).as_block_device().read_only()).await?;
     let node = format!("{}2", device(&vm, &linked).await?);
-    assert_eq!(sh(&vm, "readlink /mnt").await?.trim(), node);
-    assert_eq!(sh(&vm, "dd if=/mnt bs=1 skip=1080 count=2 2>/dev/null | od -An -tx1").await?.trim(), "53 ef");
+    assert_eq!(sh(&vm, "readlink /run/part").await?.trim(), node);
+    assert_eq!(sh(&vm, "dd if=/run/part bs=1 skip=1080 count=2 2>/dev/null | od -An -tx1").await?.trim(), "53 ef");
     linked.release().await?;
-    assert_eq!(sh(&vm, "ls -d /mnt 2>/dev/null || echo gone").await?, "gone\n");
+    assert_eq!(sh(&vm, "ls -d /run/part 2>/dev/null || echo gone").await?, "gone\n");
     assert_eq!(disks_in(&vm).await?, 0);
     vm.close().await
 }

@@ -16,6 +16,7 @@ mod images;
 mod layers;
 mod layers_root;
 mod lifecycle;
+mod mount_points;
 mod original;
 mod owner;
 mod pipes;
