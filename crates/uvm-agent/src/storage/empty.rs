@@ -16,35 +16,47 @@ const COPIES: [u64; 4] = [8193 << 10, 64 << 20, 128 << 20, 256 << 30];
 /// Places between, spread evenly, for data that stands by itself.
 const SAMPLES: u64 = 1024;
 
-/// The first place found that holds something, if there is one.
-pub(super) fn first_content(device: &File, bytes: u64) -> io::Result<Option<u64>> {
-    if let Some(at) = content_in(device, 0, BEGINNING.min(bytes))? {
-        return Ok(Some(at));
-    }
-    if let Some(at) = content_in(device, bytes.saturating_sub(END), bytes)? {
-        return Ok(Some(at));
-    }
-    let step = bytes / SAMPLES;
-    let samples = (1..SAMPLES).map(|number| (number * step, 4096));
-    let copies = COPIES.iter().map(|copy| (*copy, PIECE as u64));
-    for (at, length) in copies.chain(samples) {
-        let at = at / 4096 * 4096;
-        if let Some(at) = content_in(device, at.min(bytes), at.saturating_add(length).min(bytes))? {
+/// What is compared with what may be there.
+pub(super) const SECTOR: usize = 512;
+
+/// The first place found that holds something, if there is one. Sectors that `is_ours` knows, by where they are, are nothing.
+pub(super) fn first_content(
+    device: &File,
+    bytes: u64,
+    is_ours: impl Fn(u64, &[u8]) -> bool,
+) -> io::Result<Option<u64>> {
+    for (from, to) in looked_at(bytes) {
+        if let Some(at) = content_in(device, from, to, &is_ours)? {
             return Ok(Some(at));
         }
     }
     Ok(None)
 }
 
-fn content_in(device: &File, from: u64, to: u64) -> io::Result<Option<u64>> {
+/// Where is looked, in this order: from here to there.
+pub(super) fn looked_at(bytes: u64) -> impl Iterator<Item = (u64, u64)> {
+    let step = bytes / SAMPLES;
+    let samples = (1..SAMPLES).map(move |number| (number * step, 4096));
+    let copies = COPIES.iter().map(|copy| (*copy, PIECE as u64));
+    let between = copies.chain(samples).map(|(at, length)| (at / 4096 * 4096, length));
+    let all = [(0, BEGINNING), (bytes.saturating_sub(END), END)].into_iter().chain(between);
+    all.map(move |(at, length)| (at.min(bytes), at.saturating_add(length).min(bytes)))
+}
+
+fn content_in(device: &File, from: u64, to: u64, is_ours: impl Fn(u64, &[u8]) -> bool) -> io::Result<Option<u64>> {
     let mut buffer = vec![0; PIECE];
     let mut at = from;
     while at < to {
         let length = usize::try_from(to - at).unwrap_or(PIECE).min(PIECE);
         let piece = buffer.get_mut(..length).unwrap_or_default();
         device.read_exact_at(piece, at)?;
-        if let Some(offset) = piece.iter().position(|byte| *byte != 0) {
-            return Ok(Some(at + offset as u64));
+        let mut sectors = piece.chunks(SECTOR).zip((at..).step_by(SECTOR));
+        let content = |(sector, at): (&[u8], u64)| {
+            let offset = sector.iter().position(|byte| *byte != 0)?;
+            (!is_ours(at, sector)).then_some(at + offset as u64)
+        };
+        if let Some(at) = sectors.find_map(content) {
+            return Ok(Some(at));
         }
         at += length as u64;
     }
@@ -61,7 +73,19 @@ mod tests {
         for at in content {
             file.write_all_at(&[1], *at).expect("written");
         }
-        first_content(&file, bytes).expect("read")
+        first_content(&file, bytes, |_, _| false).expect("read")
+    }
+
+    #[test]
+    fn what_may_be_there_is_nothing() {
+        let file = tempfile::tempfile().expect("a file");
+        file.set_len(16 << 20).expect("room");
+        for at in [4096, 4608, 4700] {
+            file.write_all_at(&[1], at).expect("written");
+        }
+        let found = |ours: &[u64]| first_content(&file, 16 << 20, |at, _| ours.contains(&at)).expect("read");
+        assert_eq!((found(&[]), found(&[4096]), found(&[4608])), (Some(4096), Some(4608), Some(4096)));
+        assert_eq!(found(&[4096, 4608]), None);
     }
 
     #[test]

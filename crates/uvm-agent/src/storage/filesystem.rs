@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags};
 
 use super::block::BlockDevice;
-use super::{Storage, StorageError, empty, make_ext4};
+use super::{Storage, StorageError, make_ext4};
 
 /// How a device is to be mounted.
 #[derive(Debug)]
@@ -160,14 +160,14 @@ pub(super) fn ensure(device: &BlockDevice) -> Result<(), StorageError> {
         return Ok(());
     }
     let bytes = file.seek(io::SeekFrom::End(0)).map_err(failed())?;
-    if let Some(at) = empty::first_content(&file, bytes).map_err(failed())? {
-        let node = node.display();
-        return Err(StorageError::Bad(format!(
-            "{node} is not empty: at byte {at} it holds something, and no file system that is known here ({}); none is made",
+    match make_ext4::make_if_empty(&file, bytes).map_err(failed())? {
+        None => Ok(()),
+        Some(at) => Err(StorageError::Bad(format!(
+            "{} is not empty: at byte {at} it holds something, and no file system that is known here ({}); none is made",
+            node.display(),
             names()
-        )));
+        ))),
     }
-    make_ext4::make(&file, bytes).map_err(failed())
 }
 
 /// The file system that a device holds, and the device.

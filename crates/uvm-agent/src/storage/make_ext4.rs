@@ -1,192 +1,302 @@
-//! An ext4 on a device that is empty.
+//! An ext4 on a device that is empty, or where making one has broken off.
 //!
-//! All that is not zero, and what has to be, is worked out in memory first; then it is written, the superblock last: what breaks
-//! off leaves no file system, and at the beginning of the device nothing.
+//! The first sector says for as long as it takes what is being made there. All that is written follows from that, to the last
+//! byte: so whoever comes later can tell what was written of it from what somebody else has written since, and goes on. The
+//! superblock comes last: what breaks off leaves no file system.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use mkext4::build::ImageWriter;
-use mkext4::{FsBuilder, Options, RegionSink};
 use rustix::rand::GetRandomFlags;
 
+use super::empty;
+use super::ext4_image::{BLOCK, Image};
 use crate::sys;
 
-/// Of this size the maker of file systems makes all its blocks.
-const BLOCK: u64 = 4096;
-/// Blocks of a group.
-const GROUP: u64 = 8 * BLOCK;
-/// Bytes of what describes a group, without the feature 64bit.
-const DESCRIPTOR: u64 = 32;
 /// With less there is no room for a journal, which has 4 MiB at least.
 const LEAST: u64 = 16 << 20;
 /// What describes it is worked out in memory, of which this takes 150 MB.
 const MOST: u64 = 1 << 40;
-/// Written last, and the first block of it at the very last.
-const BEGINNING: u64 = 1 << 20;
+/// What a device writes whole, or not at all.
+const SECTOR: usize = empty::SECTOR;
+/// Where the superblock stands, whose first sector is what a file system is known by.
+const SUPERBLOCK: usize = 1024;
+/// What the first sector begins with. Nothing else that is looked for is known by its like.
+const MARK: &[u8; 32] = b"uvm: an ext4 is being made here\n";
 
-/// Makes an ext4 of all of a device whose size is given, and brings it to the disk.
-pub(super) fn make(device: &File, bytes: u64) -> io::Result<()> {
-    if !(LEAST..=MOST).contains(&bytes) {
-        return Err(io::Error::other(format!("it has {bytes} bytes; from {LEAST} to {MOST} are possible")));
+/// What is written to.
+trait Disk {
+    fn write(&self, bytes: &[u8], at: u64) -> io::Result<()>;
+    fn zero(&self, at: u64, length: u64) -> io::Result<()>;
+    /// All that was written is on the disk, before anything that is written later.
+    fn sync(&self) -> io::Result<()>;
+}
+
+impl Disk for File {
+    fn write(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        self.write_all_at(bytes, at)
     }
-    let mut uuid = [0; 16];
-    rustix::rand::getrandom(&mut uuid, GetRandomFlags::empty())?;
-    // Version 4, as random ones are.
-    uuid[6] = uuid[6] & 0x0f | 0x40;
-    uuid[8] = uuid[8] & 0x3f | 0x80;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let image = Image::of(bytes / BLOCK * BLOCK, uuid, i64::try_from(now).unwrap_or_default())?;
+
+    fn zero(&self, at: u64, length: u64) -> io::Result<()> {
+        sys::zero_out(self, at, length)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_all()
+    }
+}
+
+/// Makes an ext4 of all of a device whose size is given, and brings it to the disk. If the device holds something already, that
+/// stays as it is, and where it stands is told.
+pub(super) fn make_if_empty(device: &File, bytes: u64) -> io::Result<Option<u64>> {
+    make_on(device, device, bytes)
+}
+
+/// Reads the one and writes to the other, which are the same but in tests.
+fn make_on(device: &File, disk: &impl Disk, bytes: u64) -> io::Result<Option<u64>> {
+    if let Some(begun) = Recipe::begun(device)?.filter(|begun| begun.bytes == bytes) {
+        let (mark, image) = (begun.mark(), begun.image()?);
+        let is_ours = |at, sector: &[u8]| (at == 0 && sector == mark) || image.is_of(at, sector);
+        return match empty::first_content(device, bytes, is_ours)? {
+            None => write(disk, &mark, &image).map(|()| None),
+            content => Ok(content),
+        };
+    }
+    if let Some(at) = empty::first_content(device, bytes, |_, _| false)? {
+        return Ok(Some(at));
+    }
+    let recipe = Recipe::new(bytes)?;
+    write(disk, &recipe.mark(), &recipe.image()?).map(|()| None)
+}
+
+/// After each step, what is there is empty, or has the mark and nothing but what belongs to it, or is a whole file system.
+fn write(disk: &impl Disk, mark: &[u8], image: &Image) -> io::Result<()> {
+    disk.write(mark, 0)?;
+    disk.sync()?;
     for (at, length) in image.zeros_needed() {
-        sys::zero_out(device, at, length)?;
+        disk.zero(at, length)?;
     }
-    image.write(device, |at| at >= BEGINNING)?;
-    device.sync_all()?;
-    image.write(device, |at| at < BEGINNING && at != 0)?;
-    device.sync_all()?;
-    image.write(device, |at| at == 0)?;
-    device.sync_all()
+    image.pieces(|bytes, at| disk.write(bytes, at))?;
+    // Of the first block, first what does not make it one of a file system.
+    let first = image.block(0).unwrap_or_default();
+    let (before, superblock) = first.split_at_checked(SUPERBLOCK).unwrap_or_default();
+    let (head, rest) = superblock.split_at_checked(SECTOR).unwrap_or_default();
+    disk.write(rest, (SUPERBLOCK + SECTOR) as u64)?;
+    disk.sync()?;
+    disk.write(head, SUPERBLOCK as u64)?;
+    disk.sync()?;
+    // The mark goes.
+    disk.write(before, 0)?;
+    disk.sync()
 }
 
-/// An empty file system, worked out.
-#[derive(Debug, Default)]
-struct Image {
+/// What decides each byte of a file system that is made.
+#[derive(Debug)]
+struct Recipe {
+    uuid: [u8; 16],
+    /// In seconds since 1970.
+    now: u64,
+    /// How large the device is.
     bytes: u64,
-    /// What is not zero, by block.
-    blocks: BTreeMap<u64, Vec<u8>>,
-    /// Where it begins and how long it is.
-    zeros: Vec<(u64, u64)>,
 }
 
-impl RegionSink for Image {
-    fn data(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        // Whatever its pieces are, they are kept by block: what is written before what is decided by that.
-        let (mut at, mut rest) = (offset, bytes);
-        while !rest.is_empty() {
-            let within = at % BLOCK;
-            let length = usize::try_from(BLOCK - within).unwrap_or(usize::MAX).min(rest.len());
-            let (piece, after) = rest.split_at(length);
-            let block = self.blocks.entry(at - within).or_insert_with(|| vec![0; BLOCK as usize]);
-            let from = within as usize;
-            block.get_mut(from..from + length).ok_or(io::ErrorKind::InvalidInput)?.copy_from_slice(piece);
-            (at, rest) = (at + length as u64, after);
-        }
-        Ok(())
+impl Recipe {
+    fn new(bytes: u64) -> io::Result<Self> {
+        let mut uuid = [0; 16];
+        rustix::rand::getrandom(&mut uuid, GetRandomFlags::empty())?;
+        // Version 4, as random ones are.
+        uuid[6] = uuid[6] & 0x0f | 0x40;
+        uuid[8] = uuid[8] & 0x3f | 0x80;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        Ok(Self { uuid, now, bytes })
     }
 
-    fn zeros(&mut self, offset: u64, len: u64) -> io::Result<()> {
-        self.zeros.push((offset, len));
-        Ok(())
-    }
-}
-
-impl Image {
-    fn of(bytes: u64, uuid: [u8; 16], now: i64) -> io::Result<Self> {
-        let layout =
-            FsBuilder::new(Options::new(bytes, uuid, now)).and_then(FsBuilder::seal).map_err(io::Error::other)?;
-        let mut image = Self { bytes, ..Self::default() };
-        layout.writer(&mut image).and_then(ImageWriter::finish).map_err(io::Error::other)?;
-        Ok(image)
-    }
-
-    /// The zeros that belong to something: tables of inodes, bitmaps, the journal. What is free needs none.
-    fn zeros_needed(&self) -> Vec<(u64, u64)> {
-        let mut needed: Vec<(u64, u64)> = Vec::new();
-        for (offset, length) in &self.zeros {
-            let (mut at, end) = (offset / BLOCK, (offset + length).div_ceil(BLOCK).max(offset / BLOCK + 1));
-            // Others are no part of it, but for what shares its first block or its last.
-            let (first, last) = (at * BLOCK, (end - 1) * BLOCK);
-            while at < end {
-                let group = at / GROUP;
-                let until = end.min((group + 1) * GROUP);
-                self.allocated(group, at % GROUP, until - group * GROUP, |within| {
-                    let block = (group * GROUP + within) * BLOCK;
-                    match needed.last_mut() {
-                        // A block that is not zero throughout is written whole.
-                        _ if (block == first || block == last) && self.blocks.contains_key(&block) => {}
-                        Some((from, length)) if *from + *length == block => *length += BLOCK,
-                        _ => needed.push((block, BLOCK)),
-                    }
-                });
-                at = until;
-            }
-        }
-        needed
-    }
-
-    /// Hands on which blocks of a group are not free, of those from here to there.
-    fn allocated(&self, group: u64, from: u64, to: u64, mut is_one: impl FnMut(u64)) {
-        // The descriptors stand behind the superblock's block.
-        let bitmap = self.number(BLOCK + group * DESCRIPTOR, 4) * BLOCK;
-        // One that is all zero is none of those kept.
-        let Some(bitmap) = self.blocks.get(&bitmap) else { return };
-        let mut within = from;
-        while within < to {
-            let byte = bitmap.get((within / 8) as usize).copied().unwrap_or_default();
-            if byte == 0 && within.is_multiple_of(8) {
-                within += 8;
-                continue;
-            }
-            if byte >> (within % 8) & 1 == 1 {
-                is_one(within);
-            }
-            within += 1;
+    /// That of the file system whose making has broken off.
+    fn begun(device: &File) -> io::Result<Option<Self>> {
+        let mut mark = [0; SECTOR];
+        match device.read_exact_at(&mut mark, 0) {
+            Ok(()) => Ok(Self::of_mark(&mark)),
+            // It has less.
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+            Err(e) => Err(e),
         }
     }
 
-    /// A number, little endian, within one block.
-    fn number(&self, at: u64, bytes: usize) -> u64 {
-        let from = (at % BLOCK) as usize;
-        let block = self.blocks.get(&(at - at % BLOCK)).map_or(&[][..], Vec::as_slice);
-        block.iter().skip(from).take(bytes).rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
+    /// What the first sector is while it is made.
+    fn mark(&self) -> [u8; SECTOR] {
+        let said = [MARK.as_slice(), &self.uuid, &self.now.to_le_bytes(), &self.bytes.to_le_bytes()].concat();
+        let mut mark = [0; SECTOR];
+        mark.iter_mut().zip(said).for_each(|(byte, said)| *byte = said);
+        mark
     }
 
-    fn write(&self, device: &File, which: impl Fn(u64) -> bool) -> io::Result<()> {
-        for (at, block) in self.blocks.iter().filter(|(at, _)| which(**at)) {
-            let length = usize::try_from(self.bytes.saturating_sub(*at)).unwrap_or(usize::MAX).min(block.len());
-            device.write_all_at(block.get(..length).unwrap_or_default(), *at)?;
+    fn of_mark(mark: &[u8; SECTOR]) -> Option<Self> {
+        let (uuid, said) = mark.strip_prefix(MARK)?.split_first_chunk()?;
+        let (now, said) = said.split_first_chunk()?;
+        let (bytes, _) = said.split_first_chunk()?;
+        let recipe = Self { uuid: *uuid, now: u64::from_le_bytes(*now), bytes: u64::from_le_bytes(*bytes) };
+        // What else stands there is somebody's.
+        (recipe.mark() == *mark).then_some(recipe)
+    }
+
+    fn image(&self) -> io::Result<Image> {
+        let bytes = self.bytes;
+        if !(LEAST..=MOST).contains(&bytes) {
+            return Err(io::Error::other(format!("it has {bytes} bytes; from {LEAST} to {MOST} are possible")));
         }
-        Ok(())
+        Image::of(bytes / BLOCK * BLOCK, self.uuid, i64::try_from(self.now).unwrap_or_default())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::{Cell, RefCell};
+    use std::path::Path;
     use std::process::Command;
 
     use super::*;
 
-    /// The work of the kernel, on files.
-    fn write_zeros(file: &File, zeros: &[(u64, u64)]) {
-        for (at, length) in zeros {
-            file.write_all_at(&vec![0; *length as usize], *at).expect("written");
+    /// A disk that ends after so many steps. Of what was written and not synced then, some is on it and some is not.
+    struct Fragile<'a> {
+        file: &'a File,
+        left: Cell<u32>,
+        unsynced: RefCell<Vec<(u64, Vec<u8>)>>,
+        random: Cell<u64>,
+    }
+
+    impl<'a> Fragile<'a> {
+        fn new(file: &'a File, left: u32) -> Self {
+            let random = Cell::new(0x9e37_79b9_7f4a_7c15 ^ u64::from(left));
+            Self { file, left: Cell::new(left), unsynced: RefCell::default(), random }
+        }
+
+        fn step(&self) -> io::Result<()> {
+            if let Some(left) = self.left.get().checked_sub(1) {
+                self.left.set(left);
+                return Ok(());
+            }
+            self.flush(|| {
+                let mut random = self.random.get();
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                self.random.set(random);
+                random.is_multiple_of(2)
+            });
+            Err(io::Error::other("the disk has gone"))
+        }
+
+        fn flush(&self, is_kept: impl Fn() -> bool) {
+            for (at, sector) in self.unsynced.take() {
+                if is_kept() {
+                    self.file.write_all_at(&sector, at).expect("written");
+                }
+            }
         }
     }
 
-    /// On a disk whose middle is full of another's leavings: what is not written must be free.
+    impl Disk for Fragile<'_> {
+        fn write(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+            self.step()?;
+            let sectors = bytes.chunks(SECTOR).zip((at..).step_by(SECTOR));
+            self.unsynced.borrow_mut().extend(sectors.map(|(sector, at)| (at, sector.to_owned())));
+            Ok(())
+        }
+
+        fn zero(&self, at: u64, length: u64) -> io::Result<()> {
+            self.write(&vec![0; length as usize], at)
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            self.step()?;
+            self.flush(|| true);
+            Ok(())
+        }
+    }
+
+    /// A device that is empty where that is looked for, with another's leavings between, as far as so many MiB.
+    fn device(bytes: u64, leavings: usize) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        file.as_file().set_len(bytes).expect("room");
+        for at in (0..bytes).step_by(1 << 20).take(leavings) {
+            file.as_file().write_all_at(&vec![0xa5; 1 << 20], at).expect("written");
+        }
+        for (from, to) in empty::looked_at(bytes) {
+            file.as_file().write_all_at(&vec![0; (to - from) as usize], from).expect("written");
+        }
+        file
+    }
+
+    fn is_whole(path: &Path) -> Result<(), String> {
+        let checked = Command::new("e2fsck").env("PATH", "/usr/sbin:/sbin:/usr/bin").arg("-fn").arg(path).output();
+        let checked = checked.expect("e2fsck, which `cargo xtask ci` installs");
+        let said = || String::from_utf8_lossy(&[checked.stdout.as_slice(), &checked.stderr].concat()).into_owned();
+        if checked.status.success() { Ok(()) } else { Err(said()) }
+    }
+
+    /// What is not written must be free, and what is free is left as it is.
     #[test]
     fn what_is_made_is_whole_whatever_was_there() {
         for mib in [LEAST >> 20, 17, 64, 200] {
-            let file = tempfile::NamedTempFile::new().expect("a file");
-            let bytes = mib << 20;
-            for at in 0..mib {
-                file.as_file().write_all_at(&vec![0xa5; 1 << 20], at << 20).expect("written");
+            let file = device(mib << 20, usize::MAX);
+            let disk = Fragile::new(file.as_file(), u32::MAX);
+            assert_eq!(make_on(file.as_file(), &disk, mib << 20).expect("made"), None);
+            is_whole(file.path()).unwrap_or_else(|said| panic!("{mib} MiB: {said}"));
+            let mut first = [1; 1024];
+            file.as_file().read_exact_at(&mut first, 0).expect("read");
+            assert_eq!(first, [0; 1024], "the mark stays");
+            let content = std::fs::read(file.path()).expect("read");
+            let left = content.chunks(4096).filter(|block| block.iter().all(|byte| *byte == 0xa5)).count();
+            assert!(left * 4096 > content.len() / 4, "{mib} MiB: {left} blocks are left as they were");
+        }
+    }
+
+    /// With a second group, whose copy of the superblock is one of the places that are looked at.
+    #[test]
+    fn what_breaks_off_at_any_step_is_gone_on_with_or_is_whole() {
+        let bytes = 130 << 20;
+        let whole = device(bytes, 16);
+        let all = Fragile::new(whole.as_file(), u32::MAX);
+        make_on(whole.as_file(), &all, bytes).expect("made");
+        let steps = u32::MAX - all.left.get();
+        assert!(steps > 10, "{steps} steps");
+        for step in 0..steps {
+            let file = device(bytes, 16);
+            // And again, elsewhere.
+            for left in [step, (step * 7 + 3) % steps, u32::MAX] {
+                let mut magic = [0; 2];
+                file.as_file().read_exact_at(&mut magic, 1080).expect("read");
+                if magic != [0; 2] {
+                    break;
+                }
+                match make_on(file.as_file(), &Fragile::new(file.as_file(), left), bytes) {
+                    Ok(content) => assert_eq!(content, None, "after {step} steps"),
+                    Err(e) => assert_eq!(e.to_string(), "the disk has gone"),
+                }
             }
-            let image = Image::of(bytes, [7; 16], 1_700_000_000).expect("made");
-            let needed = image.zeros_needed();
-            write_zeros(file.as_file(), &needed);
-            image.write(file.as_file(), |_| true).expect("written");
-            let checked =
-                Command::new("e2fsck").env("PATH", "/usr/sbin:/sbin:/usr/bin").arg("-fn").arg(file.path()).output();
-            let checked = checked.expect("e2fsck, which `cargo xtask ci` installs");
-            let said = String::from_utf8_lossy(&checked.stdout);
-            assert!(checked.status.success(), "{mib} MiB: {said}{}", String::from_utf8_lossy(&checked.stderr));
-            // What is free is left as it is.
-            let zeros: u64 = needed.iter().map(|(_, length)| length).sum();
-            assert!(zeros + image.blocks.len() as u64 * BLOCK < bytes * 3 / 4, "{mib} MiB: {zeros}");
+            is_whole(file.path()).unwrap_or_else(|said| panic!("after {step} steps: {said}"));
+        }
+    }
+
+    #[test]
+    fn what_somebody_has_written_since_it_broke_off_is_nobody_s_room() {
+        let bytes = 130 << 20;
+        // In the first sector, beside it, behind, in a copy of the superblock, at the end; and a disk of another size.
+        for at in [100, 511, 600, 5000, (1 << 20) + 5, (128 << 20) + 2000, bytes - 1, bytes] {
+            let file = device(bytes, 16);
+            make_on(file.as_file(), &Fragile::new(file.as_file(), 8), bytes).expect_err("it breaks off");
+            let length = if at == bytes { bytes + 4096 } else { bytes };
+            if at < bytes {
+                file.as_file().write_all_at(b"x", at).expect("written");
+            } else {
+                file.as_file().set_len(length).expect("room");
+            }
+            let before = std::fs::read(file.path()).expect("read");
+            let content = make_on(file.as_file(), &Fragile::new(file.as_file(), u32::MAX), length).expect("read");
+            assert_eq!(content, Some(if matches!(at, 100 | 511) || at == bytes { 0 } else { at }), "{at}");
+            assert!(std::fs::read(file.path()).expect("read") == before, "{at}: it was written to");
         }
     }
 
@@ -194,17 +304,9 @@ mod tests {
     fn a_disk_that_is_too_small_or_too_large_is_left_as_it_is() {
         let file = tempfile::tempfile().expect("a file");
         for bytes in [LEAST - 1, MOST + 1] {
-            let error = make(&file, bytes).expect_err("impossible").to_string();
+            file.set_len(bytes).expect("room");
+            let error = make_if_empty(&file, bytes).expect_err("impossible").to_string();
             assert!(error.contains(&format!("{bytes} bytes; from 16777216 to 1099511627776")), "{error}");
         }
-    }
-
-    /// The zeros of a disk as large as they come are looked for by group, not by block: else this would take minutes.
-    #[test]
-    fn a_large_disk_needs_zeros_for_its_tables_alone() {
-        let image = Image::of(MOST, [7; 16], 0).expect("made");
-        let zeros: u64 = image.zeros_needed().iter().map(|(_, length)| length).sum();
-        // A table of inodes for each group, at 256 bytes for every 16 KiB, and the journal.
-        assert!((MOST / 64 / 2..MOST / 64 * 2).contains(&zeros), "{zeros} bytes");
     }
 }

@@ -7,6 +7,7 @@ mod arrivals;
 mod block;
 mod disk_size;
 mod empty;
+mod ext4_image;
 mod filesystem;
 mod last_unmount;
 mod layers;

@@ -283,6 +283,32 @@ async fn an_empty_disk_gets_a_file_system_and_no_other_does() -> TestResult {
 }
 
 #[tokio::test]
+async fn making_a_file_system_that_broke_off_is_gone_on_with() -> TestResult {
+    let images = Images::new()?;
+    let image = images.raw("begun.img", 64)?;
+    // What a guest writes first: an id, a time, a size.
+    let begun = [
+        b"uvm: an ext4 is being made here\n",
+        &[7; 16][..],
+        &1_700_000_000_u64.to_le_bytes(),
+        &(64_u64 << 20).to_le_bytes(),
+    ];
+    let write = |bytes: &[u8], at| OpenOptions::new().write(true).open(&image)?.write_all_at(bytes, at);
+    write(&begun.concat(), 0)?;
+    let vm = TestVm::builder("begun").boot().await?;
+    let disk = ScsiDisk::new(&image).with_guest_path("/run/data").ensuring_file_system();
+    write(b"x", 5000)?;
+    let error = refused(&vm, &disk).await;
+    assert!(error.contains("is not empty: at byte 5000"), "{error}");
+    write(b"\0", 5000)?;
+    let mounted = vm.add_scsi(&disk).await?;
+    assert_eq!(sh(&vm, "ls -A /run/data").await?, "lost+found\n");
+    mounted.release().await?;
+    tool("e2fsck", ["-fn"].map(OsStr::new).into_iter().chain([image.as_os_str()]))?;
+    vm.close().await
+}
+
+#[tokio::test]
 async fn what_is_discarded_is_given_back_to_the_host() -> TestResult {
     let images = Images::new()?;
     let image = images.raw("data.img", 128)?;
