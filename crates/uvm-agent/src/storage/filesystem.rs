@@ -160,6 +160,7 @@ pub(super) fn ensure(device: &BlockDevice) -> Result<(), StorageError> {
         return Ok(());
     }
     let bytes = file.seek(io::SeekFrom::End(0)).map_err(failed())?;
+    device.make_holes();
     match make_ext4::make_if_empty(&file, bytes).map_err(failed())? {
         None => Ok(()),
         Some(at) => Err(StorageError::Bad(format!(

@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rustix::fs::FallocateFlags;
 use rustix::rand::GetRandomFlags;
 
 use super::empty;
@@ -40,6 +41,11 @@ impl Disk for File {
     }
 
     fn zero(&self, at: u64, length: u64) -> io::Result<()> {
+        // Of a device, the kernel makes a hole only where it reads as zeros then.
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        if rustix::fs::fallocate(self, hole, at, length).is_ok() {
+            return Ok(());
+        }
         sys::zero_out(self, at, length)
     }
 
