@@ -303,6 +303,28 @@ mod tests {
         assert_eq!(fs::read_to_string(unbound).expect("told"), "virtio5");
     }
 
+    #[tokio::test]
+    async fn what_is_mounted_of_others_is_not_removed_with_a_device() {
+        let (_dir, bus, device) = bus();
+        let disk = device.join("ndbus0/region0/namespace0.0/block/pmem7");
+        fs::create_dir_all(&disk).expect("made");
+        fs::create_dir_all(bus.sys.join("block/pmem7")).expect("made");
+        fs::write(bus.sys.join("block/pmem7/dev"), "259:7\n").expect("written");
+        let unbound = bus.sys.join("bus/virtio/drivers/virtio_pmem/unbind");
+        let storage = Storage { pmem: bus, ..Storage::new(std::sync::Arc::default()) };
+        for pci_path in ["12.0/04.0", "12.0/03.0", ""] {
+            let device = VpmemDevice {
+                mount_path: "/proc".into(),
+                device_number: 7,
+                pci_path: pci_path.into(),
+                ..VpmemDevice::default()
+            };
+            remove(&storage, device).await.expect("it is not mounted");
+        }
+        assert!(unbound.exists(), "it stays in the guest");
+        assert!(super::super::mounts::Mounted::at(Path::new("/proc")).is_some());
+    }
+
     #[test]
     fn a_device_that_is_not_there_is_named_and_let_go_of() {
         let (dir, bus, _device) = bus();

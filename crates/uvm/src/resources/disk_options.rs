@@ -50,7 +50,7 @@ pub struct ScsiDisk {
     pub mount_options: Vec<String>,
     /// The guest path becomes a link to the guest's device, and nothing is mounted.
     pub block_device: bool,
-    /// Make an ext4 there if the guest finds the disk, or the partition, empty.
+    /// Make an ext4 there if the guest finds the disk, or the partition, empty, or making one has broken off there.
     pub ensure_file_system: bool,
 }
 
