@@ -194,8 +194,7 @@ impl PlatformVm for QemuVm {
     }
 
     fn path_key(&self, path: &Path) -> String {
-        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        path.to_string_lossy().into_owned()
+        key_of(&std::path::absolute(path).unwrap_or_else(|_| path.to_owned()))
     }
 
     fn grant<'a>(&'a self, _path: &'a Path, _access: VmAccess) -> BoxFuture<'a, Result<(), PlatformError>> {
@@ -214,6 +213,13 @@ impl PlatformVm for QemuVm {
     fn spawn(&self, task: BoxFuture<'static, ()>) {
         self.thread.handle().spawn(task);
     }
+}
+
+/// The path as text. One that is not Unicode begins with what none of a file does, and has its bytes spelt out: no two paths
+/// have one key.
+fn key_of(path: &Path) -> String {
+    let spelt_out = || format!("\0{}", path.as_os_str().as_encoded_bytes().escape_ascii());
+    path.to_str().map_or_else(spelt_out, str::to_owned)
 }
 
 impl Vm {
@@ -263,5 +269,30 @@ impl Vm {
             }
             other => Err(not_here(other.feature(), CANNOT_YET)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    use super::*;
+
+    #[test]
+    fn no_two_paths_have_one_key() {
+        let paths: [&[u8]; 7] = [
+            b"/d/\xff.img",
+            b"/d/\xfe.img",
+            b"/d/\xff\xfe.img",
+            b"/d/\\xff.img",
+            b"/d/\xff\\xfe.img",
+            "/d/\u{fffd}.img".as_bytes(),
+            b"/d/a.img",
+        ];
+        let keys = paths.map(|path| key_of(Path::new(OsStr::from_bytes(path))));
+        let known: std::collections::HashSet<_> = keys.iter().collect();
+        assert_eq!(known.len(), paths.len(), "{keys:?}");
+        assert_eq!(keys[6], "/d/a.img");
     }
 }

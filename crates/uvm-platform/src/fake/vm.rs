@@ -277,9 +277,10 @@ impl PlatformVm for FakeVm {
         })
     }
 
-    /// As on Windows, so that tests see that it is asked for.
+    /// As on Windows, so that tests see that it is asked for. Paths that are not Unicode are told apart, too.
     fn path_key(&self, path: &Path) -> String {
-        path.to_string_lossy().to_lowercase()
+        let spelt_out = || format!("\0{}", path.as_os_str().as_encoded_bytes().escape_ascii());
+        path.to_str().map_or_else(spelt_out, str::to_lowercase)
     }
 
     fn grant<'a>(&'a self, path: &'a Path, access: VmAccess) -> BoxFuture<'a, Result<(), PlatformError>> {

@@ -163,3 +163,33 @@ async fn d8_the_65th_disk_of_one_controller_is_refused_and_so_is_any_without_one
     assert!(chain(&error).ends_with("no SCSI controllers configured for this utility VM"), "{}", chain(&error));
     played.close().await
 }
+
+#[cfg(unix)]
+#[tokio::test(start_paused = true)]
+async fn names_that_are_not_unicode_are_not_taken_for_each_other() -> TestResult {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
+
+    let (played, guest) = Played::boot_with(|options| options.vpmem_devices = 2).await?;
+    let guest = crate::obedient::Obedient::new(guest);
+    let dir = tempfile::tempdir()?;
+    let [one, two] = [b"\xff", b"\xfe"].map(|name| dir.path().join(OsString::from_vec(name.to_vec())).join("image"));
+    for file in [&one, &two] {
+        std::fs::create_dir(file.parent().ok_or("it has none")?)?;
+        std::fs::write(file, "a layer")?;
+    }
+    let disks = [played.vm.add_scsi(&ScsiDisk::new(&one)).await?, played.vm.add_scsi(&ScsiDisk::new(&two)).await?];
+    assert_eq!(
+        disks.each_ref().map(|disk| (disk.lun(), disk.host_path())),
+        [(Some(0), Some(&*one)), (Some(1), Some(&*two))]
+    );
+    let layers = [played.vm.add_vpmem(&one).await?, played.vm.add_vpmem(&two).await?];
+    assert_eq!(layers.each_ref().map(uvm::VpmemMount::slot), [Some(0), Some(1)]);
+    let pipes = [played.vm.add_pipe(&one).await?, played.vm.add_pipe(&two).await?];
+    assert_eq!(asked(&played).iter().filter(|call| *call == "add pipe").count(), 2);
+    played.vm.remove_scsi(&two).await?;
+    assert!(matches!(source(&disks[1].release().await.expect_err("removed")), ResourceError::NotAttached));
+    disks[0].release().await?;
+    drop((layers, pipes, guest));
+    played.close().await
+}
