@@ -58,7 +58,7 @@ impl Held {
         })
     }
 
-    /// Has the thing changed to what is wanted, for all who have it.
+    /// Has the thing changed to what is wanted, for all who have it. Cancel-safe: it goes on.
     pub(crate) async fn change(&self, intent: &'static str, wanted: Wanted) -> Result<(), UvmError> {
         let fail = |source| UvmError::Resource {
             id: self.vm.clone(),
@@ -73,8 +73,9 @@ impl Held {
         let requests = self.requests.upgrade().ok_or_else(closed)?;
         let (reply, answer) = oneshot::channel();
         let request = plugged::Request::Attach { wanted, waiter: Waiter::attach(reply) };
+        let mut granted = Granted { answer, under: None, requests: self.requests.clone() };
         requests.send(Request::Plugged(request)).map_err(|_| closed())?;
-        let Attached { count, .. } = answer.await.map_err(|_| closed())?.map_err(fail)?;
+        let Attached { count, .. } = (&mut granted.answer).await.map_err(|_| closed())?.map_err(fail)?;
         // Who asks for a change has one count more when it is made.
         give_back(&self.requests, count, None);
         Ok(())
@@ -95,8 +96,26 @@ impl Drop for Held {
     }
 }
 
+/// What one who asked for a thing waits for. One who gives up once it is granted, and before it is looked at, has a count all
+/// the same, which is given back.
+pub(crate) struct Granted {
+    pub(crate) answer: oneshot::Receiver<Result<Attached, ResourceError>>,
+    pub(crate) under: Option<Count>,
+    pub(crate) requests: mpsc::WeakUnboundedSender<Request>,
+}
+
+impl Drop for Granted {
+    fn drop(&mut self) {
+        // From here on, the driver learns that nobody waits.
+        self.answer.close();
+        if let Ok(Ok(Attached { count, .. })) = self.answer.try_recv() {
+            give_back(&self.requests, count, self.under.take());
+        }
+    }
+}
+
 /// Gives a count back in the background, and after it that of what the thing stands on.
-pub(crate) fn give_back(requests: &mpsc::WeakUnboundedSender<Request>, count: Count, under: Option<Count>) {
+fn give_back(requests: &mpsc::WeakUnboundedSender<Request>, count: Count, under: Option<Count>) {
     // A VM that is gone has nothing to give back.
     if let Some(requests) = requests.upgrade() {
         let request = plugged::Request::Release { count, waiter: Waiter::nobody(under) };

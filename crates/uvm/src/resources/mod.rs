@@ -49,7 +49,7 @@ pub use vpmem::{LayerMechanism, VpmemMount};
 pub use vsmb::VsmbShare;
 
 pub(crate) use effect::{Effect, EntryId};
-pub(crate) use held::{Held, give_back};
+pub(crate) use held::{Granted, Held};
 pub(crate) use limits::Limits;
 pub(crate) use plan::{AttachFailed, Connection, DetachFailed, Ends, Plan, Step};
 pub(crate) use table::{Attached, Effects, Table};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use tokio::sync::oneshot::error::RecvError;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use uvm_platform::requests::{Device, HostFile};
 use uvm_platform::{PlatformError, PlatformVm};
 
@@ -18,8 +18,8 @@ use super::{Inner, UtilityVm};
 use crate::error::UvmError;
 use crate::options::GuestConnection;
 use crate::resources::{
-    AttachFailed, Attached, Connection, Count, DetachFailed, Effect, Effects, Ends, EntryId, Held, Key, Limits, Plan,
-    ResourceError, Table, Waiter, Wanted, give_back,
+    AttachFailed, Attached, Connection, Count, DetachFailed, Effect, Effects, Ends, EntryId, Granted, Held, Key,
+    Limits, Plan, ResourceError, Table, Waiter, Wanted,
 };
 
 /// What handles ask.
@@ -276,24 +276,6 @@ impl Inner {
         // Something has become of the VM meanwhile.
         self.admit(CHANGE, ask_of(&*self.vm))?;
         Err(UvmError::Refused { id: self.id.clone(), intent: CHANGE, why: Refusal::Closed })
-    }
-}
-
-/// What one who asked for a thing waits for. One who gives up once it is granted, and before it is looked at, has a count all
-/// the same, which is given back.
-struct Granted {
-    answer: oneshot::Receiver<Result<Attached, ResourceError>>,
-    under: Option<Count>,
-    requests: mpsc::WeakUnboundedSender<driver::Request>,
-}
-
-impl Drop for Granted {
-    fn drop(&mut self) {
-        // From here on, the driver learns that nobody waits.
-        self.answer.close();
-        if let Ok(Ok(Attached { count, .. })) = self.answer.try_recv() {
-            give_back(&self.requests, count, self.under.take());
-        }
     }
 }
 

@@ -6,7 +6,7 @@ use uvm::wire::negotiate::{Capabilities, GuestDefinedCapabilities, NegotiateProt
 use uvm::{ErrorKind, Grow, ResourceError, ScsiDisk};
 
 use crate::obedient::{Obedient, asked, boot};
-use crate::support::{ORIGINAL, Played, TestResult, boot_files, original_capabilities, source};
+use crate::support::{ORIGINAL, Played, TestResult, boot_files, original_capabilities, poll_once, settle, source};
 
 #[tokio::test(start_paused = true)]
 async fn the_host_makes_it_larger_and_then_the_guest_sees_it() -> TestResult {
@@ -43,6 +43,20 @@ async fn the_host_makes_it_larger_and_then_the_guest_sees_it() -> TestResult {
     two.release().await?;
     let adds = asked(&played).into_iter().filter(|call| !call.starts_with("update")).collect::<Vec<_>>();
     assert_eq!(adds, ["add scsi", "remove scsi"]);
+    played.close().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_gives_up_before_it_hears_of_the_new_size_keeps_no_count() -> TestResult {
+    let (played, _guest) = boot().await?;
+    let disk = played.vm.add_scsi(&ScsiDisk::new("/a")).await?;
+    let mut resizing = Box::pin(disk.resize(4096, Grow::Disk));
+    poll_once(&mut resizing).await;
+    settle().await;
+    assert_eq!(asked(&played), ["add scsi", "update scsi size"], "it was made");
+    drop(resizing);
+    disk.release().await?;
+    assert_eq!(asked(&played), ["add scsi", "update scsi size", "remove scsi"]);
     played.close().await
 }
 
