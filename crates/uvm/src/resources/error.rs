@@ -99,7 +99,7 @@ pub enum ResourceError {
     #[error("it failed in the guest")]
     Guest(#[source] Arc<BridgeError>),
     /// The guest did not answer. What the host had done was undone, unless the host did not answer that, either: then it is
-    /// left half attached, and can be released.
+    /// left half attached, which is undone when something is added the next time.
     #[error("the guest did not answer{last_words}")]
     Silent {
         /// What the VM said and did meanwhile.
@@ -107,7 +107,8 @@ pub enum ResourceError {
         /// Which request, and how long that was waited for.
         source: Arc<BridgeError>,
     },
-    /// It could not be undone or unplugged before: it is of no use, and can only be released.
+    /// It could not be undone or unplugged before: it is of no use, and can only be released, by its handle or its path. What
+    /// no handle has is tried to be removed whenever something is added; it was, and failed again.
     #[error("left half attached by what went wrong before; it can only be released")]
     Broken {
         /// What went wrong.

@@ -2,16 +2,18 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{mpsc, oneshot};
 use uvm_platform::UvmId;
 
+use super::owner::Owner;
+use super::waiter::Reply;
 use super::{Attached, Count, Plan, ResourceError, Waiter, Wanted};
 use crate::error::UvmError;
 use crate::vm::{Refusal, Request, plugged};
 
-/// One count of a thing. It does not keep the VM. Dropping it gives the count back in the background.
+/// One count of a thing. It does not keep the VM. Dropping it gives the count back in the background: what cannot be given back
+/// so is tried again when something is plugged in the next time.
 pub(crate) struct Held {
     pub(crate) vm: UvmId,
     pub(crate) count: Count,
@@ -21,52 +23,37 @@ pub(crate) struct Held {
     pub(crate) what: String,
     pub(crate) plan: Arc<Plan>,
     pub(crate) requests: mpsc::WeakUnboundedSender<Request>,
-    pub(crate) is_released: AtomicBool,
+    pub(crate) owner: Owner,
 }
 
 impl Held {
     /// It stays without its holder, until somebody releases it by its key.
     pub(crate) fn keep(self) {
-        self.is_released.store(true, Ordering::Release);
+        self.owner.leave();
     }
 
     /// Gives the count back, and waits for what that takes: the last one unplugs the thing.
+    ///
+    /// Cancel-safe: it goes on, and calling this again waits for it, or tells what became of it: one that failed meanwhile is
+    /// begun again.
     pub(crate) async fn release(&self) -> Result<(), UvmError> {
-        let intent = "release";
-        let fail = |source| UvmError::Resource {
-            id: self.vm.clone(),
-            intent,
-            what: self.what.clone(),
-            source: Box::new(source),
-        };
-        if self.is_released.swap(true, Ordering::AcqRel) {
-            return Err(fail(ResourceError::NotAttached));
+        let fail = |source| self.error("release", source);
+        if let Some(releasing) = self.owner.begin().map_err(fail)?
+            && let Some(requests) = self.requests.upgrade()
+        {
+            let (count, under) = (self.count.clone(), self.under.clone());
+            let waiter = Waiter::Release { count: count.clone(), reply: Reply::Handle(releasing), under };
+            // A driver that is gone drops it, which tells the end.
+            let _ = requests.send(Request::Plugged(plugged::Request::Release { count, waiter }));
         }
         let closed = || UvmError::Refused { id: self.vm.clone(), intent: "release something of", why: Refusal::Closed };
-        let requests = self.requests.upgrade().ok_or_else(closed)?;
-        let (reply, answer) = oneshot::channel();
-        let waiter = Waiter::Release { reply: Some(reply), under: self.under.clone() };
-        let request = Request::Plugged(plugged::Request::Release { count: self.count.clone(), waiter: Some(waiter) });
-        requests.send(request).map_err(|_| closed())?;
-        let released = answer.await.map_err(|_| closed())?;
-        released.map_err(|error| {
-            // It is still this caller's, to be released again. One that is not there is nobody's.
-            if !matches!(error, ResourceError::NotAttached) {
-                self.is_released.store(false, Ordering::Release);
-            }
-            fail(error)
-        })
+        self.owner.outcome().await.ok_or_else(closed)?.map_err(fail)
     }
 
     /// Has the thing changed to what is wanted, for all who have it. Cancel-safe: it goes on.
     pub(crate) async fn change(&self, intent: &'static str, wanted: Wanted) -> Result<(), UvmError> {
-        let fail = |source| UvmError::Resource {
-            id: self.vm.clone(),
-            intent,
-            what: self.what.clone(),
-            source: Box::new(source),
-        };
-        if self.is_released.load(Ordering::Acquire) {
+        let fail = |source| self.error(intent, source);
+        if !self.owner.is_handles() {
             return Err(fail(ResourceError::NotAttached));
         }
         let closed = || UvmError::Refused { id: self.vm.clone(), intent: "change something of", why: Refusal::Closed };
@@ -83,14 +70,18 @@ impl Held {
 
     /// The count, which is now another's to give back.
     pub(crate) fn into_count(self) -> Count {
-        self.is_released.store(true, Ordering::Release);
+        self.owner.leave();
         self.count.clone()
+    }
+
+    fn error(&self, intent: &'static str, source: ResourceError) -> UvmError {
+        UvmError::Resource { id: self.vm.clone(), intent, what: self.what.clone(), source: Box::new(source) }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if !self.is_released.load(Ordering::Acquire) {
+        if self.owner.leave() {
             give_back(&self.requests, self.count.clone(), self.under.take());
         }
     }
@@ -118,8 +109,8 @@ impl Drop for Granted {
 fn give_back(requests: &mpsc::WeakUnboundedSender<Request>, count: Count, under: Option<Count>) {
     // A VM that is gone has nothing to give back.
     if let Some(requests) = requests.upgrade() {
-        let request = plugged::Request::Release { count, waiter: Waiter::nobody(under) };
-        let _ = requests.send(Request::Plugged(request));
+        let waiter = Waiter::nobody(count.clone(), under);
+        let _ = requests.send(Request::Plugged(plugged::Request::Release { count, waiter }));
     }
 }
 

@@ -30,6 +30,7 @@ pub(super) fn plan(overlay: &Overlay) -> Plan {
 }
 
 /// Layers that are combined. Dropping it takes them apart in the background.
+/// What cannot be given back then is tried again, as with a [`ScsiMount`](crate::ScsiMount).
 #[derive(Debug)]
 pub struct CombinedLayers {
     held: Held,
@@ -42,7 +43,9 @@ impl CombinedLayers {
         &self.root
     }
 
-    /// Has the guest take them apart. Cancel-safe: it goes on.
+    /// Has the guest take them apart.
+    ///
+    /// Cancel-safe, as [`ScsiMount::release`](crate::ScsiMount::release).
     ///
     /// # Errors
     /// [`UvmError::Resource`]: the guest did not do it; this can be called again.

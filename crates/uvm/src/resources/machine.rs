@@ -16,7 +16,7 @@
 //! taken out by a change. Other things are their own only part.
 //!
 //! Counts change after success, never before. Who asks for what is being attached waits for it, and shares its result; who
-//! wants something that cannot be decided yet is kept, and asks again.
+//! wants something that cannot be decided yet is kept, and asks again: also who releases, in turn, what is going.
 //! What happens is told as [`Effect`]s, which the VM's driver carries out.
 
 use std::collections::{BTreeMap, HashMap};
@@ -133,6 +133,14 @@ impl<K: Clone + Hash + Ord, W, R> Machine<K, W, R> {
     pub(crate) fn attached_plan(&self, id: EntryId) -> Option<&Arc<Plan>> {
         let entry = self.entries.get(&id)?;
         matches!(entry.state, State::Attached { .. } | State::Changing { .. }).then_some(&entry.plan)
+    }
+
+    /// What is left half attached was attached for this part, or somebody had that last; `None` if it is not.
+    pub(crate) fn broken_part(&self, id: EntryId) -> Option<&K> {
+        match &self.entries.get(&id)?.state {
+            State::Broken { part, .. } => Some(part),
+            _ => None,
+        }
     }
 
     /// Whether it is going, or changing: what is asked for then is asked again when that is done, and need not fit what is.
@@ -317,6 +325,21 @@ impl<K: Clone + Hash + Ord, W, R> Machine<K, W, R> {
         };
         entry.state = State::Detaching { part, was_broken, waiter, kept: Vec::new() };
         Some(Effect::Detach(id, Arc::clone(&entry.plan), progress))
+    }
+
+    /// The same, for one who is told only once it is known: while the thing goes, that may yet fail.
+    pub(crate) fn release_in_turn(
+        &mut self,
+        id: EntryId,
+        part: K,
+        less: Option<Step>,
+        waiter: W,
+    ) -> Option<Effect<K, W, R>> {
+        if let Some(State::Detaching { kept, .. }) = self.entries.get_mut(&id).map(|entry| &mut entry.state) {
+            kept.push(Kept::Release(id, part, Some(waiter)));
+            return None;
+        }
+        self.release(id, part, less, Some(waiter))
     }
 
     /// A detach has ended.

@@ -131,8 +131,11 @@ impl World {
             parts.remove(&part);
             step_to(&parts)
         });
-        let effects = self.machine.release(id, part, less, waiter).into_iter().collect();
-        self.carry_out(effects);
+        let effect = match waiter {
+            Some(waiter) => self.machine.release_in_turn(id, part, less, waiter),
+            None => self.machine.release(id, part, less, None),
+        };
+        self.carry_out(effect.into_iter().collect());
     }
 
     fn carry_out(&mut self, effects: Vec<Effect<u8, u32, (u8, u8)>>) {

@@ -6,9 +6,9 @@
 //! | `effect`, `counts` | what the machine wants done; who has which part of a thing |
 //! | `plan` | how a thing is plugged in and unplugged, and undone |
 //! | `wanted`, `limits` | what is asked for, and what tells things apart; what the VM was created with |
-//! | `table` | what is asked for, matched with what is there; places |
-//! | `waiter` | who waits for a thing or its end, and what is given back after that |
-//! | `held` | a caller's count of a thing |
+//! | `table` | what is asked for, matched with what is there; places; what is nobody's any more |
+//! | `waiter` | who waits for a thing or its end, and what follows |
+//! | `held`, `owner` | a caller's count of a thing; whose it is while it is given back |
 //! | `scsi`, `disk_options`, `resize`, `vpmem`, `plan9`, `virtio_fs`, `vsmb`, `pipe`, `layers`, `vpci`, `network`, `share` | the kinds |
 
 mod counts;
@@ -20,6 +20,7 @@ mod layers;
 mod limits;
 mod machine;
 mod network;
+mod owner;
 mod pipe;
 mod places;
 mod plan;
@@ -51,7 +52,8 @@ pub use vsmb::VsmbShare;
 pub(crate) use effect::{Effect, EntryId};
 pub(crate) use held::{Granted, Held};
 pub(crate) use limits::Limits;
+pub(crate) use owner::Owner;
 pub(crate) use plan::{AttachFailed, Connection, DetachFailed, Ends, Plan, Step};
-pub(crate) use table::{Attached, Effects, Table};
+pub(crate) use table::{Attached, Effects, Table, Told};
 pub(crate) use waiter::{Count, Waiter};
 pub(crate) use wanted::{Key, Wanted};

@@ -127,6 +127,7 @@ fn pipe_name(path: &str) -> &str {
 const PIPE_PREFIX: &str = r"\\.\pipe\";
 
 /// A named pipe, or a Unix socket, that the guest can reach. Dropping it gives it back in the background; the last one removes it.
+/// What cannot be given back then is tried again, as with a [`ScsiMount`](crate::ScsiMount).
 #[derive(Debug)]
 pub struct PipeMount {
     held: Held,
@@ -146,7 +147,9 @@ impl PipeMount {
     }
 
     /// Gives it back; the last one removes it. On QEMU the guest's socket is gone then, and connections that came by it are
-    /// cut. Cancel-safe: it goes on.
+    /// cut.
+    ///
+    /// Cancel-safe, as [`ScsiMount::release`](crate::ScsiMount::release).
     ///
     /// # Errors
     /// [`UvmError::Resource`]: the guest or the host did not let go; this can be called again.

@@ -97,6 +97,7 @@ pub(super) fn plan(share: &Plan9ShareOptions, number: u64) -> Plan {
 }
 
 /// A 9P share that is mounted in the guest. Dropping it removes it in the background.
+/// What cannot be given back then is tried again, as with a [`ScsiMount`](crate::ScsiMount).
 #[derive(Debug)]
 pub struct Plan9Share {
     pub(super) held: Held,
@@ -109,7 +110,9 @@ impl Plan9Share {
         &self.guest_path
     }
 
-    /// Has the guest unmount it, and removes it. Cancel-safe: it goes on.
+    /// Has the guest unmount it, and removes it.
+    ///
+    /// Cancel-safe, as [`ScsiMount::release`](crate::ScsiMount::release).
     ///
     /// # Errors
     /// [`UvmError::Resource`]: the guest or the host did not let go; this can be called again.

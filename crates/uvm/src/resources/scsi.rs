@@ -135,7 +135,9 @@ fn guest_path(plan: &Plan) -> Option<&str> {
     Some(path.as_str()).filter(|path| !path.is_empty())
 }
 
-/// A SCSI disk that is attached. Dropping it gives it back in the background; the last one detaches the disk.
+/// A SCSI disk that is attached. Dropping it gives it back in the background; the last one detaches the disk. If guest or host
+/// do not let go then, which the log tells, the disk is nobody's: that is tried again when something is added to the VM the next
+/// time, and whoever adds the same disk, or removes it by its path, has it instead.
 #[derive(Debug)]
 pub struct ScsiMount {
     pub(super) held: Held,
@@ -171,10 +173,12 @@ impl ScsiMount {
 
     /// Gives it back; the last one has the guest let go and detaches the disk: then slot and file are free.
     ///
-    /// Cancel-safe: it goes on.
+    /// Cancel-safe: it goes on. Calling this again waits for that and tells what becomes of it, also if it has ended by then:
+    /// after success [`ResourceError::NotAttached`] follows only once somebody was told of it, and what failed is begun again.
     ///
     /// # Errors
-    /// [`UvmError::Resource`]: the guest or the host did not let go; this can be called again.
+    /// [`UvmError::Resource`]: the guest or the host did not let go; this can be called again, and dropping the handle tries it
+    /// again, too.
     pub async fn release(&self) -> Result<(), UvmError> {
         self.held.release().await
     }

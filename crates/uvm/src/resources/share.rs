@@ -132,6 +132,7 @@ pub(super) fn plan(mapped: &Mapped) -> Plan {
 }
 
 /// Something of the host that the guest sees. Dropping it removes it in the background.
+/// What cannot be given back then is tried again, as with a [`ScsiMount`](crate::ScsiMount).
 #[derive(Debug)]
 pub struct Share {
     held: Held,
@@ -151,7 +152,9 @@ impl Share {
         self.way
     }
 
-    /// Has the guest let go of it, and removes what it comes from if nobody else has that. Cancel-safe: it goes on.
+    /// Has the guest let go of it, and removes what it comes from if nobody else has that.
+    ///
+    /// Cancel-safe, as [`ScsiMount::release`](crate::ScsiMount::release).
     ///
     /// # Errors
     /// [`UvmError::Resource`]: the guest or the host did not let go; this can be called again.

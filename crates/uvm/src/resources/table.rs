@@ -1,8 +1,10 @@
-//! What is asked for, matched with what is there.
+//! What is asked for, matched with what is there; and what nobody has any more, though it could not be unplugged.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
 use uvm_platform::{PlatformError, PlatformVm};
 use uvm_wire::negotiate::GuestOs;
 
@@ -12,7 +14,7 @@ use super::limits::Limits;
 use super::machine::Machine;
 use super::places::Places;
 use super::plan::{AttachFailed, DetachFailed, Plan, Step};
-use super::waiter::{Count, GivenBack, Waiter};
+use super::waiter::{Count, Follows, Reply, Waiter};
 use super::wanted::{Key, Wanted};
 use super::{ResourceError, layers, network, pipe, plan9, resize, scsi, share, virtio_fs, vpci, vpmem, vsmb};
 
@@ -25,9 +27,14 @@ pub(crate) struct Attached {
 
 pub(crate) type Effects = Vec<Effect<Key, Waiter, Wanted>>;
 
+/// One who names what is to be released is told here.
+pub(crate) type Told = oneshot::Sender<Result<(), ResourceError>>;
+
 /// All things of one VM.
 pub(crate) struct Table {
     machine: Machine<Key, Waiter, Wanted>,
+    /// Counts that could not be given back and that nobody has any more, and what each stands on.
+    nobodys: BTreeMap<Count, Option<Count>>,
     vm: Arc<dyn PlatformVm>,
     pub(super) limits: Limits,
     pub(super) scsi: Places<EntryId>,
@@ -69,6 +76,7 @@ impl Table {
         let (root_disk, scratch_disk) = (limits.root_disk.clone(), limits.scratch_disk.clone());
         let mut table = Self {
             machine: Machine::default(),
+            nobodys: BTreeMap::new(),
             vm,
             limits,
             scsi,
@@ -95,8 +103,22 @@ impl Table {
         table
     }
 
-    /// Somebody asks for a thing.
+    /// Somebody asks for a thing. With that, what is nobody's is tried to be given back once more: what is left half attached
+    /// before, so that it can be had anew, and the rest after, so that whoever asks for the same has it instead.
     pub(crate) fn ask(&mut self, wanted: Wanted, waiter: Waiter) -> Effects {
+        let nobodys = self.nobodys.clone().into_iter().map(|(count, under)| {
+            let is_broken = self.machine.broken_part(count.id).is_some();
+            (is_broken, count.clone(), Waiter::nobody(count, under))
+        });
+        let (broken, whole): (Vec<_>, Vec<_>) = nobodys.partition(|(is_broken, ..)| *is_broken);
+        let mut effects = Effects::new();
+        effects.extend(broken.into_iter().flat_map(|(_, count, nobody)| self.release(count, nobody)));
+        effects.extend(self.ask_once(wanted, waiter));
+        effects.extend(whole.into_iter().flat_map(|(_, count, nobody)| self.release(count, nobody)));
+        effects
+    }
+
+    fn ask_once(&mut self, wanted: Wanted, waiter: Waiter) -> Effects {
         match self.look(&wanted) {
             Err(error) => vec![Effect::Fail(waiter, Box::new(error))],
             Ok(Found::Same(id, part)) => self.machine.join(id, part, wanted, waiter).into_iter().collect(),
@@ -229,25 +251,38 @@ impl Table {
         Some(Attached { count, plan })
     }
 
-    /// Hands what is attached to the waiter, who has this count of it.
+    /// Hands what is attached to the waiter, who has this count of it. One that is nobody's goes for that.
     pub(crate) fn grant(&mut self, count: Count, waiter: Waiter) -> Effects {
-        let given_back = match self.attached_by(count) {
-            Some(attached) => waiter.grant(attached),
-            None => waiter.fail(ResourceError::NotAttached),
+        let mut effects = match self.attached_by(count.clone()) {
+            Some(attached) => self.follow(waiter.grant(attached)),
+            None => self.follow(waiter.fail(ResourceError::NotAttached)),
         };
-        self.give_back(given_back)
+        if let Some(under) = self.nobodys.get(&count).cloned() {
+            effects.extend(self.release(count.clone(), Waiter::nobody(count, under)));
+        }
+        effects
     }
 
     /// What follows from what a waiter was told.
-    pub(crate) fn give_back(&mut self, given_back: GivenBack) -> Effects {
-        given_back.map(|(count, waiter)| self.release(count, waiter)).unwrap_or_default()
+    pub(crate) fn follow(&mut self, follows: Follows) -> Effects {
+        match follows {
+            Follows::Nothing => Effects::new(),
+            Follows::GiveBack(count, waiter) => self.release(count, waiter),
+            Follows::Nobodys { count, under, why } => {
+                let (what, error) = (&count.part, crate::error::chain(&why));
+                tracing::warn!(?what, error, "what nobody has any more could not be given back, and stays for now");
+                self.nobodys.insert(count, under);
+                Effects::new()
+            }
+        }
     }
 
     /// What could not be decided before.
     pub(crate) fn retry(&mut self, kept: Kept<Key, Waiter, Wanted>) -> Effects {
         match kept {
-            Kept::Ask(wanted, waiter) => self.ask(wanted, waiter),
-            Kept::Release(id, part, waiter) => self.release(Count { id, part }, waiter),
+            Kept::Ask(wanted, waiter) => self.ask_once(wanted, waiter),
+            Kept::Release(id, part, Some(waiter)) => self.release(Count { id, part }, waiter),
+            Kept::Release(_, _, None) => Effects::new(),
         }
     }
 
@@ -258,36 +293,44 @@ impl Table {
         Some(self.machine.keys().filter(is_in).cloned().collect())
     }
 
-    /// One who has the thing, or a part of it, gives it up.
-    pub(crate) fn release(&mut self, count: Count, waiter: Option<Waiter>) -> Effects {
+    /// One who has the thing, or a part of it, gives it up. While it goes it is not known yet whether there is anything to give
+    /// up.
+    pub(crate) fn release(&mut self, count: Count, mut waiter: Waiter) -> Effects {
+        if let Some(under) = self.nobodys.remove(&count) {
+            waiter.takes_nobodys(under);
+        }
         let Count { id, part } = count;
         let less = self.machine.plan(id).and_then(|plan| vsmb::without(&part, plan, |path| self.path(path)));
-        self.machine.release(id, part, less, waiter).into_iter().collect()
+        self.machine.release_in_turn(id, part, less, waiter).into_iter().collect()
     }
 
     /// The same, by its key.
-    pub(crate) fn release_key(&mut self, key: Key, waiter: Waiter) -> Effects {
+    pub(crate) fn release_key(&mut self, key: Key, reply: Told) -> Effects {
         if let Key::Namespace(namespace) = &key
             && let Some(adapters) = self.adapters(namespace).map(|adapters| adapters.len()).filter(|count| *count > 0)
         {
-            return vec![Effect::Fail(waiter, Box::new(ResourceError::NamespaceInUse { adapters }))];
+            // A caller that gave up does not want the answer.
+            let _ = reply.send(Err(ResourceError::NamespaceInUse { adapters }));
+            return Effects::new();
         }
         let count = self.machine.find_part(&key).map(|id| Count { id, part: key });
-        self.release_found(count, waiter)
+        self.release_found(count, reply)
     }
 
     /// The same, of the layers that were combined at `root` last.
-    pub(crate) fn release_layers(&mut self, root: &str, waiter: Waiter) -> Effects {
+    pub(crate) fn release_layers(&mut self, root: &str, reply: Told) -> Effects {
         let id = self.machine.last(|key| matches!(key, Key::Layers(of, _) if of == root));
         let count = id.and_then(|id| self.machine.key(id).map(|key| Count { id, part: key.clone() }));
-        self.release_found(count, waiter)
+        self.release_found(count, reply)
     }
 
-    fn release_found(&mut self, count: Option<Count>, waiter: Waiter) -> Effects {
-        match count {
-            Some(count) => self.release(count, Some(waiter)),
-            None => vec![Effect::Fail(waiter, Box::new(ResourceError::NotAttached))],
-        }
+    fn release_found(&mut self, count: Option<Count>, reply: Told) -> Effects {
+        let Some(count) = count else {
+            let _ = reply.send(Err(ResourceError::NotAttached));
+            return Effects::new();
+        };
+        let reply = Reply::Caller { reply, is_nobodys: false };
+        self.release(count.clone(), Waiter::Release { count, reply, under: None })
     }
 
     pub(crate) fn attached(&mut self, id: EntryId, result: Result<(), AttachFailed>) -> Effects {
@@ -298,7 +341,12 @@ impl Table {
             // Nobody was asked.
             self.next_plan9 = number;
         }
-        self.machine.attached(id, result)
+        let effects = self.machine.attached(id, result);
+        if let Some(part) = self.machine.broken_part(id) {
+            // Whoever asked for it has no handle.
+            self.nobodys.insert(Count { id, part: part.clone() }, None);
+        }
+        effects
     }
 
     pub(crate) fn changed(&mut self, id: EntryId, result: Result<(), ResourceError>) -> Effects {
@@ -321,6 +369,7 @@ impl Table {
         self.scsi = Places::new(self.scsi.count());
         self.vpmem = Places::new(self.vpmem.count());
         self.pci = Places::new(self.pci.count());
+        self.nobodys.clear();
         self.machine.clear()
     }
 }

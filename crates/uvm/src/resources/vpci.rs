@@ -53,6 +53,7 @@ pub(super) fn plan(
 const CHANNEL_CLASS: &str = "{44c4f61d-4444-4400-9d52-802e27ede19f}";
 
 /// A PCI device of the host that the VM has. Dropping it gives it back in the background; the last one takes it from the VM.
+/// What cannot be given back then is tried again, as with a [`ScsiMount`](crate::ScsiMount).
 #[derive(Debug)]
 pub struct VpciDevice {
     held: Held,
@@ -78,7 +79,9 @@ impl VpciDevice {
         format!("VMBUS\\{CHANNEL_CLASS}\\{{{}}}", self.vmbus_guid())
     }
 
-    /// Gives it back; the last one takes it from the VM. Cancel-safe: it goes on.
+    /// Gives it back; the last one takes it from the VM.
+    ///
+    /// Cancel-safe, as [`ScsiMount::release`](crate::ScsiMount::release).
     ///
     /// # Errors
     /// [`UvmError::Resource`]: the host did not take it; this can be called again.

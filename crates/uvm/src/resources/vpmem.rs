@@ -107,6 +107,7 @@ pub enum LayerMechanism {
 }
 
 /// A memory-backed layer that is attached. Dropping it gives it back in the background; the last one detaches the layer.
+/// What cannot be given back then is tried again, as with a [`ScsiMount`](crate::ScsiMount).
 #[derive(Debug)]
 pub struct VpmemMount {
     held: Held,
@@ -132,7 +133,9 @@ impl VpmemMount {
         &self.mechanism
     }
 
-    /// Gives it back; the last one has the guest unmount and detaches the layer. Cancel-safe: it goes on.
+    /// Gives it back; the last one has the guest unmount and detaches the layer.
+    ///
+    /// Cancel-safe, as [`ScsiMount::release`](crate::ScsiMount::release).
     ///
     /// On QEMU a layer that came as memory stays mapped while the VM lives, unseen by its guest, and is there at once when
     /// the same image is added again; [`UtilityVm::add_closing_vpmem`] avoids that.

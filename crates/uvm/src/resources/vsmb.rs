@@ -130,6 +130,7 @@ fn without_separator(directory: PathBuf) -> PathBuf {
 
 /// A directory or file that is shared with a Windows guest. Dropping it gives it back in the background; the last one
 /// removes it.
+/// What cannot be given back then is tried again, as with a [`ScsiMount`](crate::ScsiMount).
 #[derive(Debug)]
 pub struct VsmbShare {
     pub(super) held: Held,
@@ -149,7 +150,7 @@ impl VsmbShare {
     }
 
     /// Gives it back: the last one of a file hides the file from the guest, the last one of a share removes that.
-    /// Cancel-safe: it goes on.
+    /// Cancel-safe, as [`ScsiMount::release`](crate::ScsiMount::release).
     ///
     /// # Errors
     /// [`UvmError::Resource`]: the host did not do it; this can be called again.

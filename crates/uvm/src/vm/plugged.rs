@@ -4,7 +4,6 @@
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use tokio::sync::oneshot::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -19,16 +18,16 @@ use crate::error::UvmError;
 use crate::options::GuestConnection;
 use crate::resources::{
     AttachFailed, Attached, Connection, Count, DetachFailed, Effect, Effects, Ends, EntryId, Granted, Held, Key,
-    Limits, Plan, ResourceError, Table, Waiter, Wanted,
+    Limits, Owner, Plan, ResourceError, Table, Told, Waiter, Wanted,
 };
 
 /// What handles ask.
 pub(crate) enum Request {
     Attach { wanted: Wanted, waiter: Waiter },
     Find { key: Key, waiter: Waiter },
-    Release { count: Count, waiter: Option<Waiter> },
-    ReleaseKey { key: Key, waiter: Waiter },
-    ReleaseLayers { root: String, waiter: Waiter },
+    Release { count: Count, waiter: Waiter },
+    ReleaseKey { key: Key, reply: Told },
+    ReleaseLayers { root: String, reply: Told },
     Adapters { namespace: String, reply: oneshot::Sender<Result<Option<Vec<Key>>, ResourceError>> },
 }
 
@@ -75,8 +74,8 @@ impl Driver {
         let effects = match request {
             Request::Attach { wanted, waiter } => table.ask(wanted, waiter),
             Request::Release { count, waiter } => table.release(count, waiter),
-            Request::ReleaseKey { key, waiter } => table.release_key(key, waiter),
-            Request::ReleaseLayers { root, waiter } => table.release_layers(&root, waiter),
+            Request::ReleaseKey { key, reply } => table.release_key(key, reply),
+            Request::ReleaseLayers { root, reply } => table.release_layers(&root, reply),
             Request::Adapters { namespace, reply } => {
                 // A caller that gave up does not want the answer.
                 let _ = reply.send(Ok(table.adapters(&namespace)));
@@ -141,8 +140,8 @@ impl Driver {
                     });
                 }
                 Effect::Grant(id, part, waiter) => effects.extend(table.grant(Count { id, part }, waiter)),
-                Effect::Fail(waiter, error) => effects.extend(table.give_back(waiter.fail(*error))),
-                Effect::Released(waiter) => effects.extend(table.give_back(waiter.released())),
+                Effect::Fail(waiter, error) => effects.extend(table.follow(waiter.fail(*error))),
+                Effect::Released(waiter) => effects.extend(table.follow(waiter.released())),
                 Effect::Retry(kept) => effects.extend(table.retry(kept)),
                 Effect::Freed(id) => table.freed(id),
             }
@@ -192,20 +191,20 @@ impl UtilityVm {
         let (vm, requests) = (self.inner.id.clone(), self.inner.requests.downgrade());
         let mut granted = Granted { answer, under: under.clone(), requests: requests.clone() };
         let Attached { count, plan } = self.inner.ask_for("add", &what, request, &mut granted.answer).await?;
-        Ok(Held { vm, count, under, what, plan, requests, is_released: AtomicBool::new(false) })
+        Ok(Held { vm, count, under, what, plan, requests, owner: Owner::handle() })
     }
 
     /// Gives one count back of the thing with this key.
     pub(crate) async fn detach(&self, what: String, key: Key) -> Result<(), UvmError> {
         let (reply, answer) = oneshot::channel();
-        let request = Request::ReleaseKey { key, waiter: Waiter::release(reply) };
+        let request = Request::ReleaseKey { key, reply };
         self.inner.ask_for("remove", &what, request, answer).await
     }
 
     /// Takes apart what was combined at `root` last.
     pub(crate) async fn detach_layers(&self, what: String, root: &str) -> Result<(), UvmError> {
         let (reply, answer) = oneshot::channel();
-        let request = Request::ReleaseLayers { root: root.to_owned(), waiter: Waiter::release(reply) };
+        let request = Request::ReleaseLayers { root: root.to_owned(), reply };
         self.inner.ask_for("remove", &what, request, answer).await
     }
 

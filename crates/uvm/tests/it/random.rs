@@ -15,7 +15,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use uvm::{ResourceError, UvmError};
 use uvm_testkit::memory::{KINDS, Kind};
 
-use crate::scene::Scene;
+use crate::scene::{Scene, Thing};
 use crate::support::{TestResult, chain};
 
 use books::Books;
@@ -119,7 +119,7 @@ impl Run {
             shared.release_at_last(item).await?;
         }
         shared.model.counts_agree()?;
-        shared.remove_what_is_left().await?;
+        shared.give_back_what_is_left().await?;
         let books = Books::of(&shared.scene, shared.model.hangs(), shared.model.ignored())?;
         books.are_empty()?;
         // The lowest places are free again. Faults may still lie in wait.
@@ -152,12 +152,15 @@ impl Shared {
                     self.release(item).await?;
                 }
             }
+            Operation::GiveUp(at, milliseconds) => {
+                if let Some(item) = model.take(at) {
+                    let limit = Duration::from_millis(milliseconds);
+                    self.given_up(item, limit).await?;
+                }
+            }
             Operation::Drop(at) => {
-                // What nobody can name could not be released if that went wrong.
-                match model.take(at) {
-                    Some(item) if !has_faults || item.has_a_name() => model.dropped(item),
-                    Some(item) => self.release(item).await?,
-                    None => {}
+                if let Some(item) = model.take(at) {
+                    model.dropped(item);
                 }
             }
             Operation::Remove(thing, which) => match model::remove(scene, thing, which).await {
@@ -183,8 +186,23 @@ impl Shared {
         Ok(())
     }
 
-    async fn release(&self, mut item: Item) -> TestResult {
-        match item.handle.release().await {
+    async fn release(&self, item: Item) -> TestResult {
+        let outcome = item.handle.release().await;
+        self.released(item, outcome).await
+    }
+
+    /// Whoever waits no longer still has the handle: the outcome is told to the next who releases it.
+    async fn given_up(&self, mut item: Item, limit: Duration) -> TestResult {
+        if let Ok(outcome) = tokio::time::timeout(limit, item.handle.release()).await {
+            return self.released(item, outcome).await;
+        }
+        item.is_sound = false;
+        self.model.has(item);
+        Ok(())
+    }
+
+    async fn released(&self, mut item: Item, outcome: Result<(), UvmError>) -> TestResult {
+        match outcome {
             Ok(()) => {
                 let again = item.handle.release().await.err().ok_or("it was released twice")?;
                 assert!(is_not_attached(&again), "{again:?}");
@@ -225,22 +243,15 @@ impl Shared {
         Err(format!("{:?} cannot be released", item.thing).into())
     }
 
-    /// What has a name and nobody, because something went wrong in the background.
-    async fn remove_what_is_left(&self) -> TestResult {
-        for (thing, which) in plan::named() {
-            let mut tries = 0;
-            loop {
-                match model::remove(&self.scene, thing, which).await {
-                    Some(Ok(())) => self.model.unowned(thing, which)?,
-                    Some(Err(error)) if is_not_attached(&error) => break,
-                    Some(Err(error)) => {
-                        self.may_fail(&error)?;
-                        tries += 1;
-                        assert!(tries <= self.model.planted(), "{thing:?} {which} cannot be removed: {error:?}");
-                    }
-                    None => break,
-                }
+    /// What nobody has, because something went wrong in the background, is tried again whenever something is added: as often as
+    /// there are faults that may lie in wait.
+    async fn give_back_what_is_left(&self) -> TestResult {
+        for _ in 0..=self.model.planted() {
+            match Thing::BareDisk.add(&self.scene.vm, &self.scene.host, "z").await {
+                Ok(disk) => drop(disk),
+                Err(error) => self.may_fail(&error)?,
             }
+            tokio::time::sleep(Duration::from_secs(300)).await;
         }
         Ok(())
     }

@@ -147,20 +147,6 @@ impl Model {
         if item.has_a_name() { Ok(()) } else { Err(format!("nobody can have taken {:?}", item.thing).into()) }
     }
 
-    /// Something was there that nobody has any more: only what went wrong leaves such.
-    pub(super) fn unowned(&self, thing: Thing, which: &'static str) -> TestResult {
-        let key = Key::of(thing, which);
-        let mut state = self.lock();
-        let known = state.known.entry(key).or_default();
-        match known.suspects.checked_sub(1) {
-            Some(left) => {
-                known.suspects = left;
-                Ok(())
-            }
-            None => Err(format!("{key:?} was there, and nobody had it: {known:?}").into()),
-        }
-    }
-
     /// Nobody has anything any more: each count that was taken by name was somebody's, who found it gone, or nobody's. What
     /// went wrong explains the rest: who releases something while its removal is about to fail finds it gone, too.
     pub(super) fn counts_agree(&self) -> TestResult {

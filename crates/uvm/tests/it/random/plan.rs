@@ -14,6 +14,8 @@ pub(super) enum Operation {
     Add(Thing, &'static str),
     /// Of what people have, the one at this place, counted round.
     Release(usize),
+    /// The same, and it is waited for no longer than so many milliseconds.
+    GiveUp(usize, u64),
     Drop(usize),
     /// By its name, whoever has it.
     Remove(Thing, &'static str),
@@ -69,8 +71,9 @@ fn operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
         2 => (0..20_u64).prop_map(Operation::Pause),
         10 => (thing(), which()).prop_map(|(thing, which)| Operation::Add(thing, which)),
-        7 => any::<usize>().prop_map(Operation::Release),
-        1 => any::<usize>().prop_map(Operation::Drop),
+        5 => any::<usize>().prop_map(Operation::Release),
+        2 => (any::<usize>(), 0..8_u64).prop_map(|(at, milliseconds)| Operation::GiveUp(at, milliseconds)),
+        2 => any::<usize>().prop_map(Operation::Drop),
         1 => (thing(), which()).prop_map(|(thing, which)| Operation::Remove(thing, which)),
         2 => (any::<usize>(), fault).prop_map(|(number, fault)| Operation::HostFault(number, fault)),
         2 => (0..4_usize, oddity).prop_map(|(after, oddity)| Operation::GuestFault(after, oddity)),
@@ -80,15 +83,7 @@ fn operation() -> impl Strategy<Value = Operation> {
 /// The names of files, pipes and devices, few, so that they are shared.
 pub(super) const FILES: [&str; 3] = ["x", "y", "z"];
 
-/// What can be removed by its name.
-pub(super) fn named() -> impl Iterator<Item = (Thing, &'static str)> {
-    let things = [Thing::BareDisk, Thing::Layer, Thing::Pipe];
-    let of = |thing| FILES.into_iter().map(move |which| (thing, which));
-    things.into_iter().flat_map(of).chain([(Thing::Layers, "x")])
-}
-
-/// The words of a call that can go wrong. Undoing the addition of something that has no name is not among them: what that
-/// leaves could be released by nobody.
+/// The words of a call that can go wrong.
 pub(super) fn fault(kind: Kind, number: usize) -> &'static str {
     let words: &[&str] = match kind {
         Kind::Fake => &FAKE,
@@ -97,7 +92,7 @@ pub(super) fn fault(kind: Kind, number: usize) -> &'static str {
     words[number % words.len()]
 }
 
-const FAKE: [&str; 12] = [
+const FAKE: [&str; 15] = [
     "add scsi",
     "undo scsi",
     "remove scsi",
@@ -105,10 +100,13 @@ const FAKE: [&str; 12] = [
     "undo vpmem",
     "remove vpmem",
     "add plan9",
+    "undo plan9",
     "remove plan9",
     "add pipe",
+    "undo pipe",
     "remove pipe",
     "add pci",
+    "undo pci",
     "remove pci",
 ];
 
