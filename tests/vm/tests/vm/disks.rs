@@ -1,9 +1,11 @@
 //! SCSI disks, plugged into running guests: what is written, who may, and what is left of them.
 
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
-use uvm::{ErrorKind, ProcessSpec, ScsiDisk, ScsiMount, UtilityVm, UvmError};
+use uvm::{ErrorKind, PipeMount, ProcessSpec, ScsiDisk, ScsiMount, ShareKind, ShareOptions, UtilityVm, UvmError};
 use uvm_testkit::{TestResult, TestVm};
 
 use crate::cli::Run;
@@ -97,6 +99,61 @@ async fn a_disk_that_a_program_has_mounted_is_not_taken_from_under_it() -> TestR
         disk.release().await?;
         assert_eq!(disks_in(&vm).await?, 0);
     }
+    vm.close().await
+}
+
+#[tokio::test]
+async fn a_disk_that_was_dropped_in_use_goes_with_the_next_who_has_it() -> TestResult {
+    let images = Images::new()?;
+    let image = images.filesystem("data.img", "ext4")?;
+    let vm = TestVm::builder("dropped").boot().await?;
+    let wanted = ScsiDisk::new(&image).with_guest_path("/mnt");
+    let disk = vm.add_scsi(&wanted).await?;
+    let user = vm.create_process(&ProcessSpec::new(["sleep", "1000"]).with_cwd("/mnt")).await?;
+    drop(disk);
+    let disk = vm.add_scsi(&wanted).await?;
+    assert_eq!((disk.lun(), disks_in(&vm).await?), (Some(0), 1));
+    let error = disk.release().await.expect_err("it is in use");
+    assert!(chain(&error).contains("busy"), "{error}");
+    user.kill().await?;
+    user.wait().await?;
+    drop(user);
+    disk.release().await?;
+    assert_eq!(disks_in(&vm).await?, 0);
+    // Another VM may have it now.
+    let other = TestVm::builder("next").boot().await?;
+    other.add_scsi(&wanted).await?.release().await?;
+    other.close().await?;
+    vm.close().await
+}
+
+#[tokio::test]
+async fn names_that_are_not_unicode_are_of_different_things() -> TestResult {
+    let images = Images::new()?;
+    let vm = TestVm::builder("names").boot().await?;
+    let (mut disks, mut layers, mut pipes, mut shares) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (number, name) in [b"\xff", b"\xfe"].into_iter().enumerate() {
+        let dir = images.path("").join(OsStr::from_bytes(name));
+        std::fs::create_dir(&dir)?;
+        std::fs::write(dir.join("hello"), format!("{number}"))?;
+        let made = images.filesystem(&format!("{number}.img"), "ext4")?;
+        std::fs::copy(&made, dir.join("disk"))?;
+        std::fs::rename(&made, dir.join("layer"))?;
+        let _listener = UnixListener::bind(dir.join("socket"))?;
+        disks.push(vm.add_scsi(&ScsiDisk::new(dir.join("disk"))).await?);
+        layers.push(vm.add_vpmem(dir.join("layer")).await?);
+        pipes.push(vm.add_pipe_at(dir.join("socket"), format!("/run/sockets/{number}")).await?);
+        shares.push(vm.share(&dir, &format!("/run/shares/{number}"), true).await?);
+        let plan9 = ShareOptions::new(&dir, format!("/run/plan9/{number}")).with_kind(ShareKind::Plan9);
+        shares.push(vm.share_with(&plan9).await?);
+    }
+    assert_eq!(disks_in(&vm).await?, 2);
+    assert_ne!(layers[0].guest_path(), layers[1].guest_path());
+    assert_eq!(
+        pipes.iter().map(PipeMount::guest_path).collect::<Vec<_>>(),
+        [Some("/run/sockets/0"), Some("/run/sockets/1")]
+    );
+    assert_eq!(sh(&vm, "cat /run/shares/*/hello /run/plan9/*/hello").await?, "0101");
     vm.close().await
 }
 

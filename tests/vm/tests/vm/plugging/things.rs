@@ -213,15 +213,19 @@ impl Things {
         names(refused.err(), "/proc/version")
     }
 
-    /// A disk that somebody in the guest uses cannot be removed, is still of use, and can be removed later.
+    /// A disk that somebody in the guest uses cannot be removed, is still of use, and can be removed later, by whoever has it then.
     pub(super) async fn is_busy(&self, vm: &UtilityVm, task: usize) -> TestResult {
         let (own, _) = self.own.get(task).ok_or("no such task")?;
         let path = format!("{MOUNTED}/own-{task}");
-        let disk = vm.add_scsi(&ScsiDisk::new(own).with_guest_path(&path)).await?;
+        let wanted = ScsiDisk::new(own).with_guest_path(&path);
+        let disk = vm.add_scsi(&wanted).await?;
         let spec = ProcessSpec::new(["sleep", "1000"]).with_cwd(&path);
         let user = vm.create_process(&spec).await?;
         let released = tokio::time::timeout(BOUND, disk.release()).await?;
         names(released.err(), "busy")?;
+        // Nor in the background: whoever adds it then has it.
+        drop(disk);
+        let disk = vm.add_scsi(&wanted).await?;
         sh(vm, &format!("echo used > {path}/used && rm {path}/used")).await?;
         user.kill().await?;
         user.wait().await?;
