@@ -4,9 +4,6 @@
 //! somebody else by then. They are started without it: a program on a share of the host may take long to open, and what
 //! answers for that share must go on. So a process may end before it is entered; while one is being started, the ends of
 //! those that nobody knows are kept.
-//!
-//! Starts themselves go one after the other: the C library holds a lock of the whole process from the fork to the exec, so a
-//! program on a share that stalls holds up the starts that come after it, though nothing else.
 
 use std::collections::HashMap;
 use std::io;

@@ -373,7 +373,7 @@ async fn what_lies_in_a_disk_of_the_command_is_seen_in_whatever_order_it_is_name
     let (source, socket) = (images.path("source"), images.path("socket"));
     std::fs::create_dir(&source)?;
     std::fs::write(source.join("file"), "shared\n")?;
-    let _listener = std::os::unix::net::UnixListener::bind(&socket)?;
+    let _listener = UnixListener::bind(&socket)?;
     let share = format!("{}:/data/src", source.display());
     let socket = format!("{}:/data/s.sock", socket.display());
     let disk = format!("{}:/data", image.display());

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use uvm_testkit::TestResult;
@@ -59,7 +60,7 @@ async fn a_command_has_the_layers_for_its_root() -> TestResult {
     assert!((std::fs::read(&base)?, std::fs::read(&top)?) == before, "an image was written");
 
     let socket = images.path("socket");
-    let _listener = std::os::unix::net::UnixListener::bind(&socket)?;
+    let _listener = UnixListener::bind(&socket)?;
     let (file, directory) = (content.join("hello").display().to_string(), content.display().to_string());
     let (disk, socket) = (images.path("data.img").display().to_string(), socket.display().to_string());
     for (option, path, at) in [

@@ -219,6 +219,30 @@ async fn programs_end_while_a_share_is_waited_for() -> TestResult {
 }
 
 #[tokio::test]
+async fn a_program_that_does_not_come_from_its_share_keeps_no_other_from_starting() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let vm = TestVm::builder("fs-starts").with(|options| options.deadlines.rpc = 10 * BOUNDED).boot().await?;
+    let share = vm.share_with(&by_device(dir.path(), "/run/share")).await?;
+    let helper = the_helper(&vm)?;
+    // The agent finds it. What the kernel looks for then, to run it, is on the share.
+    sh(&vm, "echo '#!/run/share/interpreter' > /run/script; chmod +x /run/script").await?;
+    stop_helper(helper).await?;
+    let (waits, waiting) = (vm.clone(), ProcessSpec::new(["/run/script"]));
+    let mut waiting = tokio::spawn(async move { waits.create_process(&waiting).await.map(drop) });
+    let asked = "until grep -qs -e request_wait_answer -e fuse_ /proc/[0-9]*/wchan; do sleep 0.05; done";
+    tokio::select! {
+        asked = within("a request that waits", sh(&vm, asked)) => drop(asked??),
+        answered = &mut waiting => panic!("nobody answers: {answered:?}"),
+    }
+    assert_eq!(within("another program", sh(&vm, "echo starts")).await??, "starts\n");
+    assert!(!waiting.is_finished());
+    send(helper, Signal::CONT)?;
+    assert_eq!(within("an answer", waiting).await??.expect_err("there is none").kind(), ErrorKind::NotFound);
+    share.release().await?;
+    vm.close().await
+}
+
+#[tokio::test]
 async fn a_vm_goes_on_where_nobody_takes_a_share_over() -> TestResult {
     let images = Images::new()?;
     let image = images.filesystem("disk.img", "ext4")?;
