@@ -82,9 +82,12 @@ impl Fid {
         self.state().node.clone()
     }
 
-    /// The same file, under another name.
-    pub(super) fn set_node(&self, node: Node) {
-        self.state().node = node;
+    /// The same file, under another name. If the client has put the fid to use for another file meanwhile, it stays that.
+    pub(super) fn renamed(&self, node: Node) {
+        let mut state = self.state();
+        if state.node.is(&node) {
+            state.node = node;
+        }
     }
 
     pub(super) fn role(&self) -> Role {
@@ -105,7 +108,8 @@ impl Fid {
         if matches!(self.state().role, Role::Named) { Ok(()) } else { Err(Errno::INVAL) }
     }
 
-    /// Puts a fid to use. `node` is another file when that was made just now.
+    /// Puts a fid to use. `node` is another file when that was made just now. From then on it is this file's for good, so
+    /// that what is locked by it is found when it is retired.
     pub(super) fn put_to_use(&self, node: Option<Node>, role: Role) -> Result<(), Errno> {
         let mut state = self.state();
         if !matches!(state.role, Role::Named) {
@@ -241,5 +245,42 @@ impl Charge {
 impl Drop for Charge {
     fn drop(&mut self) {
         self.left.fetch_add(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::{Component, Creator, Durability, FileAccess, OpenMode, TreeOptions, WhenThere};
+
+    const MODE: OpenMode = OpenMode {
+        access: FileAccess::Write,
+        truncate: false,
+        append: false,
+        durability: Durability::Later,
+        directory: false,
+    };
+
+    /// The attack: locks are kept under the file that the fid has made, and looked for under the directory that it was.
+    #[test]
+    fn a_fid_that_has_made_a_file_while_its_directory_was_renamed_is_that_files() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("d")).unwrap();
+        let share = Share::open("s", TreeOptions::new(dir.path())).unwrap();
+        let (tree, root) = (&share.tree, share.tree.root());
+        let fid = Fid::new(Arc::clone(&share), tree.lookup(&root, Component::new(b"d").unwrap()).unwrap(), None);
+        let directory = fid.node();
+        let renamed = tree.rename_node(&directory, &root, Component::new(b"renamed").unwrap()).unwrap();
+        let name = Component::new(b"f").unwrap();
+        let made = tree.create(&directory, name, MODE, WhenThere::Fail, 0o644, Creator::default());
+        let (file, opened) = made.unwrap();
+        fid.put_to_use(Some(file.clone()), opened.into()).unwrap();
+        fid.renamed(renamed.clone());
+        assert_eq!(fid.node().id(), file.id());
+        // Without that, the new name counts.
+        let fid = Fid::new(Arc::clone(&share), directory, None);
+        fid.renamed(renamed);
+        tree.remove_node(&file).unwrap();
+        tree.remove_node(&fid.node()).unwrap();
     }
 }

@@ -72,6 +72,11 @@ impl Node {
         self.handle.kind
     }
 
+    /// Whether it is the same file, by the same descriptor.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.handle, &other.handle)
+    }
+
     pub(super) fn must_be_directory(&self) -> Result<(), Errno> {
         if self.kind() == FileKind::Directory { Ok(()) } else { Err(Errno::NOTDIR) }
     }

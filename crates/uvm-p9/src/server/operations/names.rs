@@ -153,7 +153,7 @@ pub(super) fn rename(session: &Session, fid: u32, directory: u32, name: Name<'_>
     let (directory, fid) = (session.fids.get(directory)?, session.fids.get(fid)?);
     let share = common_share(&directory, &fid)?;
     let renamed = share.tree.rename_node(&fid.node(), &directory.node(), Component::new(name.as_bytes())?)?;
-    fid.set_node(renamed);
+    fid.renamed(renamed);
     Ok(Response::Rename {}.into())
 }
 
