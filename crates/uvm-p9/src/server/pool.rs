@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::signal::{SigSet, Signal};
 use tokio::sync::mpsc;
 
 /// Jobs, and the threads that do them, first come, first served.
@@ -57,6 +58,7 @@ impl<J: Send + 'static> Pool<J> {
         }
         let shared = Arc::clone(owner);
         let spawned = thread::Builder::new().name("uvm-p9".into()).spawn(move || {
+            block_file_size_signal();
             of(&shared).work(|job| run(&shared, job));
             drop(shared);
             drop(alive);
@@ -108,5 +110,13 @@ impl<J: Send + 'static> Pool<J> {
 
     fn state(&self) -> MutexGuard<'_, State<J>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Has a write beyond the process's limit of a file's size fail (`EFBIG`), and nothing else. Unblocked, the signal that the
+/// kernel then sends to the thread ends the process, and a client says where it writes.
+fn block_file_size_signal() {
+    if let Err(error) = SigSet::from(Signal::SIGXFSZ).thread_block() {
+        tracing::warn!(%error, "a write of a 9P client beyond the limit of a file's size may end this process");
     }
 }

@@ -8,6 +8,7 @@ mod codec;
 mod connections;
 mod directories;
 mod escape;
+mod file_size;
 mod files;
 mod locks;
 mod misuse;
