@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Limits of one client, which is one connection: who serves several for one guest multiplies them. What goes beyond fails
 /// with an error, or waits. What is not limited here is what clients have in common: the descriptors of the budget that a
-/// tree draws on ([`Descriptors`](crate::tree::Descriptors)), and the locks of a share, which keep other clients out.
+/// tree draws on ([`Descriptors`](crate::tree::Descriptors)), and the locks of a file, which keep other clients out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub(crate) message_size: u32,

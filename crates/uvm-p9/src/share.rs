@@ -3,18 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use crate::server::{Locks, Session};
+use crate::server::Session;
 use crate::tree::{Tree, TreeError, TreeOptions};
 
-/// A tree under a name, and what its clients share: the locks.
+/// A tree under a name.
 ///
-/// Locks are between clients, not between them and the host's own programs: a client could hold one for good, and so stop
-/// a program of the host that asks for the same lock. `/proc/locks` shows nothing of them.
+/// Locks are between all clients of this process that lock the same file, by this share or by another one. They are not
+/// between them and the host's own programs: a client could hold one for good, and so stop a program of the host that asks
+/// for the same lock. `/proc/locks` shows nothing of them.
 #[derive(Debug)]
 pub struct Share {
     name: Vec<u8>,
     pub(crate) tree: Tree,
-    pub(crate) locks: Locks,
     clients: Mutex<Clients>,
 }
 
@@ -31,7 +31,7 @@ impl Share {
     /// Those of [`Tree::open`].
     pub fn open(name: impl Into<Vec<u8>>, tree: TreeOptions) -> Result<Arc<Self>, TreeError> {
         let tree = Tree::open(tree)?;
-        Ok(Arc::new(Self { name: name.into(), tree, locks: Locks::default(), clients: Mutex::default() }))
+        Ok(Arc::new(Self { name: name.into(), tree, clients: Mutex::default() }))
     }
 
     /// Its name.

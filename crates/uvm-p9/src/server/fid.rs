@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
+use super::locks::{FileLocks, LockCount};
 use crate::share::Share;
 use crate::tree::{Directory, File, Node, Opened, XattrMode};
 
@@ -18,9 +19,19 @@ pub(super) struct Fid {
     pub(super) uid: Option<u32>,
     /// Tells fids of all clients apart.
     pub(super) key: u64,
-    /// Whether the client has it still.
-    pub(super) alive: AtomicBool,
     state: Mutex<State>,
+    locks: Mutex<FidLocks>,
+}
+
+/// What the client has locked by a fid.
+#[derive(Debug)]
+enum FidLocks {
+    /// Nothing so far.
+    None,
+    /// Something of this file, perhaps.
+    Of(Arc<FileLocks>),
+    /// Nothing any more: the client has let go of the fid.
+    Retired,
 }
 
 #[derive(Debug)]
@@ -74,7 +85,7 @@ impl Fid {
     pub(super) fn new(share: Arc<Share>, node: Node, uid: Option<u32>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let state = Mutex::new(State { node, role: Role::Named });
-        Self { share, uid, key: NEXT.fetch_add(1, Ordering::Relaxed), alive: AtomicBool::new(true), state }
+        Self { share, uid, key: NEXT.fetch_add(1, Ordering::Relaxed), state, locks: Mutex::new(FidLocks::None) }
     }
 
     /// The file.
@@ -122,10 +133,26 @@ impl Fid {
         Ok(())
     }
 
+    /// The locks of the open file, for as long as `work` takes: the fid is not retired meanwhile. `EISDIR` and `EBADF` as
+    /// with [`file`](Self::file).
+    pub(super) fn with_locks<T>(&self, work: impl FnOnce(&FileLocks) -> Result<T, Errno>) -> Result<T, Errno> {
+        self.file()?;
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let FidLocks::None = *locks {
+            *locks = FidLocks::Of(FileLocks::of(self.node().id()));
+        }
+        match &*locks {
+            FidLocks::Of(locks) => work(locks),
+            FidLocks::None | FidLocks::Retired => Err(Errno::BADF),
+        }
+    }
+
     /// The client has it no more: its locks are released, and it gets no new ones.
-    fn retire(&self) {
-        let id = self.node().id();
-        self.share.locks.release(id, self.key, &self.alive);
+    fn retire(&self, count: &LockCount) {
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let FidLocks::Of(locks) = std::mem::replace(&mut *locks, FidLocks::Retired) {
+            locks.release(self.key, count);
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -146,12 +173,14 @@ impl From<Opened> for Role {
 #[derive(Debug)]
 pub(super) struct Fids {
     most: usize,
-    fids: Mutex<HashMap<u32, Arc<Fid>>>,
+    /// Of what is locked by them.
+    pub(super) lock_count: LockCount,
+    by_number: Mutex<HashMap<u32, Arc<Fid>>>,
 }
 
 impl Fids {
-    pub(super) fn new(most: usize) -> Self {
-        Self { most, fids: Mutex::default() }
+    pub(super) fn new(most: usize, locks: usize) -> Self {
+        Self { most, lock_count: LockCount::new(locks), by_number: Mutex::default() }
     }
 
     /// `EBADF`: there is none.
@@ -182,25 +211,25 @@ impl Fids {
                 _ => return Err(Errno::BADF),
             }
         }
-        old.retire();
+        old.retire(&self.lock_count);
         Ok(())
     }
 
     pub(super) fn remove(&self, number: u32) -> Result<Arc<Fid>, Errno> {
         let fid = self.table().remove(&number).ok_or(Errno::BADF)?;
-        fid.retire();
+        fid.retire(&self.lock_count);
         Ok(fid)
     }
 
     pub(super) fn clear(&self) {
         let fids = std::mem::take(&mut *self.table());
         for fid in fids.values() {
-            fid.retire();
+            fid.retire(&self.lock_count);
         }
     }
 
     fn table(&self) -> MutexGuard<'_, HashMap<u32, Arc<Fid>>> {
-        self.fids.lock().unwrap_or_else(PoisonError::into_inner)
+        self.by_number.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -251,6 +280,7 @@ impl Drop for Charge {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::locks::{Lock, LockKind, Locked, Owner};
     use crate::tree::{Component, Creator, Durability, FileAccess, OpenMode, TreeOptions, WhenThere};
 
     const MODE: OpenMode = OpenMode {
@@ -282,5 +312,35 @@ mod tests {
         fid.renamed(renamed);
         tree.remove_node(&file).unwrap();
         tree.remove_node(&fid.node()).unwrap();
+    }
+
+    /// A request to lock something may run while the client lets go of the fid, or goes.
+    #[test]
+    fn a_fid_that_is_let_go_of_has_no_locks_and_gets_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let share = Share::open("s", TreeOptions::new(dir.path())).unwrap();
+        let (tree, root) = (&share.tree, share.tree.root());
+        let fids = Fids::new(10, 10);
+        let lock = |fid: &Fid| {
+            let owner = Owner { session: 0, client: Box::default(), process: 1 };
+            let wanted = Lock { owner, fid: fid.key, kind: LockKind::Write, start: 0, end: 0 };
+            fid.with_locks(|locks| locks.lock(wanted, &fids.lock_count))
+        };
+        let name = Component::new(b"f").unwrap();
+        let made = tree.create(&root, name, MODE, WhenThere::Fail, 0o644, Creator::default());
+        let (file, opened) = made.unwrap();
+        let fid = Fid::new(Arc::clone(&share), root, None);
+        assert_eq!(lock(&fid), Err(Errno::BADF), "not open");
+        fid.put_to_use(Some(file.clone()), opened.into()).unwrap();
+        fids.insert(1, fid).unwrap();
+        let running = fids.get(1).unwrap();
+        assert_eq!(lock(&running), Ok(Locked::Yes));
+        fids.remove(1).unwrap();
+        let locks = FileLocks::of(file.id());
+        let owner = Owner { session: 1, client: Box::default(), process: 1 };
+        let other = Lock { owner, fid: u64::MAX, kind: LockKind::Read, start: 0, end: u64::MAX };
+        assert_eq!(locks.in_the_way(&other), None);
+        assert_eq!(lock(&running), Err(Errno::BADF));
+        assert_eq!(locks.in_the_way(&other), None);
     }
 }

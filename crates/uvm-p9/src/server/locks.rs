@@ -1,13 +1,17 @@
-//! Byte-range locks of all clients of a share.
+//! Byte-range locks of all clients of this process.
 //!
-//! A lock belongs to a process of a client: a process never blocks itself, and one that unlocks a range unlocks it
+//! A lock is on a file of the host, whichever shares lead to it: several VMs may have one directory, each by a share of its
+//! own. It belongs to a process of a client: a process never blocks itself, and one that unlocks a range unlocks it
 //! whichever way it had locked it, as POSIX has it. What a client opened by one fid never blocks itself either: Linux sends
 //! `flock` as the same request, under the number of whichever process calls it. Among its own processes a Linux client
 //! decides by itself before it asks here.
+//!
+//! The locks of each file are under a mutex of their own: whoever fills a list holds up those who lock the same file, and
+//! nobody else. There is no limit for all clients together, which one could use up for the others; each has its own.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::io::Errno;
 
@@ -65,121 +69,141 @@ pub(crate) enum Locked {
     Blocked,
 }
 
-/// The locks of a share.
-#[derive(Debug, Default)]
-pub(crate) struct Locks(Mutex<Table>);
-
-#[derive(Debug, Default)]
-struct Table {
-    /// No file is without locks.
-    files: HashMap<FileId, Vec<Lock>>,
-    /// How many each session holds.
-    held: HashMap<u64, usize>,
+/// How many locks a session holds.
+#[derive(Debug)]
+pub(crate) struct LockCount {
+    most: usize,
+    held: AtomicUsize,
 }
 
-impl Locks {
-    /// Locks a range, in place of what its owner held in it. `alive` says whether the fid is still the client's: it is
-    /// looked at under the table's own lock, as [`release`](Self::release) needs it to be.
-    pub(crate) fn lock(&self, file: FileId, wanted: Lock, alive: &AtomicBool, most: usize) -> Result<Locked, Errno> {
-        let mut table = self.table();
-        if !alive.load(Ordering::Relaxed) {
-            return Err(Errno::BADF);
+impl LockCount {
+    pub(crate) fn new(most: usize) -> Self {
+        Self { most, held: AtomicUsize::new(0) }
+    }
+
+    /// `removed` of those it holds become `added`. `ENOLCK`: that would be too many. Never fails where there are no more
+    /// than before.
+    fn change(&self, removed: usize, added: usize) -> Result<(), Errno> {
+        let changed = self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
+            let held = held - removed + added;
+            (added <= removed || held <= self.most).then_some(held)
+        });
+        changed.map(drop).map_err(|_| Errno::NOLCK)
+    }
+}
+
+/// The locks of a file.
+#[derive(Debug)]
+pub(crate) struct FileLocks {
+    file: FileId,
+    locks: Mutex<Vec<Lock>>,
+}
+
+/// Those of the files that a fid of some client has locked, or has tried to.
+static FILES: Mutex<BTreeMap<FileId, Weak<FileLocks>>> = Mutex::new(BTreeMap::new());
+
+impl FileLocks {
+    /// Those of a file. Whoever locks something holds on to this, and to the file.
+    pub(crate) fn of(file: FileId) -> Arc<Self> {
+        let mut files = files();
+        if let Some(known) = files.get(&file).and_then(Weak::upgrade) {
+            return known;
         }
-        if table.files.get(&file).is_some_and(|locks| locks.iter().any(|held| held.blocks(&wanted))) {
+        let new = Arc::new(Self { file, locks: Mutex::default() });
+        files.insert(file, Arc::downgrade(&new));
+        new
+    }
+
+    /// Locks a range, in place of what its owner held in it.
+    pub(crate) fn lock(&self, wanted: Lock, count: &LockCount) -> Result<Locked, Errno> {
+        let mut locks = self.locks();
+        if locks.iter().any(|held| held.blocks(&wanted)) {
             return Ok(Locked::Blocked);
         }
         let (owner, start, end) = (wanted.owner.clone(), wanted.start, wanted.end);
-        table.replace(file, &owner, start, end, Some(wanted), most)?;
+        replace(&mut locks, &owner, start, end, Some(wanted), count)?;
         Ok(Locked::Yes)
     }
 
     /// Unlocks what the owner holds in a range. Unlocking the middle of a range leaves two, so that it can fail, too.
-    pub(crate) fn unlock(&self, file: FileId, owner: &Owner, start: u64, end: u64, most: usize) -> Result<(), Errno> {
-        self.table().replace(file, owner, start, end, None, most)
+    pub(crate) fn unlock(&self, owner: &Owner, start: u64, end: u64, count: &LockCount) -> Result<(), Errno> {
+        replace(&mut self.locks(), owner, start, end, None, count)
     }
 
     /// A lock that would be in the way.
-    pub(crate) fn in_the_way(&self, file: FileId, wanted: &Lock) -> Option<Lock> {
-        self.table().files.get(&file)?.iter().find(|held| held.blocks(wanted)).cloned()
+    pub(crate) fn in_the_way(&self, wanted: &Lock) -> Option<Lock> {
+        self.locks().iter().find(|held| held.blocks(wanted)).cloned()
     }
 
-    /// Drops all that was locked by a fid, which gets no more.
-    pub(crate) fn release(&self, file: FileId, fid: u64, alive: &AtomicBool) {
-        let mut table = self.table();
-        alive.store(false, Ordering::Relaxed);
-        let Table { files, held } = &mut *table;
-        let Some(locks) = files.get_mut(&file) else { return };
-        for lock in locks.extract_if(.., |lock| lock.fid == fid) {
-            give_back(held, lock.owner.session);
-        }
-        if locks.is_empty() {
-            files.remove(&file);
-        }
+    /// Drops all that was locked by a fid.
+    pub(crate) fn release(&self, fid: u64, count: &LockCount) {
+        let released = self.locks().extract_if(.., |lock| lock.fid == fid).count();
+        count.change(released, 0).expect("there are not more than before");
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn locks(&self) -> MutexGuard<'_, Vec<Lock>> {
+        self.locks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn give_back(held: &mut HashMap<u64, usize>, session: u64) {
-    if let Some(count) = held.get_mut(&session) {
-        *count -= 1;
-        if *count == 0 {
-            held.remove(&session);
+impl Drop for FileLocks {
+    fn drop(&mut self) {
+        let mut files = files();
+        // Somebody may have asked anew once nobody held on to this.
+        if files.get(&self.file).is_some_and(|known| known.strong_count() == 0) {
+            files.remove(&self.file);
         }
     }
 }
 
-impl Table {
-    /// Takes the owner's locks out of a range and puts `new` in.
-    fn replace(
-        &mut self,
-        file: FileId,
-        owner: &Owner,
-        start: u64,
-        end: u64,
-        new: Option<Lock>,
-        most: usize,
-    ) -> Result<(), Errno> {
-        let locks = self.files.get(&file).map_or(&[][..], Vec::as_slice);
-        let in_range = |lock: &Lock| lock.owner == *owner && lock.overlaps(start, end);
-        let mut added: Vec<Lock> = new.into_iter().collect();
-        for lock in locks.iter().filter(|lock| in_range(lock)) {
-            if lock.start < start {
-                added.push(Lock { end: start - 1, ..lock.clone() });
-            }
-            if lock.end > end {
-                added.push(Lock { start: end + 1, ..lock.clone() });
-            }
+fn files() -> MutexGuard<'static, BTreeMap<FileId, Weak<FileLocks>>> {
+    FILES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Takes the owner's locks out of a range and puts `new` in.
+fn replace(
+    locks: &mut Vec<Lock>,
+    owner: &Owner,
+    start: u64,
+    end: u64,
+    new: Option<Lock>,
+    count: &LockCount,
+) -> Result<(), Errno> {
+    let in_range = |lock: &Lock| lock.owner == *owner && lock.overlaps(start, end);
+    let mut added: Vec<Lock> = new.into_iter().collect();
+    let mut removed = 0;
+    for lock in locks.iter().filter(|lock| in_range(lock)) {
+        removed += 1;
+        if lock.start < start {
+            added.push(Lock { end: start - 1, ..lock.clone() });
         }
-        let removed = locks.iter().filter(|lock| in_range(lock)).count();
-        let count = self.held.get(&owner.session).copied().unwrap_or_default() - removed + added.len();
-        if count > most && added.len() > removed {
-            return Err(Errno::NOLCK);
+        if lock.end > end {
+            added.push(Lock { start: end + 1, ..lock.clone() });
         }
-        if count == 0 {
-            self.held.remove(&owner.session);
-        } else {
-            self.held.insert(owner.session, count);
-        }
-        let locks = self.files.entry(file).or_default();
-        locks.retain(|lock| !in_range(lock));
-        locks.append(&mut added);
-        if locks.is_empty() {
-            self.files.remove(&file);
-        }
-        Ok(())
     }
+    count.change(removed, added.len())?;
+    locks.retain(|lock| !in_range(lock));
+    locks.append(&mut added);
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use proptest::prelude::*;
 
     use super::*;
 
-    const FILE: FileId = FileId { device: 1, inode: 2 };
+    /// A file for a test of its own: there is one list a file in the process.
+    const fn file(inode: u64) -> FileId {
+        FileId { device: u64::MAX, inode }
+    }
+
+    fn is_known(file: FileId) -> bool {
+        files().contains_key(&file)
+    }
+
     const BYTES: u64 = 24;
 
     fn owner(process: u32) -> Owner {
@@ -196,8 +220,11 @@ mod tests {
     fn step() -> impl Strategy<Value = Step> {
         let range = (0..BYTES, 1..BYTES);
         prop_oneof![
-            4 => (0..4u32, 0..6u64, any::<bool>(), range.clone())
-                .prop_map(|(process, fid, write, (start, length))| Step::Lock { process, fid, write, start, length }),
+            4 => (0..4u32, 0..3u64, any::<bool>(), range.clone()).prop_map(|(process, fid, write, (start, length))| {
+                // No session has the fids of another.
+                let fid = 2 * fid + owner(process).session;
+                Step::Lock { process, fid, write, start, length }
+            }),
             2 => (0..4u32, range).prop_map(|(process, (start, length))| Step::Unlock { process, start, length }),
             1 => (0..6u64).prop_map(|fid| Step::Release { fid }),
         ]
@@ -210,7 +237,9 @@ mod tests {
         /// Against a model that knows every byte by itself.
         #[test]
         fn locks_are_as_if_each_byte_had_its_own(steps in prop::collection::vec(step(), 1..60)) {
-            let locks = Locks::default();
+            let locks = FileLocks::of(file(1));
+            let counts = [LockCount::new(10_000), LockCount::new(10_000)];
+            let count = |process: u32| &counts[owner(process).session as usize];
             let mut model = Model::new();
             for step in steps {
                 match step {
@@ -225,25 +254,25 @@ mod tests {
                         });
                         let end = start + length - 1;
                         let wanted = Lock { owner: owner(process), fid, kind, start, end };
-                        prop_assert_eq!(locks.in_the_way(FILE, &wanted).is_some(), blocked);
-                        let outcome = locks.lock(FILE, wanted, &AtomicBool::new(true), 10_000);
+                        prop_assert_eq!(locks.in_the_way(&wanted).is_some(), blocked);
+                        let outcome = locks.lock(wanted, count(process));
                         prop_assert_eq!(outcome, Ok(if blocked { Locked::Blocked } else { Locked::Yes }));
                         if !blocked {
                             model.extend(bytes.map(|byte| ((byte, process), (fid, kind))));
                         }
                     }
                     Step::Unlock { process, start, length } => {
-                        locks.unlock(FILE, &owner(process), start, start + length - 1, 10_000).unwrap();
+                        locks.unlock(&owner(process), start, start + length - 1, count(process)).unwrap();
                         model.retain(|&(byte, other), _| other != process || !(start..start + length).contains(&byte));
                     }
                     Step::Release { fid } => {
-                        locks.release(FILE, fid, &AtomicBool::new(true));
+                        locks.release(fid, &counts[(fid % 2) as usize]);
                         model.retain(|_, &mut (other, _)| other != fid);
                     }
                 }
-                let table = locks.table();
-                let held = table.files.get(&FILE).map_or(&[][..], Vec::as_slice);
-                prop_assert_eq!(table.held.values().sum::<usize>(), held.len());
+                let held = locks.locks();
+                let counted: usize = counts.iter().map(|count| count.held.load(Ordering::Relaxed)).sum();
+                prop_assert_eq!(counted, held.len());
                 let bytes: usize = held.iter().map(|lock| (lock.end - lock.start + 1) as usize).sum();
                 prop_assert_eq!(bytes, model.len());
             }
@@ -252,23 +281,23 @@ mod tests {
 
     #[test]
     fn splitting_ranges_meets_the_limit_and_unlocking_all_never_does() {
-        let (locks, alive) = (Locks::default(), AtomicBool::new(true));
+        let (locks, count) = (FileLocks::of(file(2)), LockCount::new(3));
         let whole = Lock { owner: owner(1), fid: 1, kind: LockKind::Write, start: 0, end: u64::MAX };
-        assert_eq!(locks.lock(FILE, whole.clone(), &alive, 3), Ok(Locked::Yes));
-        assert_eq!(locks.unlock(FILE, &owner(1), 10, 10, 3), Ok(()));
-        assert_eq!(locks.unlock(FILE, &owner(1), 20, 20, 3), Ok(()));
-        assert_eq!(locks.unlock(FILE, &owner(1), 30, 30, 3), Err(Errno::NOLCK));
-        assert_eq!(locks.unlock(FILE, &owner(1), 0, u64::MAX, 0), Ok(()));
-        assert!(locks.table().files.is_empty() && locks.table().held.is_empty());
-        assert_eq!(locks.lock(FILE, whole, &alive, 0), Err(Errno::NOLCK));
+        assert_eq!(locks.lock(whole.clone(), &count), Ok(Locked::Yes));
+        assert_eq!(locks.unlock(&owner(1), 10, 10, &count), Ok(()));
+        assert_eq!(locks.unlock(&owner(1), 20, 20, &count), Ok(()));
+        assert_eq!(locks.unlock(&owner(1), 30, 30, &count), Err(Errno::NOLCK));
+        assert_eq!(locks.unlock(&owner(1), 0, u64::MAX, &count), Ok(()));
+        assert_eq!((locks.locks().len(), count.held.load(Ordering::Relaxed)), (0, 0));
+        assert_eq!(locks.lock(whole, &LockCount::new(0)), Err(Errno::NOLCK));
     }
 
     #[test]
-    fn a_released_fid_gets_no_lock() {
-        let (locks, alive) = (Locks::default(), AtomicBool::new(true));
-        let wanted = Lock { owner: owner(1), fid: 1, kind: LockKind::Read, start: 0, end: 0 };
-        locks.release(FILE, 1, &alive);
-        assert_eq!(locks.lock(FILE, wanted, &alive, 3), Err(Errno::BADF));
-        assert!(locks.table().files.is_empty());
+    fn a_file_has_one_list_for_as_long_as_somebody_holds_on_to_it() {
+        let one = FileLocks::of(file(3));
+        assert!(Arc::ptr_eq(&one, &FileLocks::of(file(3))) && !Arc::ptr_eq(&one, &FileLocks::of(file(4))));
+        assert!(is_known(file(3)) && !is_known(file(4)), "nobody holds on to that");
+        drop(one);
+        assert!(!is_known(file(3)));
     }
 }

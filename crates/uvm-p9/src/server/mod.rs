@@ -19,7 +19,6 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-pub(crate) use self::locks::Locks;
 pub(crate) use self::session::Session;
 
 use self::session::{Fate, Outgoing};

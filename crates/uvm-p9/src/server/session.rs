@@ -116,7 +116,7 @@ impl Session {
             number: NEXT.fetch_add(1, Ordering::Relaxed),
             limits,
             exports,
-            fids: Fids::new(limits.fids),
+            fids: Fids::new(limits.fids, limits.locks),
             xattr_memory: Memory::new(limits.xattr_bytes),
             message_size: AtomicU32::new(0),
             buffers: Mutex::new(Buffers::new(limits.message_size as usize, memory)),

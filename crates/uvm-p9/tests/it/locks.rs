@@ -7,7 +7,7 @@ use uvm_p9::Limits;
 use uvm_p9::protocol::flags::{
     LOCK_BLOCKED, LOCK_READ, LOCK_SUCCESS, LOCK_UNLOCK, LOCK_WRITE, OPEN_READ, OPEN_READ_WRITE,
 };
-use uvm_p9::tree::Errno;
+use uvm_p9::tree::{Errno, TreeOptions};
 
 use crate::client::{Client, Host, ROOT, open_share};
 
@@ -41,6 +41,30 @@ fn a_lock_of_one_client_keeps_another_out() {
     assert_eq!(two.lock(1, LOCK_WRITE, (3, 1), 7), Ok(LOCK_SUCCESS));
     assert_eq!(two.lock(1, LOCK_WRITE, (2, 1), 7), Ok(LOCK_BLOCKED));
     assert_eq!(two.lock(1, LOCK_WRITE, (4, 1), 7), Ok(LOCK_BLOCKED));
+}
+
+/// As VMs on QEMU have it: each has a share of its own.
+#[test]
+fn a_lock_keeps_out_the_clients_of_every_share_that_leads_to_the_file() {
+    let host = Host::new();
+    fs::create_dir(host.path("d")).unwrap();
+    fs::write(host.path("d/f"), "0123456789").unwrap();
+    let mut one = host.client(&open_share(host.options()));
+    let mut two = host.client(&open_share(host.options()));
+    let mut three = host.client(&open_share(TreeOptions::new(host.path("d"))));
+    one.open_path(1, "d/f", OPEN_READ_WRITE).unwrap();
+    two.open_path(1, "d/f", OPEN_READ_WRITE).unwrap();
+    three.open_path(1, "f", OPEN_READ_WRITE).unwrap();
+    assert_eq!(one.lock(1, LOCK_WRITE, (2, 4), 7), Ok(LOCK_SUCCESS));
+    for other in [&mut two, &mut three] {
+        assert_eq!(other.lock(1, LOCK_READ, (5, 1), 7), Ok(LOCK_BLOCKED));
+        assert_eq!(other.get_lock(1, LOCK_READ, (0, 0), 7), Ok((LOCK_WRITE, 2, 4, 0)));
+        // Whoever does not get it takes nothing away from anybody.
+        assert_eq!(other.lock(1, LOCK_UNLOCK, (0, 0), 7), Ok(LOCK_SUCCESS));
+    }
+    one.hang_up().unwrap();
+    assert_eq!(two.lock(1, LOCK_WRITE, (0, 0), 7), Ok(LOCK_SUCCESS));
+    assert_eq!(three.lock(1, LOCK_WRITE, (0, 0), 7), Ok(LOCK_BLOCKED));
 }
 
 #[test]

@@ -33,16 +33,14 @@ pub(super) fn lock(session: &Session, fid: u32, kind: u8, bits: u32, range: &Loc
         return Err(Errno::INVAL);
     }
     let fid = session.fids.get(fid)?;
-    // Open, that is, and no directory.
-    fid.file()?;
-    let (file, locks, most) = (fid.node().id(), &fid.share.locks, session.limits.locks);
+    let count = &session.fids.lock_count;
     let (owner, start, end) = (owner(session, range), range.start, end(range)?);
     let outcome = if kind == flags::LOCK_UNLOCK {
-        locks.unlock(file, &owner, start, end, most)?;
+        fid.with_locks(|locks| locks.unlock(&owner, start, end, count))?;
         Locked::Yes
     } else {
         let wanted = Lock { owner, fid: fid.key, kind: lock_kind(kind)?, start, end };
-        locks.lock(file, wanted, &fid.alive, most)?
+        fid.with_locks(|locks| locks.lock(wanted, count))?
     };
     let status = match outcome {
         Locked::Yes => flags::LOCK_SUCCESS,
@@ -60,11 +58,9 @@ pub(super) fn get_lock(
     range: &LockRange<'_>,
 ) -> Result<Answer, Errno> {
     let fid = session.fids.get(fid)?;
-    fid.file()?;
     let end = end(range)?;
     let wanted = Lock { owner: owner(session, range), fid: fid.key, kind: lock_kind(kind)?, start: range.start, end };
-    let found = fid.share.locks.in_the_way(fid.node().id(), &wanted);
-    let Some(held) = found else {
+    let Some(held) = fid.with_locks(|locks| Ok(locks.in_the_way(&wanted)))? else {
         return Ok(Answer::Message(encoded(tag, &Response::GetLock { kind: flags::LOCK_UNLOCK, range: *range })));
     };
     let own = held.owner.session == session.number;
