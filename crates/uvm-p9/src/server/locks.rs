@@ -90,6 +90,10 @@ impl LockCount {
         });
         changed.map(drop).map_err(|_| Errno::NOLCK)
     }
+
+    fn give_back(&self, locks: usize) {
+        self.held.fetch_sub(locks, Ordering::Relaxed);
+    }
 }
 
 /// The locks of a file.
@@ -130,6 +134,16 @@ impl FileLocks {
         replace(&mut self.locks(), owner, start, end, None, count)
     }
 
+    /// Unlocks the file as `flock` does: what the owner holds; if that is nothing, what was locked as a whole by the same
+    /// fid, which another process has inherited or passed on.
+    pub(crate) fn unlock_whole(&self, owner: &Owner, fid: u64, count: &LockCount) {
+        let mut locks = self.locks();
+        let by_owner = locks.iter().any(|lock| lock.owner == *owner);
+        let whole = |lock: &Lock| lock.fid == fid && (lock.start, lock.end) == (0, u64::MAX);
+        let unlocked = locks.extract_if(.., |lock| if by_owner { lock.owner == *owner } else { whole(lock) }).count();
+        count.give_back(unlocked);
+    }
+
     /// A lock that would be in the way.
     pub(crate) fn in_the_way(&self, wanted: &Lock) -> Option<Lock> {
         self.locks().iter().find(|held| held.blocks(wanted)).cloned()
@@ -138,7 +152,7 @@ impl FileLocks {
     /// Drops all that was locked by a fid.
     pub(crate) fn release(&self, fid: u64, count: &LockCount) {
         let released = self.locks().extract_if(.., |lock| lock.fid == fid).count();
-        count.change(released, 0).expect("there are not more than before");
+        count.give_back(released);
     }
 
     fn locks(&self) -> MutexGuard<'_, Vec<Lock>> {

@@ -346,6 +346,13 @@ impl Client {
         expect!(self.call(&Request::Lock { fid, kind, flags: 0, range }), Response::Lock { status } => status)
     }
 
+    /// What Linux sends for `flock`.
+    pub(crate) fn flock(&mut self, fid: u32, kind: u8, process: u32) -> Done<u8> {
+        let range = LockRange { start: 0, length: 0, process, client: name(b"guest") };
+        let request = Request::Lock { fid, kind, flags: flags::LOCK_FLAG_BLOCK, range };
+        expect!(self.call(&request), Response::Lock { status } => status)
+    }
+
     /// What is in the way: kind, start, length and process.
     pub(crate) fn get_lock(
         &mut self,

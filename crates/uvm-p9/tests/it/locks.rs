@@ -82,6 +82,37 @@ fn readers_share_and_processes_of_one_client_are_told_apart() {
     assert_eq!(one.lock(1, LOCK_WRITE, (0, 0), 9), Ok(LOCK_SUCCESS), "another process, the same open file");
 }
 
+/// A shell locks a descriptor by one program, and unlocks it by another.
+#[test]
+fn flock_is_undone_by_whichever_process_has_the_open_file() {
+    let host = Host::new();
+    let (mut one, mut two) = two(&host);
+    assert_eq!(one.flock(1, LOCK_WRITE, 7), Ok(LOCK_SUCCESS));
+    // By another open file of the same process nothing of this one's is undone.
+    one.open_path(2, "f", OPEN_READ).unwrap();
+    assert_eq!(one.flock(2, LOCK_UNLOCK, 8), Ok(LOCK_SUCCESS));
+    assert_eq!(two.flock(1, LOCK_WRITE, 7), Ok(LOCK_BLOCKED));
+    assert_eq!(one.flock(1, LOCK_UNLOCK, 8), Ok(LOCK_SUCCESS));
+    assert_eq!(two.flock(1, LOCK_WRITE, 7), Ok(LOCK_SUCCESS));
+    assert_eq!(two.flock(1, LOCK_UNLOCK, 7), Ok(LOCK_SUCCESS));
+    // A part of the file was not locked by `flock`.
+    assert_eq!(one.lock(1, LOCK_WRITE, (0, 5), 7), Ok(LOCK_SUCCESS));
+    assert_eq!(one.flock(1, LOCK_UNLOCK, 8), Ok(LOCK_SUCCESS));
+    assert_eq!(two.flock(1, LOCK_WRITE, 7), Ok(LOCK_BLOCKED));
+}
+
+/// A parent has locked a file, and a child of its ends: Linux closes the child's copy, and sends that the child unlocks it.
+#[test]
+fn a_process_that_closes_its_copy_of_a_file_undoes_no_lock_of_another() {
+    let host = Host::new();
+    let (mut one, mut two) = two(&host);
+    assert_eq!(one.lock(1, LOCK_WRITE, (0, 0), 7), Ok(LOCK_SUCCESS));
+    assert_eq!(one.lock(1, LOCK_UNLOCK, (0, 0), 8), Ok(LOCK_SUCCESS));
+    assert_eq!(two.lock(1, LOCK_WRITE, (0, 0), 7), Ok(LOCK_BLOCKED));
+    assert_eq!(one.lock(1, LOCK_UNLOCK, (0, 0), 7), Ok(LOCK_SUCCESS));
+    assert_eq!(two.lock(1, LOCK_WRITE, (0, 0), 7), Ok(LOCK_SUCCESS));
+}
+
 #[test]
 fn letting_go_of_the_file_unlocks_it() {
     let host = Host::new();

@@ -35,7 +35,15 @@ pub(super) fn lock(session: &Session, fid: u32, kind: u8, bits: u32, range: &Loc
     let fid = session.fids.get(fid)?;
     let count = &session.fids.lock_count;
     let (owner, start, end) = (owner(session, range), range.start, end(range)?);
-    let outcome = if kind == flags::LOCK_UNLOCK {
+    // What Linux sends for `flock`, which is on the open file, whoever calls it. When a process closes a file that any process
+    // of the guest has locked by `fcntl`, Linux sends the same without this flag: that unlocks nobody else's.
+    let by_flock = bits & flags::LOCK_FLAG_BLOCK != 0 && (start, end) == (0, u64::MAX);
+    let outcome = if kind == flags::LOCK_UNLOCK && by_flock {
+        fid.with_locks(|locks| {
+            locks.unlock_whole(&owner, fid.key, count);
+            Ok(Locked::Yes)
+        })?
+    } else if kind == flags::LOCK_UNLOCK {
         fid.with_locks(|locks| locks.unlock(&owner, start, end, count))?;
         Locked::Yes
     } else {
