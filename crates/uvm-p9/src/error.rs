@@ -47,8 +47,11 @@ pub enum ServeError {
         /// The tag.
         tag: u16,
     },
-    /// The client began a new session while a request of the old one did not end, or without reading its answer.
-    #[error("the answer to a 9P request was not written after {waited:?}, when the client began a new session")]
+    /// The client began a new session while a request of the old one did not end, or without reading its answer, or while
+    /// its files took long to close.
+    #[error(
+        "a 9P request was not answered, or a file not closed, after {waited:?}, when the client began a new session"
+    )]
     Stuck {
         /// [`Limits::with_drain`](crate::Limits::with_drain).
         waited: Duration,

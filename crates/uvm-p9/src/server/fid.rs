@@ -175,24 +175,36 @@ pub(super) struct Fids {
     most: usize,
     /// Of what is locked by them.
     pub(super) lock_count: LockCount,
-    by_number: Mutex<HashMap<u32, Arc<Fid>>>,
+    table: Mutex<Table>,
+    /// What is not the client's any more, and not closed yet.
+    retired: Mutex<Vec<Arc<Fid>>>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    by_number: HashMap<u32, Arc<Fid>>,
+    /// The client has gone: it gets no more.
+    closed: bool,
 }
 
 impl Fids {
     pub(super) fn new(most: usize, locks: usize) -> Self {
-        Self { most, lock_count: LockCount::new(locks), by_number: Mutex::default() }
+        Self { most, lock_count: LockCount::new(locks), table: Mutex::default(), retired: Mutex::default() }
     }
 
     /// `EBADF`: there is none.
     pub(super) fn get(&self, number: u32) -> Result<Arc<Fid>, Errno> {
-        self.table().get(&number).cloned().ok_or(Errno::BADF)
+        self.table().by_number.get(&number).cloned().ok_or(Errno::BADF)
     }
 
-    /// `EINVAL`: the number is in use; `EMFILE`: there are as many as the client may have.
+    /// `EINVAL`: the number is in use; `EMFILE`: there are as many as the client may have; `EBADF`: it has gone.
     pub(super) fn insert(&self, number: u32, fid: Fid) -> Result<(), Errno> {
-        let mut fids = self.table();
-        let count = fids.len();
-        match fids.entry(number) {
+        let mut table = self.table();
+        if table.closed {
+            return Err(Errno::BADF);
+        }
+        let count = table.by_number.len();
+        match table.by_number.entry(number) {
             Entry::Occupied(_) => Err(Errno::INVAL),
             Entry::Vacant(_) if count >= self.most => Err(Errno::MFILE),
             Entry::Vacant(vacant) => {
@@ -205,8 +217,8 @@ impl Fids {
     /// Puts a fid in place of `old`, which the client must still have under the number.
     pub(super) fn replace(&self, number: u32, old: &Arc<Fid>, fid: Fid) -> Result<(), Errno> {
         {
-            let mut fids = self.table();
-            match fids.get_mut(&number) {
+            let mut table = self.table();
+            match table.by_number.get_mut(&number) {
                 Some(place) if Arc::ptr_eq(place, old) => *place = Arc::new(fid),
                 _ => return Err(Errno::BADF),
             }
@@ -216,26 +228,42 @@ impl Fids {
     }
 
     pub(super) fn remove(&self, number: u32) -> Result<Arc<Fid>, Errno> {
-        let fid = self.table().remove(&number).ok_or(Errno::BADF)?;
+        let fid = self.table().by_number.remove(&number).ok_or(Errno::BADF)?;
         fid.retire(&self.lock_count);
         Ok(fid)
     }
 
-    pub(super) fn clear(&self) {
-        let fids = std::mem::take(&mut *self.table());
-        for fid in fids.values() {
+    /// Takes all fids from the client and releases their locks. Does not block: the files are closed by
+    /// [`close_retired`](Self::close_retired). `false`: there are none to close.
+    pub(super) fn retire_all(&self) -> bool {
+        let fids = std::mem::take(&mut self.table().by_number);
+        let mut retired = self.retired();
+        for fid in fids.into_values() {
             fid.retire(&self.lock_count);
+            retired.push(fid);
         }
+        !retired.is_empty()
     }
 
-    fn table(&self) -> MutexGuard<'_, HashMap<u32, Arc<Fid>>> {
-        self.by_number.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The same, and the client gets no more.
+    pub(super) fn close(&self) -> bool {
+        self.table().closed = true;
+        self.retire_all()
     }
-}
 
-impl Drop for Fids {
-    fn drop(&mut self) {
-        self.clear();
+    /// Closes what was taken from the client. Blocks as long as the file system does: one over a network may write what is
+    /// not written yet, another frees a file that has no name any more.
+    pub(super) fn close_retired(&self) {
+        let retired = std::mem::take(&mut *self.retired());
+        drop(retired);
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn retired(&self) -> MutexGuard<'_, Vec<Arc<Fid>>> {
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

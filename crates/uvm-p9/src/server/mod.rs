@@ -1,7 +1,8 @@
 //! Serving clients: from bytes to calls of the tree, and back.
 //!
 //! One task a client reads requests and writes answers. Each request is served by a thread of the client's own [`pool`],
-//! as calls of the file system block; so a slow one stalls no other, as long as there is a thread. The order of answers is
+//! as calls of the file system block; so a slow one stalls no other, as long as there is a thread. Files are closed there,
+//! too. The order of answers is
 //! that in which requests were done. What a client may take is in [`Limits`]; beyond, its next message is not read.
 
 mod buffers;
@@ -62,7 +63,6 @@ where
         ended = read_requests(reader, &session) => ended,
     };
     drop(closing);
-    session.fids.clear();
     if matches!(ended, Ok(Ended::Disconnected)) {
         // It may read still. All answers are written, and the connection may hold the last ones back.
         let _ = timeout(limits.drain, writer.flush()).await;
@@ -73,7 +73,7 @@ where
     ended
 }
 
-/// Threads end even if nobody waits for them.
+/// Files are closed and threads end even if nobody waits for them.
 struct CloseOnDrop(Arc<Session>);
 
 impl Drop for CloseOnDrop {

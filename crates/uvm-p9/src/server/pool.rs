@@ -56,15 +56,8 @@ impl<J: Send + 'static> Pool<J> {
             pool.work.notify_one();
             return Ok(());
         }
-        let shared = Arc::clone(owner);
-        let spawned = thread::Builder::new().name("uvm-p9".into()).spawn(move || {
-            block_file_size_signal();
-            of(&shared).work(|job| run(&shared, job));
-            drop(shared);
-            drop(alive);
-        });
-        match spawned {
-            Ok(_) => state.threads += 1,
+        match start(owner, of, alive, run) {
+            Ok(()) => state.threads += 1,
             // Those there are will do it.
             Err(error) if state.threads > 0 => {
                 tracing::warn!(%error, threads = state.threads, "cannot start a further thread for a 9P client");
@@ -97,15 +90,31 @@ impl<J: Send + 'static> Pool<J> {
         state.threads -= 1;
     }
 
-    /// Drops the jobs that wait. Threads end once they have done what they do.
-    pub(super) fn close(&self) {
-        let dropped = {
-            let mut state = self.state();
-            state.alive = None;
-            std::mem::take(&mut state.jobs)
-        };
+    /// Drops the jobs that wait, but has a thread do the `last` one. Threads end once they have done what they do.
+    ///
+    /// # Errors
+    /// The last job: there is no thread, and none could be started.
+    pub(super) fn close<O>(owner: &Arc<O>, of: fn(&O) -> &Self, last: Option<J>, run: fn(&Arc<O>, J)) -> Result<(), J>
+    where
+        O: Send + Sync + 'static,
+    {
+        let pool = of(owner);
+        let mut state = pool.state();
+        let Some(alive) = state.alive.take() else { return last.map_or(Ok(()), Err) };
+        let dropped = std::mem::take(&mut state.jobs);
+        state.jobs.extend(last);
+        if !state.jobs.is_empty() && state.idle == 0 && state.threads < pool.most {
+            match start(owner, of, alive, run) {
+                Ok(()) => state.threads += 1,
+                // Those there are will do it.
+                Err(_) if state.threads > 0 => {}
+                Err(_) => return state.jobs.pop_front().map_or(Ok(()), Err),
+            }
+        }
+        drop(state);
+        pool.work.notify_all();
         drop(dropped);
-        self.work.notify_all();
+        Ok(())
     }
 
     fn state(&self) -> MutexGuard<'_, State<J>> {
@@ -113,10 +122,78 @@ impl<J: Send + 'static> Pool<J> {
     }
 }
 
+/// Starts a thread that does jobs.
+fn start<J, O>(owner: &Arc<O>, of: fn(&O) -> &Pool<J>, alive: mpsc::Sender<()>, run: fn(&Arc<O>, J)) -> io::Result<()>
+where
+    J: Send + 'static,
+    O: Send + Sync + 'static,
+{
+    let shared = Arc::clone(owner);
+    let thread = thread::Builder::new().name("uvm-p9".into()).spawn(move || {
+        block_file_size_signal();
+        of(&shared).work(|job| run(&shared, job));
+        drop(shared);
+        drop(alive);
+    });
+    thread.map(drop)
+}
+
 /// Has a write beyond the process's limit of a file's size fail (`EFBIG`), and nothing else. Unblocked, the signal that the
 /// kernel then sends to the thread ends the process, and a client says where it writes.
 fn block_file_size_signal() {
     if let Err(error) = SigSet::from(Signal::SIGXFSZ).thread_block() {
         tracing::warn!(%error, "a write of a 9P client beyond the limit of a file's size may end this process");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::*;
+
+    /// Whom a job tells that it has begun, and what it waits for then.
+    struct Job(Sender<thread::ThreadId>, Option<Receiver<()>>);
+
+    struct Owner(Pool<Job>);
+
+    fn pool(most: usize) -> (Arc<Owner>, Gone) {
+        let (pool, gone) = Pool::new(most);
+        (Arc::new(Owner(pool)), gone)
+    }
+
+    fn of(owner: &Owner) -> &Pool<Job> {
+        &owner.0
+    }
+
+    fn run(_: &Arc<Owner>, Job(begun, wait): Job) {
+        begun.send(thread::current().id()).unwrap();
+        // Whoever would let it go on may have gone.
+        let _ = wait.map(|wait| wait.recv());
+    }
+
+    #[test]
+    fn the_last_job_is_done_by_a_thread_even_if_there_is_none_so_far() {
+        let (owner, mut gone) = pool(1);
+        let (last, is_last) = channel();
+        assert!(Pool::close(&owner, of, Some(Job(last, None)), run).is_ok());
+        assert_ne!(is_last.recv().unwrap(), thread::current().id());
+        assert_eq!(gone.blocking_recv(), None, "it has ended");
+    }
+
+    #[test]
+    fn the_last_job_waits_for_a_thread_and_those_before_it_are_dropped() {
+        let (owner, mut gone) = pool(1);
+        let ((first, is_first), (waits, never), (last, is_last), (go, wait)) =
+            (channel(), channel(), channel(), channel());
+        Pool::submit(&owner, of, Job(first, Some(wait)), run).unwrap();
+        let thread = is_first.recv().unwrap();
+        Pool::submit(&owner, of, Job(waits, None), run).unwrap();
+        assert!(Pool::close(&owner, of, Some(Job(last, None)), run).is_ok());
+        assert!(is_last.try_recv().is_err(), "the only thread is taken");
+        go.send(()).unwrap();
+        assert_eq!(is_last.recv(), Ok(thread));
+        assert!(never.recv().is_err());
+        assert_eq!(gone.blocking_recv(), None);
     }
 }

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use super::buffers::{Buffer, Buffers, SMALL};
@@ -48,9 +48,18 @@ pub(super) enum Fate {
     Panicked,
 }
 
+/// What a thread does.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// Serves a request.
+    Serve(Asked),
+    /// Closes files that are not the client's any more, and drops the sender.
+    CloseFiles { _done: oneshot::Sender<()> },
+}
+
 /// A request on its way to a thread.
 #[derive(Debug)]
-pub(super) struct Job {
+pub(super) struct Asked {
     tag: u16,
     number: u64,
     frame: Buffer,
@@ -155,13 +164,21 @@ impl Session {
         let slot = Arc::clone(&self.slots).acquire_owned().await.expect("never closed");
         let bytes = Arc::clone(&self.bytes).acquire_many_owned(cost as u32).await.expect("never closed");
         let number = self.tags.begin(tag).ok_or(ServeError::TagInUse { tag })?;
-        let job = Job { tag, number, frame, permits: Permits { _slot: slot, _bytes: bytes } };
+        let job = Job::Serve(Asked { tag, number, frame, permits: Permits { _slot: slot, _bytes: bytes } });
         Pool::submit(self, |session| &session.pool, job, Self::run).map_err(|source| ServeError::Thread { source })
     }
 
-    /// On a thread: serves a request and sends the answer.
+    /// On a thread.
     fn run(self: &Arc<Self>, job: Job) {
-        let Job { tag, number, frame, permits } = job;
+        match job {
+            Job::Serve(asked) => self.serve(asked),
+            Job::CloseFiles { _done } => self.fids.close_retired(),
+        }
+    }
+
+    /// Serves a request and sends the answer.
+    fn serve(self: &Arc<Self>, asked: Asked) {
+        let Asked { tag, number, frame, permits } = asked;
         if !self.tags.run(tag, number) {
             return;
         }
@@ -196,9 +213,21 @@ impl Session {
     }
 
     /// Begins the session, or begins it anew: nothing of the old one is left.
-    pub(super) async fn begin(&self, tag: u16, message_size: u32, version: Name<'_>) -> Result<(), ServeError> {
-        let all = self.settle().await.ok_or(ServeError::Stuck { waited: self.limits.drain })?;
-        self.fids.clear();
+    pub(super) async fn begin(
+        self: &Arc<Self>,
+        tag: u16,
+        message_size: u32,
+        version: Name<'_>,
+    ) -> Result<(), ServeError> {
+        let stuck = || ServeError::Stuck { waited: self.limits.drain };
+        let all = self.settle().await.ok_or_else(stuck)?;
+        if self.fids.retire_all() {
+            let (done, closed) = oneshot::channel();
+            let submitted = Pool::submit(self, |session| &session.pool, Job::CloseFiles { _done: done }, Self::run);
+            submitted.map_err(|source| ServeError::Thread { source })?;
+            // What it says is that it is dropped.
+            let _ = timeout(self.limits.drain, closed).await.map_err(|_| stuck())?;
+        }
         let agreed = message_size.min(self.limits.message_size);
         let known = version.as_bytes() == flags::VERSION;
         let response = if agreed < LEAST_MESSAGE_SIZE {
@@ -240,9 +269,14 @@ impl Session {
         decided.expect("the session holds the sender")
     }
 
-    /// Forgets requests that wait, and lets the threads end.
-    pub(super) fn close(&self) {
-        self.pool.close();
+    /// Forgets requests that wait, releases what the client holds and lets the threads end. Does not block: the last thing
+    /// that they do is to close its files.
+    pub(super) fn close(self: &Arc<Self>) {
+        let last = self.fids.close().then(|| Job::CloseFiles { _done: oneshot::channel().0 });
+        if let Err(last) = Pool::close(self, |session| &session.pool, last, Self::run) {
+            // Without a thread, it is done here.
+            self.run(last);
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use uvm_p9::protocol::{Request, Response, flags};
 use uvm_p9::{Exports, Limits, ServeError, Share};
@@ -54,6 +54,27 @@ fn a_slow_request_stalls_no_other() {
     go.send(()).unwrap();
     assert_eq!(client.receive().tag, 7);
     client.attributes(5).unwrap();
+}
+
+/// Closing a file takes as long as the file system likes, and the runtime may be that of all shares of a VM.
+#[test]
+fn the_files_of_a_client_that_goes_are_closed_by_its_own_threads() {
+    let host = Host::new();
+    let limits = Limits::default().with_threads(1).with_drain(Duration::from_millis(10));
+    let (mut client, asked, go) = slow(&host, limits);
+    client.create(1, "f", flags::OPEN_READ_WRITE).unwrap();
+    let before = host.descriptors();
+    attach_slowly(7, 5, &mut client);
+    asked.recv().unwrap();
+    client.hang_up().unwrap();
+    assert_eq!(host.descriptors(), before, "the only thread is taken");
+    go.send(()).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // The root's is the share's own, until that is dropped, too.
+    while host.descriptors() > 0 {
+        assert!(Instant::now() < deadline, "{} descriptors are left", host.descriptors());
+        std::thread::yield_now();
+    }
 }
 
 #[test]
