@@ -47,6 +47,7 @@ pub use self::open::{Durability, FileAccess, OpenMode, Opened, WhenThere};
 pub use self::xattr::{XattrMode, is_user_attribute};
 
 use self::devices::Devices;
+use self::file::SetId;
 use self::node::{Handle, Place};
 use self::process_files::ProcessFiles;
 
@@ -179,6 +180,7 @@ pub struct Tree {
     ownership: Ownership,
     /// Owner and group of this process.
     owner: (u32, u32),
+    set_id: SetId,
     allowed: Option<BTreeSet<Vec<u8>>>,
     devices: Devices,
     budget: Descriptors,
@@ -209,15 +211,15 @@ impl Tree {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let opened = openat2(CWD, &path, flags, Mode::empty(), ResolveFlags::empty())
             .and_then(|fd| Ok((budget.take()?, fd)))
-            .and_then(|(permit, fd)| Ok((devices::is_proc(&fd)?, Handle::new(fd, permit)?)));
-        let (is_proc, mut root) =
+            .and_then(|(permit, fd)| Ok((devices::is_proc(&fd)?, Handle::new(fd, permit)?, SetId::of_process()?)));
+        let (is_proc, mut root, set_id) =
             opened.map_err(|errno| TreeError::Open { path: path.clone(), source: errno.into() })?;
         if is_proc {
             return Err(TreeError::IsProc { path });
         }
         root.is_root = true;
         let devices = Devices::new(root.id.device);
-        Ok(Self { root: Arc::new(root), access, ownership, owner, allowed, devices, budget, process_files })
+        Ok(Self { root: Arc::new(root), access, ownership, owner, set_id, allowed, devices, budget, process_files })
     }
 
     /// The root. Takes no further descriptor.

@@ -179,7 +179,7 @@ impl Tree {
         }
         let handle = Handle::new(self.process_files.reopen(&fd, OFlags::PATH)?, permits.0)?;
         let node = Node { handle: Arc::new(handle), place: Some(Place::new(directory, name)) };
-        Ok((node, File::new(fd, permits.1)))
+        Ok((node, File::new(fd, self.set_id, permits.1)))
     }
 
     /// Opens a file that is known to be regular.
@@ -189,6 +189,6 @@ impl Tree {
             self.drop_set_id(node)?;
         }
         let fd = self.process_files.reopen(&node.handle.fd, mode.flags())?;
-        Ok(File::new(fd, permit))
+        Ok(File::new(fd, self.set_id, permit))
     }
 }

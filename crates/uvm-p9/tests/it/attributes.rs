@@ -111,6 +111,10 @@ fn whoever_writes_to_a_set_user_id_file_takes_that_from_it() {
     client.open_path(2, "f", flags::OPEN_WRITE).unwrap();
     client.write(2, 0, b"#!/bin/evil").unwrap();
     assert_eq!(mode(), 0o755);
+    // The host sets it while the client has the file open.
+    prepare();
+    client.write(2, 0, b"#!/bin/evil").unwrap();
+    assert_eq!(mode(), 0o755);
     prepare();
     let size = SetAttributes { valid: flags::SETATTR_SIZE, size: 3, ..SetAttributes::default() };
     client.walk(3, "f").unwrap();
