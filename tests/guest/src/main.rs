@@ -15,12 +15,15 @@
 //! * `posix KIND DIR NAMES`: checks names, errors, renames, links, content, attributes, and lists of NAMES names in DIR; prints
 //!   how many checks there were.
 //! * `files DIR`: does with files in DIR what a file system has to do, and cleans up.
+//! * `flock HOW`: locks the open file that is its standard input (`lock`, which does not end), tries to (`try`), or unlocks it (`unlock`).
 //! * `stdio SEED STREAM STREAMS UP DOWN`: the same as `exchange` for one stream, which is standard input and output.
 
 #[cfg(target_os = "linux")]
 mod exchange;
 #[cfg(target_os = "linux")]
 mod files;
+#[cfg(target_os = "linux")]
+mod flock;
 #[cfg(target_os = "linux")]
 mod fsx;
 #[cfg(target_os = "linux")]
@@ -51,6 +54,7 @@ fn main() -> std::io::Result<()> {
         Some("exchange") => exchange::sockets(&plan(), small(1), record, End::HalfClose),
         Some("leave") => exchange::sockets(&plan(), small(1), record, End::Close),
         Some("files") => files::exercise(std::path::Path::new(arguments.get(1).map_or(".", String::as_str))),
+        Some("flock") => flock::on_input(text(1)),
         Some("fsx") => fsx::run(kind::Kind::parse(text(1))?, text(2).as_ref(), number(3), number(4)),
         Some("posix") => posix::run(kind::Kind::parse(text(1))?, text(2).as_ref(), small(3)),
         Some("stdio") => {

@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use uvm::{Plan9ShareOptions, ProcessSpec};
 use uvm_testkit::{TestResult, TestVm};
 
-use crate::cli::Run;
+use crate::cli::{Run, built};
 use crate::disks::sh;
 use crate::faults::chain;
 use crate::process::text;
@@ -35,6 +35,30 @@ async fn a_directory_is_read_and_written_by_both_ends() -> TestResult {
     share.release().await?;
     assert_eq!(sh(&vm, "ls -d /run/share 2>/dev/null || echo gone").await?, "gone\n");
     vm.close().await
+}
+
+/// Each guest has a share of its own. The first locks a descriptor by one program, and unlocks it by another.
+#[tokio::test]
+async fn a_lock_of_one_guest_keeps_another_out_until_it_is_undone() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let program = built("../x86_64-unknown-linux-musl/agent/uvm-test-guest", "cargo xtask ci")?;
+    std::fs::copy(program, dir.path().join("guest"))?;
+    let (one, two) = (TestVm::builder("lock-one").boot().await?, TestVm::builder("lock-two").boot().await?);
+    let options = Plan9ShareOptions::new(dir.path(), "/mnt");
+    let shares = (one.add_plan9(&options).await?, two.add_plan9(&options).await?);
+    let script = "(exec 9>/mnt/f; /mnt/guest flock lock <&9 & until [ -e /mnt/go ]; do sleep 0.1; done; \
+                  /mnt/guest flock unlock <&9; kill $!) > /mnt/said 2>&1 & \
+                  until grep -q done /mnt/said; do sleep 0.1; done";
+    sh(&one, script).await?;
+    let ask = "exec 9>/mnt/f; /mnt/guest flock try <&9";
+    assert_eq!(sh(&two, ask).await?, "held by another\n");
+    sh(&two, "echo > /mnt/go; until [ $(wc -l < /mnt/said) = 2 ]; do sleep 0.1; done").await?;
+    assert_eq!(sh(&two, ask).await?, "done\n");
+    assert_eq!(std::fs::read_to_string(dir.path().join("said"))?, "done\ndone\n");
+    shares.1.release().await?;
+    drop(shares.0);
+    one.close().await?;
+    two.close().await
 }
 
 #[tokio::test]
