@@ -156,7 +156,7 @@ impl Tree {
         let stat = fstatfs(&node.handle.fd)?;
         Ok(FileSystem {
             kind: stat.f_type.cast_unsigned() as u32,
-            block_size: u32::try_from(stat.f_bsize).unwrap_or(4096),
+            block_size: block_size(stat.f_bsize, stat.f_frsize),
             blocks: stat.f_blocks,
             free: stat.f_bfree,
             available: stat.f_bavail,
@@ -237,6 +237,12 @@ impl Tree {
     }
 }
 
+/// The blocks that a file system is counted in are its fragments, where it has these; others are for I/O.
+fn block_size<N: TryInto<u32>>(of_io: N, fragment: N) -> u32 {
+    let fragment = fragment.try_into().ok().filter(|&bytes| bytes != 0);
+    fragment.or_else(|| of_io.try_into().ok()).unwrap_or(4096)
+}
+
 /// Owner and group in the kernel's terms; `None` stays as it is.
 type Owners = (Option<Uid>, Option<Gid>);
 
@@ -253,5 +259,17 @@ fn timespec(change: Option<TimeChange>) -> Result<Timespec, Errno> {
         // The kernel's own two special values are among what is too large.
         Some(TimeChange::To(time)) if time.nanoseconds >= 1_000_000_000 => Err(Errno::INVAL),
         Some(TimeChange::To(time)) => Ok(Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_counted_in_fragments_not_in_what_is_best_for_io() {
+        assert_eq!(block_size(1_048_576_i64, 4096), 4096);
+        assert_eq!(block_size(512_i64, 0), 512);
+        assert_eq!(block_size(i64::MAX, -1), 4096);
     }
 }
