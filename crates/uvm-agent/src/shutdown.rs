@@ -77,7 +77,6 @@ async fn end_processes(agent: &Agent, how: Shutdown) {
 
 /// Brings what was written to the disks, unmounts them, and powers the VM off.
 pub fn power_off() -> ! {
-    rustix::fs::sync();
     storage::unmount_disks();
     if let Err(e) = rustix::system::reboot(RebootCommand::PowerOff) {
         log::console(format_args!("cannot power off: {e}"));

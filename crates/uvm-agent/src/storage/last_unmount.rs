@@ -4,56 +4,88 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags, open, syncfs};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount};
 
 use super::mounts::Mounted;
 use crate::log;
 
-/// How long a share's host may take at the end of the VM.
+/// What a share was mounted over is found once that is gone.
+const PASSES: usize = 2;
+
+/// How long it may take to leave a share, of which nobody is asked.
 const LEFT_WITHIN: Duration = Duration::from_secs(2);
 
 /// Unmounts every disk and what keeps it from being unmounted, the last mounted first, so that their file systems are left
 /// as whole ones. Nobody uses them any more.
+///
+/// The host of a share is asked for nothing: it may never answer, and a device with a request that is not answered keeps the
+/// kernel from powering off if the host takes the device back at that moment. So with a share, each disk is synchronised by
+/// itself, as the call for all file systems asks hosts, too; and no path is followed through a share.
 pub(crate) fn unmount_disks() {
-    for (path, is_share) in to_unmount(Mounted::all()) {
-        let left = if is_share { leave_share(path.clone()) } else { leave(&path) };
-        if let Err(e) = left {
-            log::console(format_args!("cannot unmount {}: {e}", path.display()));
+    if !Mounted::all().iter().any(Mounted::is_share) {
+        rustix::fs::sync();
+    }
+    for _ in 0..PASSES {
+        for (path, is_share) in to_unmount(Mounted::all()) {
+            let left = if is_share { leave_share(path.clone()) } else { leave(&path) };
+            if let Err(e) = left {
+                log::console(format_args!("cannot unmount {}: {e}", path.display()));
+            }
         }
     }
-}
-
-/// Unmounts a disk; one that is in use is left whole, too, if nothing can be written to it any more.
-fn leave(path: &Path) -> Result<(), Errno> {
-    match unmount(path, UnmountFlags::NOFOLLOW) {
-        Err(Errno::BUSY) => mount_remount(path, MountFlags::RDONLY, c""),
-        left => left,
+    // It cannot be unmounted, and may be on a disk.
+    if let Err(e) = synchronise(Path::new("/")) {
+        log::console(format_args!("cannot bring the root to its disk: {e}"));
     }
 }
 
-/// Takes a share off what it is mounted on. Its host is told so, and may not answer: that is not waited for without limit.
+/// Unmounts a disk; one that is in use is left whole, too, if nothing can be written to it any more. Takes as long as the
+/// disk does.
+fn leave(path: &Path) -> Result<(), Errno> {
+    let in_use = match unmount(path, UnmountFlags::NOFOLLOW) {
+        Err(Errno::BUSY) => mount_remount(path, MountFlags::RDONLY, c""),
+        left => return left,
+    };
+    if in_use.is_err() {
+        synchronise(path)?;
+    }
+    in_use
+}
+
+fn synchronise(path: &Path) -> Result<(), Errno> {
+    syncfs(open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Takes a share off what it is mounted on, and what is mounted in it with it. Its root is held on to: letting go of a share
+/// asks its host.
 fn leave_share(path: PathBuf) -> Result<(), Errno> {
     let (left, has_left) = mpsc::channel();
     let leaving = move || {
+        let root = open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let detached = unmount(&path, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH);
+        std::mem::forget(root);
         // Whoever waited may have gone on.
-        let _ = left.send(unmount(path, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH));
+        let _ = left.send(detached);
     };
     std::thread::Builder::new().spawn(leaving).map_err(|_| Errno::AGAIN)?;
     has_left.recv_timeout(LEFT_WITHIN).unwrap_or(Err(Errno::TIMEDOUT))
 }
 
-/// What is to be unmounted, in this order, and whether it is a share: shares, disks, overlays, and all that is mounted
-/// beneath one of the latter.
-/// Not the root: that cannot be unmounted.
+/// What is to be unmounted, in this order, and whether it is a share: shares, disks, overlays, and all that is mounted beneath
+/// one of the latter.
+/// Not what is mounted in a share, which goes with it, and not the root: that cannot be unmounted.
 fn to_unmount(mounts: Vec<Mounted>) -> Vec<(PathBuf, bool)> {
+    let shares: Vec<PathBuf> = mounts.iter().filter(|mount| mount.is_share()).map(|mount| mount.path.clone()).collect();
     let mut disks: Vec<PathBuf> = Vec::new();
     let mut found = Vec::new();
-    for Mounted { source, path, filesystem, .. } in mounts {
-        if path.parent().is_none() {
+    for mount in mounts {
+        let is_share = mount.is_share();
+        let Mounted { source, path, filesystem, .. } = mount;
+        if path.parent().is_none() || shares.iter().any(|share| path.starts_with(share) && path != *share) {
             continue;
         }
-        let is_share = matches!(filesystem.as_str(), "9p" | "virtiofs");
         let is_disk = source.starts_with("/dev/");
         // It keeps the disks it stands on.
         let is_overlay = filesystem == "overlay";
@@ -66,6 +98,13 @@ fn to_unmount(mounts: Vec<Mounted>) -> Vec<(PathBuf, bool)> {
     }
     found.reverse();
     found
+}
+
+impl Mounted {
+    /// Whether a host serves it.
+    fn is_share(&self) -> bool {
+        matches!(self.filesystem.as_str(), "9p" | "virtiofs")
+    }
 }
 
 #[cfg(test)]
@@ -83,6 +122,8 @@ mod tests {
             "/back\\134slash\\ - ext4 /dev/sdb",
             "/back - tmpfs tmpfs",
             "/alone - 9p 9p",
+            "/alone/disk - ext4 /dev/sdc",
+            "/alone/disk/tmp - tmpfs tmpfs",
             "/root - overlay overlay",
             "/root/proc - proc proc",
         ]

@@ -306,6 +306,34 @@ async fn a_stopped_helper_stops_its_callers_only() -> TestResult {
     Ok(())
 }
 
+/// What was written is on the disks, though the share that one of them is mounted in answers nothing any more.
+#[tokio::test]
+async fn a_guest_with_a_stopped_helper_powers_off_and_leaves_its_disks_whole() -> TestResult {
+    let images = Images::new()?;
+    let (beside, beneath) = (images.filesystem("beside.img", "ext4")?, images.filesystem("beneath.img", "ext4")?);
+    let disks = [(beside, "/run/disk"), (beneath, "/run/share/disk")];
+    let dir = tempfile::tempdir()?;
+    let vm = TestVm::builder("fs-power-off").boot().await?;
+    let share = vm.share_with(&by_device(dir.path(), "/run/share")).await?;
+    let mut plugged = Vec::new();
+    for (image, path) in &disks {
+        plugged.push(vm.add_scsi(&ScsiDisk::new(image).with_guest_path(*path)).await?);
+    }
+    sh(&vm, "echo fresh > /run/disk/file; echo fresh > /run/share/disk/file").await?;
+    stop_helper(the_helper(&vm)?).await?;
+    vm.shutdown().await?;
+    drop((share, plugged));
+    vm.close().await?;
+
+    let vm = TestVm::builder("fs-power-off").boot().await?;
+    for (image, _) in &disks {
+        let disk = vm.add_scsi(&ScsiDisk::new(image).with_guest_path("/run/disk").read_only()).await?;
+        assert_eq!(sh(&vm, "cat /run/disk/file").await?, "fresh\n", "{}", image.display());
+        disk.release().await?;
+    }
+    vm.close().await
+}
+
 #[tokio::test]
 async fn helpers_end_with_qemu() -> TestResult {
     let dir = tempfile::tempdir()?;
