@@ -239,8 +239,10 @@ impl Tree {
         let permit = self.budget.take()?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = openat2(&directory.handle.fd, name.as_bytes(), flags, Mode::empty(), CONFINED)?;
-        let handle = Handle::new(fd, permit)?;
+        let mut handle = Handle::new(fd, permit)?;
         self.devices.admit(&handle)?;
+        // The host may have mounted the directory itself in it once more.
+        handle.is_root = handle.id == self.root.id;
         Ok(Node { handle: Arc::new(handle), place: Some(Place::new(directory, name)) })
     }
 

@@ -106,6 +106,7 @@ pub(super) struct Handle {
     pub(super) fd: OwnedFd,
     pub(super) id: FileId,
     pub(super) kind: FileKind,
+    /// Whether it is the root's directory, wherever it was found.
     pub(super) is_root: bool,
     _permit: Permit,
 }

@@ -1,30 +1,18 @@
 //! The limit of a file's size that the server's process has: in a process of the test's own.
 
-use std::process::{Command, Stdio};
-
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use uvm_p9::protocol::{SetAttributes, flags};
 use uvm_p9::tree::Errno;
 
+use crate::alone::{Namespace, alone};
 use crate::client::{Host, ROOT};
-
-/// Set in the process that has the limit.
-const CHILD: &str = "UVM_P9_TEST_FILE_SIZE";
 
 const LIMIT: u64 = 64 * 1024;
 
 /// The attack: the kernel answers such a write with a signal that ends the process, and so every VM of it.
 #[test]
 fn what_goes_beyond_the_limit_of_a_files_size_fails_and_ends_nothing() {
-    if std::env::var_os(CHILD).is_some() {
-        return limited();
-    }
-    let mut child = Command::new(std::env::current_exe().unwrap());
-    child.args(["--exact", "file_size::what_goes_beyond_the_limit_of_a_files_size_fails_and_ends_nothing"]);
-    let output = child.env(CHILD, "1").stdin(Stdio::null()).output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
-    assert!(output.status.success() && said.contains("1 passed"), "{}: {said}", output.status);
+    alone(Namespace::None, "file_size::what_goes_beyond_the_limit_of_a_files_size_fails_and_ends_nothing", limited);
 }
 
 fn limited() {

@@ -2,6 +2,7 @@
 
 #![cfg(target_os = "linux")]
 
+mod alone;
 mod attributes;
 mod client;
 mod codec;

@@ -5,10 +5,12 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
+use rustix::mount::mount_bind;
 use uvm_p9::protocol::{SetAttributes, flags};
 use uvm_p9::tree::{Access, Errno, TreeOptions};
 use uvm_p9::{Limits, Share, Shares};
 
+use crate::alone::{Namespace, alone};
 use crate::client::{Host, ROOT, SECRET, open_share};
 
 fn prepare(host: &Host) -> TreeOptions {
@@ -151,4 +153,25 @@ fn the_directory_itself_is_not_changed() {
     assert_eq!(attributes(), before);
     client.walk(3, "d").unwrap();
     client.set(3, SetAttributes { valid: flags::SETATTR_MODE, mode: 0o700, ..set }).unwrap();
+}
+
+/// The directory is the same one, and so are the names that its client has of it.
+#[test]
+fn the_directory_mounted_within_itself_is_as_restricted() {
+    let test = "restricted::the_directory_mounted_within_itself_is_as_restricted";
+    alone(Namespace::Mounts, test, || {
+        let host = Host::new();
+        fs::create_dir_all(host.path("seen/again")).unwrap();
+        fs::write(host.path("hidden"), SECRET).unwrap();
+        mount_bind(host.path(""), host.path("seen/again")).unwrap();
+        let mut client = host.client(&open_share(host.options().restricted_to(["seen"])));
+        assert_eq!(client.walk(1, "seen/again/hidden"), Err(Errno::NOENT));
+        client.walk(1, "seen/again").unwrap();
+        assert_eq!(client.mkdir(1, b"new", 0o755), Err(Errno::ACCESS));
+        assert_eq!(client.unlink(1, b"hidden", 0), Err(Errno::ACCESS));
+        let mode = SetAttributes { valid: flags::SETATTR_MODE, mode: 0o777, ..SetAttributes::default() };
+        assert_eq!(client.set(1, mode), Err(Errno::ACCESS));
+        client.open(1, flags::OPEN_READ).unwrap();
+        assert_eq!(client.names(1, 8192).unwrap(), [b"seen"]);
+    });
 }
