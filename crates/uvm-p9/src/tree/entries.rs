@@ -54,14 +54,11 @@ impl Tree {
             NewNode::Fifo => mknodat(fd, name.as_bytes(), FileType::Fifo, first, 0)?,
             NewNode::Socket => mknodat(fd, name.as_bytes(), FileType::Socket, first, 0)?,
         }
-        // Whoever replaces it at this moment is a client of this tree, or the host itself: what follows is then done to a
-        // file that a client may change like that anyway.
-        let node = self.lookup(directory, name)?;
-        self.give(&node, creator)?;
+        let node = self.found_new(directory, name, kind.into(), creator)?;
         let set_gid = if kind == NewNode::Directory { Mode::SGID.as_raw_mode() } else { 0 };
         let now = self.attributes(&node)?.mode & 0o7777;
         // The process has a file mode creation mask. A directory that is made in one with set-group-id has it, too.
-        if now & !set_gid != mode & 0o1777 && node.kind() != FileKind::Symlink {
+        if now & !set_gid != mode & 0o1777 {
             self.set_mode(&node, mode & 0o1777 | set_gid)?;
         }
         Ok(node)
@@ -77,9 +74,7 @@ impl Tree {
     ) -> Result<Node, Errno> {
         self.must_admit_change(directory, name)?;
         symlinkat(target, &directory.handle.fd, name.as_bytes())?;
-        let node = self.lookup(directory, name)?;
-        self.give(&node, creator)?;
-        Ok(node)
+        self.found_new(directory, name, FileKind::Symlink, creator)
     }
 
     /// Where a symbolic link points, put into `buffer`.
@@ -153,12 +148,63 @@ impl Tree {
         if there.id() == node.id() { Ok(place) } else { Err(Errno::STALE) }
     }
 
-    /// Gives a new file to whom it was made for.
-    fn give(&self, node: &Node, creator: Creator) -> Result<(), Errno> {
+    /// What was just made, given to whom it was made for. Whoever replaces it at this moment is a client of this tree, or the
+    /// host itself: if it is of the same kind, no device that is, what follows is done to a file that a client may change
+    /// like that anyway.
+    fn found_new(
+        &self,
+        directory: &Node,
+        name: Component<'_>,
+        kind: FileKind,
+        creator: Creator,
+    ) -> Result<Node, Errno> {
+        let node = self.lookup(directory, name)?;
+        if node.kind() != kind {
+            return Err(Errno::STALE);
+        }
         if self.ownership == Ownership::Passthrough {
             let (uid, gid) = owners(creator)?;
             chownat(&node.handle.fd, c"", uid, gid, AtFlags::EMPTY_PATH)?;
         }
-        Ok(())
+        Ok(node)
+    }
+}
+
+impl From<NewNode> for FileKind {
+    fn from(new: NewNode) -> Self {
+        match new {
+            NewNode::Directory => Self::Directory,
+            NewNode::Regular => Self::Regular,
+            NewNode::Fifo => Self::Fifo,
+            NewNode::Socket => Self::Socket,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+    use crate::tree::TreeOptions;
+
+    /// The attack: what was made is replaced before it is looked up, by a device of the host that is in the share.
+    #[test]
+    fn what_is_of_another_kind_than_what_was_made_is_given_to_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("f"), "").unwrap();
+        let is_root = rustix::process::geteuid().is_root();
+        let ownership = if is_root { Ownership::Passthrough } else { Ownership::Owner };
+        let tree = Tree::open(TreeOptions::new(dir.path()).with_ownership(ownership)).unwrap();
+        let name = Component::new(b"f").unwrap();
+        let creator = Creator { uid: Some(1234), gid: Some(1234) };
+        for kind in [FileKind::Fifo, FileKind::Socket, FileKind::Directory, FileKind::Symlink] {
+            assert_eq!(tree.found_new(&tree.root(), name, kind, creator).unwrap_err(), Errno::STALE, "{kind:?}");
+        }
+        let owner = || fs::metadata(dir.path().join("f")).unwrap().uid();
+        assert_eq!(owner(), rustix::process::geteuid().as_raw());
+        tree.found_new(&tree.root(), name, FileKind::Regular, creator).unwrap();
+        assert!(!is_root || owner() == 1234);
     }
 }
