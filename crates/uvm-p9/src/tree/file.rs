@@ -54,7 +54,7 @@ impl File {
     }
 
     /// Writes `data` from `offset` on, or to the end of a file that is opened so. Returns how many bytes were written:
-    /// fewer when something went wrong after these.
+    /// fewer when something went wrong after these. Set-user-id and set-group-id are taken from the file.
     pub fn write_at(&self, data: &[u8], offset: u64) -> Result<usize, Errno> {
         if self.set_id == SetId::Server && !data.is_empty() {
             // With each write: the host may have set them since the file was opened.
