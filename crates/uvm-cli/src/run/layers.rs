@@ -76,30 +76,28 @@ pub(crate) fn in_root(images: &[PathBuf], command: Vec<String>, directory: &str)
 }
 
 /// The layers that the guest has.
+#[derive(Default)]
 pub(crate) struct Layers {
     // Dropped first: it stands on the others.
-    _combined: Option<CombinedLayers>,
-    _layers: Vec<VpmemMount>,
+    combined: Option<CombinedLayers>,
+    layers: Vec<VpmemMount>,
 }
 
 impl Layers {
     /// Mounts them, the first at the bottom, with a scratch on top.
-    pub(crate) async fn mount(vm: &UtilityVm, images: &[PathBuf]) -> Result<Self, UvmError> {
-        let mut layers = Vec::new();
+    pub(crate) async fn mount(&mut self, vm: &UtilityVm, images: &[PathBuf]) -> Result<(), UvmError> {
         for image in images {
             let layer = vm.add_vpmem(image).await?;
             if let LayerMechanism::Disk { why } = layer.mechanism() {
                 tracing::info!(layer = %image.display(), why, "the guest has a layer as a disk");
             }
-            layers.push(layer);
+            self.layers.push(layer);
         }
-        let combined = if layers.is_empty() {
-            None
-        } else {
-            let top_first: Vec<_> = layers.iter().rev().filter_map(VpmemMount::guest_path).collect();
-            Some(vm.combine_layers_lcow(&top_first, SCRATCH, ROOT).await?)
-        };
-        Ok(Self { _combined: combined, _layers: layers })
+        if !self.layers.is_empty() {
+            let top_first: Vec<_> = self.layers.iter().rev().filter_map(VpmemMount::guest_path).collect();
+            self.combined = Some(vm.combine_layers_lcow(&top_first, SCRATCH, ROOT).await?);
+        }
+        Ok(())
     }
 }
 

@@ -76,6 +76,8 @@ async fn run_async(args: &RunArgs) -> End {
         Ok(made) => made,
         Err(end) => return end,
     };
+    // What the VM is given outlives the run's end, however that comes: in a VM that ends nothing is unplugged.
+    let mut given = Given::default();
     // Whatever happens meanwhile, what was made is closed in order.
     let end = if let Some(end) = early {
         drop(line);
@@ -85,12 +87,13 @@ async fn run_async(args: &RunArgs) -> End {
             // What tells this program to end comes before what there is to do.
             biased;
             end = outside.ends(&passing) => {
-                if args.disks.iter().any(|disk| !disk.read_only) {
+                passing.end();
+                if given.plugged.has_disks() && args.disks.iter().any(|disk| !disk.read_only) {
                     give_up_in_order(&vm, &mut outside, &passing).await;
                 }
                 end
             }
-            end = start_and_use(&vm, line, args, &passing) => end,
+            end = start_and_use(&vm, line, args, &passing, &mut given) => end,
         }
     };
     if let Err(e) = vm.close().await {
@@ -118,26 +121,41 @@ async fn create(prepared: Prepared, outside: &mut Outside, passing: &Passing) ->
 /// How long a VM that nobody wants any more may take to come to exist.
 const CREATE_SETTLES: Duration = Duration::from_secs(5);
 
-async fn start_and_use(vm: &UtilityVm, line: Line, args: &RunArgs, passing: &Passing) -> End {
+async fn start_and_use(vm: &UtilityVm, line: Line, args: &RunArgs, passing: &Passing, given: &mut Given) -> End {
     let started = vm.start().await;
     drop(line);
     match started {
-        Ok(()) => in_vm(vm, args, passing).await,
+        Ok(()) => in_vm(vm, args, passing, given).await,
         Err(e) => End::failed(&e),
     }
+}
+
+/// What is plugged into the VM.
+#[derive(Default)]
+struct Given {
+    plugged: Plugged,
+    // What else is mounted may lie in them.
+    layers: Layers,
 }
 
 /// The run ends before its command: what that has written is brought to the disks still, unless that takes too long or this
 /// program is told to end once more.
 async fn give_up_in_order(vm: &UtilityVm, outside: &mut Outside, passing: &Passing) {
-    passing.end();
+    let shut_down = async {
+        // The command, and what it has started, may take no notice of being asked.
+        guest_script::in_guest(vm, "kill -9 -1", &[]).await?;
+        Ok::<_, anyhow::Error>(vm.shutdown().await?)
+    };
     tokio::select! {
         biased;
         () = outside.is_told_to_end(passing) => {}
-        shut_down = tokio::time::timeout(GIVES_UP, vm.shutdown()) => {
-            if !matches!(shut_down, Ok(Ok(()))) {
-                tracing::warn!("the guest was not shut down: what it wrote last may not be on its disks");
-            }
+        shut_down = tokio::time::timeout(GIVES_UP, shut_down) => {
+            let why = match shut_down {
+                Ok(Ok(())) => return,
+                Ok(Err(e)) => format!("{e:#}"),
+                Err(_) => format!("not within {GIVES_UP:?}"),
+            };
+            tracing::warn!(why, "the guest was not shut down: what was written last may not be on its disks");
         }
     }
 }
@@ -191,19 +209,16 @@ async fn prepare(args: &RunArgs) -> anyhow::Result<Prepared> {
     Ok(Prepared { host, options, _boot: boot })
 }
 
-async fn in_vm(vm: &UtilityVm, args: &RunArgs, passing: &Passing) -> End {
+async fn in_vm(vm: &UtilityVm, args: &RunArgs, passing: &Passing, given: &mut Given) -> End {
     let interactive = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     let tty = args.tty || (interactive && !args.no_tty);
     let spec = spec(args, tty);
-    // What else is mounted may lie in them.
-    let _layers = match Layers::mount(vm, &args.layers).await {
-        Ok(layers) => layers,
-        Err(e) => return End::failed(&e),
-    };
-    let plugged = match Plugged::plug(vm, args).await {
-        Ok(plugged) => plugged,
-        Err(e) => return End::failed(e.as_ref()),
-    };
+    if let Err(e) = given.layers.mount(vm, &args.layers).await {
+        return End::failed(&e);
+    }
+    if let Err(e) = given.plugged.plug(vm, args).await {
+        return End::failed(e.as_ref());
+    }
     // Before the command can dial.
     let sockets = match Sockets::open(vm, &args.virtual_sockets).await {
         Ok(sockets) => sockets,
@@ -243,7 +258,7 @@ async fn in_vm(vm: &UtilityVm, args: &RunArgs, passing: &Passing) -> End {
         // They went with the guest, in order.
         return End::Exit(exit);
     }
-    if plugged.settled(vm).await { End::Exit(exit) } else { End::Failed }
+    if given.plugged.settled(vm).await { End::Exit(exit) } else { End::Failed }
 }
 
 fn spec(args: &RunArgs, tty: bool) -> ProcessSpec {

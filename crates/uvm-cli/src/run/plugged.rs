@@ -28,7 +28,7 @@ impl Thing {
 }
 
 /// All of them, in the order in which they are plugged in: disks, so that the first is the guest's first, shares and sockets; but
-/// none before one that it lies in, which would cover it.
+/// none before one that it lies in, which would cover it. By their names: links of the guest lead where they lead.
 fn order(args: &RunArgs) -> Vec<Thing> {
     let disks = (0..args.disks.len()).map(Thing::Disk);
     let shares = (0..args.shares.len()).map(Thing::Share);
@@ -76,9 +76,8 @@ impl Handle {
 
 impl Plugged {
     /// Plugs all of it in.
-    pub(crate) async fn plug(vm: &UtilityVm, args: &RunArgs) -> anyhow::Result<Self> {
+    pub(crate) async fn plug(&mut self, vm: &UtilityVm, args: &RunArgs) -> anyhow::Result<()> {
         let things = order(args);
-        let mut plugged = Self::default();
         for thing in &things {
             if let Some(path) = thing.guest_path(args) {
                 layers::must_be_seen(vm, &args.layers, path).await?;
@@ -90,14 +89,19 @@ impl Plugged {
             };
             let is_disk = |thing: &Thing| matches!(thing, Thing::Disk(_));
             let in_a_disk = || things.iter().any(|outer| is_disk(outer) && lies_in(args, *thing, *outer));
-            plugged.0.push(Entry { handle, of_a_disk: is_disk(thing) || in_a_disk() });
+            self.0.push(Entry { handle, of_a_disk: is_disk(thing) || in_a_disk() });
         }
-        Ok(plugged)
+        Ok(())
+    }
+
+    /// Whether something of it is a disk.
+    pub(crate) fn has_disks(&self) -> bool {
+        self.0.iter().any(|entry| matches!(entry.handle, Handle::Disk(_)))
     }
 
     /// The command has ended: what it wrote is brought to the disks. Where others in the guest still use one, all of the
     /// guest is shut down for it. Whether the disks have everything.
-    pub(crate) async fn settled(self, vm: &UtilityVm) -> bool {
+    pub(crate) async fn settled(&self, vm: &UtilityVm) -> bool {
         let mut all = true;
         // What lies in a disk was plugged in after it.
         for Entry { handle, .. } in self.0.iter().rev().filter(|entry| entry.of_a_disk) {
