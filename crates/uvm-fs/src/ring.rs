@@ -1,8 +1,8 @@
 //! A guest's queue: requests are taken, answered and given back one by one.
 //!
 //! What the guest writes there is not to be believed: a ring that cannot be, and a request that has no answer, is an error, not
-//! something to look at again. The queue is held while a request is answered, and not from one to the next, so that a host that
-//! takes the queue away waits for one request at most, and no answer is written into memory that the guest has taken back.
+//! something to look at again. The queue is held while a request is answered, so that no answer is written into memory that the
+//! guest has taken back; and not much longer, so that a host that takes the queue away does not wait for all that is in it.
 
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -19,7 +19,7 @@ use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 /// The guest's memory, in the form that virtiofsd wants.
 pub(crate) type Memory = GuestMemoryAtomic<GuestMemoryMmap<BitmapMmapRegion>>;
 
-/// After a request that took longer, who waits for the queue gets it, which whoever holds it again at once would keep from it.
+/// After so long, who waits for the queue gets it, which whoever holds it again at once would keep from it.
 const LONG: Duration = Duration::from_millis(50);
 const AFTER_LONG: Duration = Duration::from_millis(1);
 
@@ -54,6 +54,7 @@ pub(crate) fn serve<F: FileSystem + Sync>(
             state.disable_notification()?;
         }
     }
+    let mut began = Instant::now();
     loop {
         let mut state = queue.get_mut();
         // Stopped by the host, which says so in between. What is left is taken when it is started again: with that, QEMU says
@@ -61,7 +62,6 @@ pub(crate) fn serve<F: FileSystem + Sync>(
         if !state.get_queue_mut().ready() {
             return Ok(());
         }
-        let began = Instant::now();
         let more = answer_one(server, memory, &mut state, event_idx)?;
         if !more {
             // What has come since the last look is told of by this, and by nothing else.
@@ -73,6 +73,7 @@ pub(crate) fn serve<F: FileSystem + Sync>(
         drop(state);
         if began.elapsed() > LONG {
             thread::sleep(AFTER_LONG);
+            began = Instant::now();
         }
     }
 }

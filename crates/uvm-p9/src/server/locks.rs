@@ -134,14 +134,17 @@ impl FileLocks {
         replace(&mut self.locks(), owner, start, end, None, count)
     }
 
-    /// Unlocks the file as `flock` does: what the owner holds; if that is nothing, what was locked as a whole by the same
-    /// fid, which another process has inherited or passed on.
+    /// Unlocks the file as `flock` does: what the owner holds by this fid; if that is nothing, what was locked as a whole by the
+    /// same fid, which another process has inherited or passed on; and if there is no such thing, whatever the owner holds.
     pub(crate) fn unlock_whole(&self, owner: &Owner, fid: u64, count: &LockCount) {
         let mut locks = self.locks();
-        let by_owner = locks.iter().any(|lock| lock.owner == *owner);
+        let of_both = |lock: &Lock| lock.owner == *owner && lock.fid == fid;
         let whole = |lock: &Lock| lock.fid == fid && (lock.start, lock.end) == (0, u64::MAX);
-        let unlocked = locks.extract_if(.., |lock| if by_owner { lock.owner == *owner } else { whole(lock) }).count();
-        count.give_back(unlocked);
+        let of_owner = |lock: &Lock| lock.owner == *owner;
+        let ways: [&dyn Fn(&Lock) -> bool; 3] = [&of_both, &whole, &of_owner];
+        if let Some(way) = ways.into_iter().find(|way| locks.iter().any(*way)) {
+            count.give_back(locks.extract_if(.., |lock| way(lock)).count());
+        }
     }
 
     /// A lock that would be in the way.

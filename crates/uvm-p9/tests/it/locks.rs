@@ -101,6 +101,20 @@ fn flock_is_undone_by_whichever_process_has_the_open_file() {
     assert_eq!(two.flock(1, LOCK_WRITE, 7), Ok(LOCK_BLOCKED));
 }
 
+/// A process has locked one open file, and unlocks another one, which it has from the process that locked that.
+#[test]
+fn flock_undoes_the_lock_of_its_own_open_file_first() {
+    let host = Host::new();
+    let (mut one, mut two) = two(&host);
+    one.open_path(2, "f", OPEN_READ).unwrap();
+    assert_eq!(one.flock(1, LOCK_READ, 7), Ok(LOCK_SUCCESS));
+    assert_eq!(one.flock(2, LOCK_READ, 6), Ok(LOCK_SUCCESS));
+    assert_eq!(one.flock(2, LOCK_UNLOCK, 7), Ok(LOCK_SUCCESS));
+    assert_eq!(one.get_lock(2, LOCK_WRITE, (0, 0), 9), Ok((LOCK_READ, 0, 0, 7)));
+    assert_eq!(one.flock(1, LOCK_UNLOCK, 7), Ok(LOCK_SUCCESS));
+    assert_eq!(two.flock(1, LOCK_WRITE, 9), Ok(LOCK_SUCCESS));
+}
+
 /// A parent has locked a file, and a child of its ends: Linux closes the child's copy, and sends that the child unlocks it.
 #[test]
 fn a_process_that_closes_its_copy_of_a_file_undoes_no_lock_of_another() {
