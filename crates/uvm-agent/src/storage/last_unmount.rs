@@ -1,18 +1,21 @@
 //! At the end of the VM: all that stands on disks is unmounted.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, open, syncfs};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 
 use super::mounts::Mounted;
 use crate::log;
 
 /// What a share was mounted over is found once that is gone.
 const PASSES: usize = 2;
+/// Where disks that are mounted in shares can be got at.
+const ASIDE: &str = "/run/out-of-shares";
 
 /// How long it may take to leave a share, of which nobody is asked.
 const LEFT_WITHIN: Duration = Duration::from_secs(2);
@@ -22,9 +25,12 @@ const LEFT_WITHIN: Duration = Duration::from_secs(2);
 ///
 /// The host of a share is asked for nothing: it may never answer, and a device with a request that is not answered keeps the
 /// kernel from powering off if the host takes the device back at that moment. So with a share, each disk is synchronised by
-/// itself, as the call for all file systems asks hosts, too; and no path is followed through a share.
+/// itself, as the call for all file systems asks hosts, too; and no path is followed through a share: a disk that is mounted in
+/// one is got at by another way.
 pub(crate) fn unmount_disks() {
-    if !Mounted::all().iter().any(Mounted::is_share) {
+    if Mounted::all().iter().any(Mounted::is_share) {
+        bring_out_of_shares();
+    } else {
         rustix::fs::sync();
     }
     for _ in 0..PASSES {
@@ -41,17 +47,40 @@ pub(crate) fn unmount_disks() {
     }
 }
 
-/// Unmounts a disk; one that is in use is left whole, too, if nothing can be written to it any more. Takes as long as the
-/// disk does.
-fn leave(path: &Path) -> Result<(), Errno> {
-    let in_use = match unmount(path, UnmountFlags::NOFOLLOW) {
-        Err(Errno::BUSY) => mount_remount(path, MountFlags::RDONLY, c""),
-        left => return left,
-    };
-    if in_use.is_err() {
-        synchronise(path)?;
+/// Mounts the disks that are mounted in a share once more, where no share is on the way to them.
+fn bring_out_of_shares() {
+    let mounts = Mounted::all();
+    for (number, disk) in in_shares(&mounts).into_iter().enumerate() {
+        let path = Path::new(ASIDE).join(number.to_string());
+        let mounted = fs::create_dir_all(&path)
+            .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
+            .and_then(|()| mount(&disk.source, &path, &disk.filesystem, MountFlags::empty(), None));
+        match mounted {
+            // It is read-only: nothing was written to it.
+            Ok(()) | Err(Errno::BUSY | Errno::ROFS | Errno::ACCESS) => {}
+            Err(e) => log::console(format_args!("cannot get at {} in {}: {e}", disk.source, disk.path.display())),
+        }
     }
-    in_use
+}
+
+/// The disks that are mounted in a share.
+fn in_shares(mounts: &[Mounted]) -> Vec<&Mounted> {
+    let is_in_one = |disk: &Mounted| mounts.iter().any(|mount| mount.is_share() && disk.path.starts_with(&mount.path));
+    mounts.iter().filter(|mount| mount.source.starts_with("/dev/") && is_in_one(mount)).collect()
+}
+
+/// Brings what was written to a disk to it, whoever else has it mounted, and unmounts it; one that is in use is left whole, too,
+/// if nothing can be written to it any more. Takes as long as the disk does.
+fn leave(path: &Path) -> Result<(), Errno> {
+    match synchronise(path) {
+        // Of some file systems a single file is mounted.
+        Ok(()) | Err(Errno::NOTDIR) => {}
+        Err(e) => log::console(format_args!("cannot bring {} to its disk: {e}", path.display())),
+    }
+    match unmount(path, UnmountFlags::NOFOLLOW) {
+        Err(Errno::BUSY) => mount_remount(path, MountFlags::RDONLY, c""),
+        left => left,
+    }
 }
 
 fn synchronise(path: &Path) -> Result<(), Errno> {
@@ -141,5 +170,8 @@ mod tests {
             ("/a b", false),
         ];
         assert_eq!(found, expected);
+        let mounts = Mounted::listed(&mounts);
+        let in_shares: Vec<_> = in_shares(&mounts).into_iter().map(|disk| disk.source.as_str()).collect();
+        assert_eq!(in_shares, ["/dev/sdc"]);
     }
 }

@@ -73,8 +73,9 @@ pub(super) async fn add(storage: &Storage, combined: CombinedLayers) -> Result<(
         return Err(StorageError::Bad(format!("\"{}\" is not the full path of a directory", bad.display())));
     }
     let task = format!("combining {count} layers at {}", root.display());
-    // What the scratch itself is called follows from what is in it.
-    let paths: Vec<_> = [root].into_iter().chain(parts.scratch.as_ref().map(|scratch| scratch.join(UPPER))).collect();
+    // What the scratch itself is called follows from what is in it; and what is mounted there is not to go meanwhile.
+    let of_scratch = parts.scratch.iter().flat_map(|scratch| [scratch.join(UPPER), scratch.clone()]);
+    let paths: Vec<_> = [root].into_iter().chain(of_scratch).collect();
     let request = storage.begin(paths.iter().cloned().map(Place::Path).collect()).await?;
     let (request, found) = request.find(&storage.turns, paths).await?;
     let mut found = found.into_iter();

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::task::JoinSet;
 use uvm::{ErrorKind, ProcessExit, ProcessSpec, ScsiDisk, UtilityVm};
 use uvm_testkit::leak::helpers;
@@ -331,6 +332,41 @@ async fn a_guest_with_a_stopped_helper_powers_off_and_leaves_its_disks_whole() -
         assert_eq!(sh(&vm, "cat /run/disk/file").await?, "fresh\n", "{}", image.display());
         disk.release().await?;
     }
+    vm.close().await
+}
+
+#[tokio::test]
+async fn what_was_written_is_on_its_disk_though_its_writer_waits_for_a_share() -> TestResult {
+    let images = Images::new()?;
+    let image = images.filesystem("beneath.img", "ext4")?;
+    let dir = tempfile::tempdir()?;
+    fs::write(dir.path().join("file"), "content")?;
+    let vm = TestVm::builder("fs-held").boot().await?;
+    let share = vm.share_with(&by_device(dir.path(), "/run/share")).await?;
+    let disk = vm.add_scsi(&ScsiDisk::new(&image).with_guest_path("/run/share/disk")).await?;
+    // Nothing gets there by itself.
+    sh(&vm, "cd /proc/sys/vm; echo 0 > dirty_writeback_centisecs; echo 360000 > dirty_expire_centisecs").await?;
+    // Who waits for a share outlives all signals, with what it has open.
+    let keeps = "exec 3> /run/share/disk/held; echo fresh >&3; echo ready; read line; exec cat /run/share/file";
+    let mut spec = ProcessSpec::new(["sh", "-c", keeps]);
+    spec.stdin = true;
+    let mut keeps = vm.create_process(&spec).await?;
+    let mut line = String::new();
+    BufReader::new(keeps.stdout.as_mut().ok_or("no output")?).read_line(&mut line).await?;
+    assert_eq!(line, "ready\n");
+    stop_helper(the_helper(&vm)?).await?;
+    keeps.close_stdin().await?;
+    let asked = "until grep -qs -e request_wait_answer -e fuse_ /proc/[0-9]*/wchan; do sleep 0.05; done";
+    within("a request that waits", sh(&vm, asked)).await??;
+    // The kernel may wait, too, before it powers off, until the VM is ended.
+    let shut_down = within("the end", vm.shutdown()).await?;
+    drop((share, disk, keeps));
+    vm.close().await?;
+
+    let vm = TestVm::builder("fs-held").boot().await?;
+    let disk = vm.add_scsi(&ScsiDisk::new(&image).with_guest_path("/run/disk").read_only()).await?;
+    assert_eq!(sh(&vm, "cat /run/disk/held").await?, "fresh\n", "{shut_down:?}");
+    disk.release().await?;
     vm.close().await
 }
 
