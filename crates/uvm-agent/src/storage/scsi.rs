@@ -1,6 +1,6 @@
 //! SCSI disks: controller c and LUN l are target c of the one adapter, at `/sys/bus/scsi/devices/H:0:c:l`.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,9 @@ use crate::log;
 /// disks.
 const FOUND_WITHIN: Duration = Duration::from_secs(20);
 
+/// How long a partition that was there just now may take to be found.
+const MOUNTED_AGAIN_WITHIN: Duration = Duration::from_secs(1);
+
 /// The adapter's disks, by the kernel's books.
 #[derive(Clone, Debug)]
 pub(super) struct ScsiBus {
@@ -29,8 +32,8 @@ pub(super) struct ScsiBus {
     sys: PathBuf,
     /// `/dev`, likewise.
     dev: PathBuf,
-    /// Controller and LUN of what was added and not let go of since.
-    added: Arc<Mutex<HashSet<(u8, u8)>>>,
+    /// What was added and not let go of since, by controller and LUN: as it was asked for last.
+    added: Arc<Mutex<HashMap<(u8, u8), MappedVirtualDisk>>>,
     arrivals: Arrivals,
 }
 
@@ -46,12 +49,12 @@ pub(super) async fn add(storage: &Storage, disk: MappedVirtualDisk) -> Result<()
     let until = request.steps_until().into_std();
     let task = format!("adding {}", place(disk.controller, disk.lun));
     let (late, late_path, slot) = (storage.clone(), path.clone(), (disk.controller, disk.lun));
-    let is_first = !storage.scsi.added().contains(&slot);
+    let is_first = !storage.scsi.added().contains_key(&slot);
     let undo = move || {
         if is_first {
             clear_and_unplug(&late, slot, late_path.as_deref())
         } else {
-            clear(&late, slot, late_path.as_deref())
+            clear(&late, slot, late_path.as_deref()).map(drop)
         }
     };
     let storage = storage.clone();
@@ -80,8 +83,8 @@ fn add_now(
     let slot = (disk.controller, disk.lun);
     let added = find_and_mount(storage, disk, path, until);
     if added.is_ok() {
-        storage.scsi.added().insert(slot);
-    } else if !storage.scsi.added().contains(&slot)
+        storage.scsi.added().insert(slot, disk.clone());
+    } else if !storage.scsi.added().contains_key(&slot)
         && let Err(e) = storage.scsi.unplug(disk.controller, disk.lun)
     {
         log::console(format_args!("a disk that could not be added stays: {e}"));
@@ -137,12 +140,12 @@ pub(super) async fn unplug(storage: &Storage, controller: u8, lun: u8) -> Result
     request.run(&task, move || unplug_now(&storage, (controller, lun)), || (), || Ok(())).await
 }
 
-/// Unmounts a disk if it is mounted at the path, or removes the link to it.
-fn clear(storage: &Storage, (controller, lun): (u8, u8), path: Option<&Path>) -> Result<(), StorageError> {
-    let Some(path) = path else { return Ok(()) };
+/// Unmounts a disk if it is mounted at the path, or removes the link to it. Whether it was mounted.
+fn clear(storage: &Storage, (controller, lun): (u8, u8), path: Option<&Path>) -> Result<bool, StorageError> {
+    let Some(path) = path else { return Ok(false) };
     let names = storage.scsi.there(controller, lun)?.map(|device| device.names()).unwrap_or_default();
     let check = || storage.combined.check_unused(path);
-    storage.mount_points.clear_of(path, &place(controller, lun), names, check).map(drop)
+    storage.mount_points.clear_of(path, &place(controller, lun), names, check)
 }
 
 fn clear_and_unplug(storage: &Storage, slot: (u8, u8), path: Option<&Path>) -> Result<(), StorageError> {
@@ -153,8 +156,20 @@ fn clear_and_unplug(storage: &Storage, slot: (u8, u8), path: Option<&Path>) -> R
         let step = format!("let go of {}, which is mounted at {} as well", device.node().display(), at.display());
         return Err(StorageError::at(step)(rustix::io::Errno::BUSY.into()));
     }
-    clear(storage, slot, path)?;
-    unplug_now(storage, slot)
+    let was_mounted = clear(storage, slot, path)?;
+    let Err(busy) = unplug_now(storage, slot) else { return Ok(()) };
+    if was_mounted {
+        mount_again(storage, slot, path)
+            .map_err(|e| StorageError::Bad(format!("{busy}; and it cannot be mounted again where it was: {e}")))?;
+    }
+    Err(busy)
+}
+
+/// A disk that stays is to be where whoever has it believes it to be.
+fn mount_again(storage: &Storage, slot: (u8, u8), path: Option<&Path>) -> Result<(), StorageError> {
+    let asked_for = storage.scsi.added().get(&slot).cloned();
+    let asked_for = asked_for.ok_or_else(|| StorageError::Bad("it is not known how it was mounted".into()))?;
+    find_and_mount(storage, &asked_for, path, Instant::now() + MOUNTED_AGAIN_WITHIN)
 }
 
 fn unplug_now(storage: &Storage, (controller, lun): (u8, u8)) -> Result<(), StorageError> {
@@ -173,7 +188,7 @@ impl ScsiBus {
         Self { sys: "/sys".into(), dev: "/dev".into(), added: Arc::default(), arrivals }
     }
 
-    fn added(&self) -> MutexGuard<'_, HashSet<(u8, u8)>> {
+    fn added(&self) -> MutexGuard<'_, HashMap<(u8, u8), MappedVirtualDisk>> {
         self.added.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,7 +1,8 @@
 //! Where a guest mounts what it is given: links on the way, directories that are there already, what others have mounted.
 
+use tokio::io::{AsyncBufReadExt, BufReader};
 use uvm::wire::modify::{MappedVirtualDisk, Modification, Resource};
-use uvm::{ErrorKind, Grow, Plan9ShareOptions, ScsiDisk, ScsiMount, UtilityVm};
+use uvm::{ErrorKind, Grow, Plan9ShareOptions, ProcessSpec, ScsiDisk, ScsiMount, UtilityVm};
 use uvm_testkit::{TestResult, TestVm};
 
 use crate::disks::{device, disks_in, refused, sh};
@@ -135,5 +136,29 @@ async fn a_directory_that_was_there_before_is_there_afterwards() -> TestResult {
     let disk = vm.add_scsi(&ScsiDisk::new(&image).with_guest_path("/tmp/made/data")).await?;
     disk.release().await?;
     assert_eq!(sh(&vm, "ls -A /tmp/made; ls -d /tmp/made").await?, "/tmp/made\n");
+    vm.close().await
+}
+
+#[tokio::test]
+async fn a_disk_that_another_mount_namespace_keeps_stays_where_it_is() -> TestResult {
+    let images = Images::new()?;
+    let image = images.filesystem("data.img", "ext4")?;
+    let vm = TestVm::builder("kept").boot().await?;
+    // With a directory that goes, the kernel takes what is mounted there from other namespaces, too.
+    sh(&vm, "mkdir -p /run/kept/disk").await?;
+    let disk = vm.add_scsi(&ScsiDisk::new(&image).with_guest_path("/run/kept/disk")).await?;
+    let keeps = ProcessSpec::new(["unshare", "-m", "sh", "-c", "echo ready; exec sleep 1000"]);
+    let mut keeps = vm.create_process(&keeps).await?;
+    let mut line = String::new();
+    BufReader::new(keeps.stdout.as_mut().ok_or("no output")?).read_line(&mut line).await?;
+    assert_eq!(line, "ready\n");
+    let error = chain(&disk.release().await.expect_err("it is kept"));
+    assert!(error.contains("has for itself"), "{error}");
+    // It is still attached, and so still there.
+    assert_eq!(sh(&vm, "cat /run/kept/disk/hello; echo more > /run/kept/disk/more").await?, "from ext4\n");
+    assert!(keeps.kill().await?, "it runs");
+    keeps.wait().await?;
+    drop(keeps);
+    disk.release().await?;
     vm.close().await
 }
