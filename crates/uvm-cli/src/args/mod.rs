@@ -78,8 +78,8 @@ pub(crate) struct RunArgs {
     /// Add a word to the kernel's command line. May be repeated.
     #[arg(long = "kernel-arg", value_name = "WORD", allow_hyphen_values = true)]
     pub(crate) kernel_args: Vec<String>,
-    /// End the VM after this time (90, 90s, 5m, 1h) and exit with 124. What the command wrote to disks is brought to them
-    /// first, if that takes no more than 5 s.
+    /// End the VM after this time (90, 90s, 5m, 1h) and exit with 124. Where it has disks, the command is killed then, and what
+    /// it wrote is brought to them, if that takes no more than 10 s.
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     pub(crate) timeout: Option<Duration>,
     /// Connect standard input; the default.

@@ -89,7 +89,7 @@ async fn run_async(args: &RunArgs) -> End {
             end = outside.ends(&passing) => {
                 passing.end();
                 if given.plugged.has_disks() && args.disks.iter().any(|disk| !disk.read_only) {
-                    give_up_in_order(&vm, &mut outside, &passing).await;
+                    give_up_in_order(&vm, given.command.as_ref(), &mut outside, &passing).await;
                 }
                 end
             }
@@ -130,9 +130,10 @@ async fn start_and_use(vm: &UtilityVm, line: Line, args: &RunArgs, passing: &Pas
     }
 }
 
-/// What is plugged into the VM.
+/// What the VM is given, and does.
 #[derive(Default)]
 struct Given {
+    command: Option<Process>,
     plugged: Plugged,
     // What else is mounted may lie in them.
     layers: Layers,
@@ -140,11 +141,14 @@ struct Given {
 
 /// The run ends before its command: what that has written is brought to the disks still, unless that takes too long or this
 /// program is told to end once more.
-async fn give_up_in_order(vm: &UtilityVm, outside: &mut Outside, passing: &Passing) {
+async fn give_up_in_order(vm: &UtilityVm, command: Option<&Process>, outside: &mut Outside, passing: &Passing) {
     let shut_down = async {
-        // The command, and what it has started, may take no notice of being asked.
-        guest_script::in_guest(vm, "kill -9 -1", &[]).await?;
-        Ok::<_, anyhow::Error>(vm.shutdown().await?)
+        // It may take no notice of being asked, and the guest would wait for it. If this fails, that is what it does.
+        if let Some(command) = command {
+            let killed = tokio::time::timeout(KILLED_WITHIN, command.kill()).await;
+            tracing::debug!(?killed, "the command is ended");
+        }
+        vm.shutdown().await
     };
     tokio::select! {
         biased;
@@ -152,7 +156,7 @@ async fn give_up_in_order(vm: &UtilityVm, outside: &mut Outside, passing: &Passi
         shut_down = tokio::time::timeout(GIVES_UP, shut_down) => {
             let why = match shut_down {
                 Ok(Ok(())) => return,
-                Ok(Err(e)) => format!("{e:#}"),
+                Ok(Err(e)) => report::chain(&e),
                 Err(_) => format!("not within {GIVES_UP:?}"),
             };
             tracing::warn!(why, "the guest was not shut down: what was written last may not be on its disks");
@@ -161,7 +165,9 @@ async fn give_up_in_order(vm: &UtilityVm, outside: &mut Outside, passing: &Passi
 }
 
 /// How long a guest may take to bring to its disks what a command wrote that was not waited for.
-const GIVES_UP: Duration = Duration::from_secs(5);
+const GIVES_UP: Duration = Duration::from_secs(10);
+/// How long of that it may take to kill the command.
+const KILLED_WITHIN: Duration = Duration::from_secs(2);
 
 /// The host that `accel` asks for.
 pub(crate) fn host(accel: Accel) -> Result<QemuHost, uvm::platform::PlatformError> {
@@ -224,17 +230,18 @@ async fn in_vm(vm: &UtilityVm, args: &RunArgs, passing: &Passing, given: &mut Gi
         Ok(sockets) => sockets,
         Err(e) => return End::failed(&e),
     };
-    let mut process = match vm.create_process(&spec).await {
-        Ok(process) => process,
+    let process = match vm.create_process(&spec).await {
+        Ok(process) => given.command.insert(process),
         Err(e) => return not_started(&e),
     };
     // From here on, whatever ends this function sets the terminal back.
     let _raw = if tty { RawTerminal::enter() } else { None };
-    let mut relay = stdio::Relay::start(&mut process);
+    let mut relay = stdio::Relay::start(process);
+    let process = &*process;
     let signals = passing.begin();
     let exit = tokio::select! {
         exit = process.wait() => exit,
-        never = pass_on(signals, &process, tty) => match never {},
+        never = pass_on(signals, process, tty) => match never {},
     };
     // There is nobody to pass signals on to any more: from now on they end this program.
     passing.end();

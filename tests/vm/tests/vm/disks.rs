@@ -398,7 +398,7 @@ async fn a_command_whose_time_is_up_has_written_what_it_wrote() -> TestResult {
     let output = tokio::task::spawn_blocking(move || run.output(b"")).await??;
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(124), "{said}");
-    assert!(!said.contains("WARN") && !said.contains("could not"), "{said}");
+    assert!(!said.contains("could not be given back"), "{said}");
     assert_eq!(with_disk(&image, ":ro", "cat /data/file").await?, "written\n");
     Ok(())
 }
