@@ -135,13 +135,16 @@ impl FileLocks {
     }
 
     /// Unlocks the file as `flock` does: what the owner holds by this fid; if that is nothing, what was locked as a whole by the
-    /// same fid, which another process has inherited or passed on; and if there is no such thing, whatever the owner holds.
+    /// same fid, which another process has inherited or passed on. Nothing by another fid that may be `flock`'s: Linux sends
+    /// the same when a process closes one open file of which it has locked another. If there is none of all this, it is a
+    /// process that unlocks its ranges, by whichever fid.
     pub(crate) fn unlock_whole(&self, owner: &Owner, fid: u64, count: &LockCount) {
         let mut locks = self.locks();
+        let is_whole = |lock: &Lock| (lock.start, lock.end) == (0, u64::MAX);
         let of_both = |lock: &Lock| lock.owner == *owner && lock.fid == fid;
-        let whole = |lock: &Lock| lock.fid == fid && (lock.start, lock.end) == (0, u64::MAX);
-        let of_owner = |lock: &Lock| lock.owner == *owner;
-        let ways: [&dyn Fn(&Lock) -> bool; 3] = [&of_both, &whole, &of_owner];
+        let whole = |lock: &Lock| lock.fid == fid && is_whole(lock);
+        let ranges = |lock: &Lock| lock.owner == *owner && !is_whole(lock);
+        let ways: [&dyn Fn(&Lock) -> bool; 3] = [&of_both, &whole, &ranges];
         if let Some(way) = ways.into_iter().find(|way| locks.iter().any(*way)) {
             count.give_back(locks.extract_if(.., |lock| way(lock)).count());
         }

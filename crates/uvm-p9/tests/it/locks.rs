@@ -111,6 +111,9 @@ fn flock_undoes_the_lock_of_its_own_open_file_first() {
     assert_eq!(one.flock(2, LOCK_READ, 6), Ok(LOCK_SUCCESS));
     assert_eq!(one.flock(2, LOCK_UNLOCK, 7), Ok(LOCK_SUCCESS));
     assert_eq!(one.get_lock(2, LOCK_WRITE, (0, 0), 9), Ok((LOCK_READ, 0, 0, 7)));
+    // As Linux sends it when the process closes the other one.
+    assert_eq!(one.flock(2, LOCK_UNLOCK, 7), Ok(LOCK_SUCCESS));
+    assert_eq!(two.flock(1, LOCK_WRITE, 9), Ok(LOCK_BLOCKED));
     assert_eq!(one.flock(1, LOCK_UNLOCK, 7), Ok(LOCK_SUCCESS));
     assert_eq!(two.flock(1, LOCK_WRITE, 9), Ok(LOCK_SUCCESS));
 }
