@@ -1,22 +1,21 @@
 //! At the end of the VM: all that stands on disks is unmounted.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags, open, syncfs};
+use rustix::fs::{Mode, OFlags, open, openat, syncfs};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MountFlags, UnmountFlags, fsconfig_create,
+    fsconfig_reconfigure, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, fspick, mount_remount, unmount,
+};
 
 use super::mounts::Mounted;
 use crate::log;
 
 /// What a share was mounted over is found once that is gone.
 const PASSES: usize = 2;
-/// Where disks that are mounted in shares can be got at.
-const ASIDE: &str = "/run/out-of-shares";
-
 /// How long it may take to leave a share, of which nobody is asked.
 const LEFT_WITHIN: Duration = Duration::from_secs(2);
 
@@ -29,13 +28,17 @@ const LEFT_WITHIN: Duration = Duration::from_secs(2);
 /// one is got at by another way.
 pub(crate) fn unmount_disks() {
     if Mounted::all().iter().any(Mounted::is_share) {
-        bring_out_of_shares();
+        bring_to_disk_in_shares();
     } else {
         rustix::fs::sync();
     }
     for _ in 0..PASSES {
-        for (path, is_share) in to_unmount(Mounted::all()) {
-            let left = if is_share { leave_share(path.clone()) } else { leave(&path) };
+        for (path, what) in to_unmount(Mounted::all()) {
+            let left = match what {
+                What::Share => leave_share(path.clone()),
+                What::Disk => leave_disk(&path),
+                What::Other => leave(&path),
+            };
             if let Err(e) = left {
                 log::console(format_args!("cannot unmount {}: {e}", path.display()));
             }
@@ -47,19 +50,31 @@ pub(crate) fn unmount_disks() {
     }
 }
 
-/// Mounts the disks that are mounted in a share once more, where no share is on the way to them.
-fn bring_out_of_shares() {
-    let mounts = Mounted::all();
-    for (number, disk) in in_shares(&mounts).into_iter().enumerate() {
-        let path = Path::new(ASIDE).join(number.to_string());
-        let mounted = fs::create_dir_all(&path)
-            .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
-            .and_then(|()| mount(&disk.source, &path, &disk.filesystem, MountFlags::empty(), None));
-        match mounted {
-            // It is read-only: nothing was written to it.
-            Ok(()) | Err(Errno::BUSY | Errno::ROFS | Errno::ACCESS) => {}
-            Err(e) => log::console(format_args!("cannot get at {} in {}: {e}", disk.source, disk.path.display())),
+/// Brings the disks that are mounted in a share to their disks, without a path that leads over one.
+fn bring_to_disk_in_shares() {
+    for disk in in_shares(&Mounted::all()) {
+        if let Err(e) = bring_to_disk(disk) {
+            log::console(format_args!("cannot bring {} to {}: {e}", disk.path.display(), disk.source));
         }
+    }
+}
+
+/// Mounts the same file system once more, in no directory, and leaves it as a whole one if nobody has a file open to write to.
+fn bring_to_disk(disk: &Mounted) -> Result<(), Errno> {
+    let context = fsopen(&disk.filesystem, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "source", &disk.source)?;
+    match fsconfig_create(&context) {
+        // It is read-only: nothing was written to it.
+        Err(Errno::BUSY | Errno::ROFS | Errno::ACCESS) => return Ok(()),
+        made => made?,
+    }
+    let mounted = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    syncfs(openat(&mounted, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)?;
+    let change = fspick(&mounted, "", FsPickFlags::FSPICK_EMPTY_PATH | FsPickFlags::FSPICK_CLOEXEC)?;
+    fsconfig_set_flag(&change, "ro")?;
+    match fsconfig_reconfigure(&change) {
+        Err(Errno::BUSY) => Ok(()),
+        changed => changed,
     }
 }
 
@@ -71,12 +86,17 @@ fn in_shares(mounts: &[Mounted]) -> Vec<&Mounted> {
 
 /// Brings what was written to a disk to it, whoever else has it mounted, and unmounts it; one that is in use is left whole, too,
 /// if nothing can be written to it any more. Takes as long as the disk does.
-fn leave(path: &Path) -> Result<(), Errno> {
+fn leave_disk(path: &Path) -> Result<(), Errno> {
     match synchronise(path) {
         // Of some file systems a single file is mounted.
         Ok(()) | Err(Errno::NOTDIR) => {}
         Err(e) => log::console(format_args!("cannot bring {} to its disk: {e}", path.display())),
     }
+    leave(path)
+}
+
+/// Unmounts what is not on a disk itself: it may have a share beneath it, whose host is not to be asked.
+fn leave(path: &Path) -> Result<(), Errno> {
     match unmount(path, UnmountFlags::NOFOLLOW) {
         Err(Errno::BUSY) => mount_remount(path, MountFlags::RDONLY, c""),
         left => left,
@@ -102,10 +122,10 @@ fn leave_share(path: PathBuf) -> Result<(), Errno> {
     has_left.recv_timeout(LEFT_WITHIN).unwrap_or(Err(Errno::TIMEDOUT))
 }
 
-/// What is to be unmounted, in this order, and whether it is a share: shares, disks, overlays, and all that is mounted beneath
+/// What is to be unmounted, in this order, and what it is: shares, disks, overlays, and all that is mounted beneath
 /// one of the latter.
 /// Not what is mounted in a share, which goes with it, and not the root: that cannot be unmounted.
-fn to_unmount(mounts: Vec<Mounted>) -> Vec<(PathBuf, bool)> {
+fn to_unmount(mounts: Vec<Mounted>) -> Vec<(PathBuf, What)> {
     let shares: Vec<PathBuf> = mounts.iter().filter(|mount| mount.is_share()).map(|mount| mount.path.clone()).collect();
     let mut disks: Vec<PathBuf> = Vec::new();
     let mut found = Vec::new();
@@ -119,7 +139,14 @@ fn to_unmount(mounts: Vec<Mounted>) -> Vec<(PathBuf, bool)> {
         // It keeps the disks it stands on.
         let is_overlay = filesystem == "overlay";
         if is_share || is_overlay || is_disk || disks.iter().any(|disk| path.starts_with(disk)) {
-            found.push((path.clone(), is_share));
+            let what = if is_share {
+                What::Share
+            } else if is_disk {
+                What::Disk
+            } else {
+                What::Other
+            };
+            found.push((path.clone(), what));
         }
         if is_disk || is_overlay {
             disks.push(path);
@@ -127,6 +154,15 @@ fn to_unmount(mounts: Vec<Mounted>) -> Vec<(PathBuf, bool)> {
     }
     found.reverse();
     found
+}
+
+/// What is mounted somewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    Share,
+    Disk,
+    /// On a disk, or over one.
+    Other,
 }
 
 impl Mounted {
@@ -159,15 +195,15 @@ mod tests {
         .map(|mount| format!("1 1 0:1 / {} rw\n", mount.replace(" - ", " rw - ")))
         .concat();
         let found = to_unmount(Mounted::listed(&mounts));
-        let found: Vec<_> = found.iter().map(|(path, share)| (path.to_str().expect("text"), *share)).collect();
+        let found: Vec<_> = found.iter().map(|(path, what)| (path.to_str().expect("text"), *what)).collect();
         let expected = [
-            ("/root/proc", false),
-            ("/root", false),
-            ("/alone", true),
-            ("/back\\slash\\", false),
-            ("/a b/share", true),
-            ("/a b/tmp", false),
-            ("/a b", false),
+            ("/root/proc", What::Other),
+            ("/root", What::Other),
+            ("/alone", What::Share),
+            ("/back\\slash\\", What::Disk),
+            ("/a b/share", What::Share),
+            ("/a b/tmp", What::Other),
+            ("/a b", What::Disk),
         ];
         assert_eq!(found, expected);
         let mounts = Mounted::listed(&mounts);

@@ -15,7 +15,7 @@ use super::filesystem::{self, Mounting};
 use super::mounts::mounted_elsewhere;
 use super::request::Request;
 use super::turns::Place;
-use super::{Storage, StorageError, mount_point};
+use super::{Storage, StorageError, mount_point, path};
 use crate::log;
 
 /// How long the kernel may take to find a disk: much longer than it does on a busy machine with emulated processors and many
@@ -156,6 +156,12 @@ fn clear_and_unplug(storage: &Storage, slot: (u8, u8), path: Option<&Path>) -> R
         let step = format!("let go of {}, which is mounted at {} as well", device.node().display(), at.display());
         return Err(StorageError::at(step)(rustix::io::Errno::BUSY.into()));
     }
+    // A link to it claims nothing: who has it for himself would keep it, without the link.
+    if path.is_some_and(Path::is_symlink)
+        && let Some(device) = storage.scsi.there(slot.0, slot.1)?
+    {
+        must_be_free(&device)?;
+    }
     let was_mounted = clear(storage, slot, path)?;
     let Err(busy) = unplug_now(storage, slot) else { return Ok(()) };
     if was_mounted {
@@ -167,7 +173,9 @@ fn clear_and_unplug(storage: &Storage, slot: (u8, u8), path: Option<&Path>) -> R
 
 /// A disk that stays is to be where whoever has it believes it to be.
 fn mount_again(storage: &Storage, slot: (u8, u8), path: Option<&Path>) -> Result<(), StorageError> {
-    let asked_for = storage.scsi.added().get(&slot).cloned();
+    let was_there =
+        |disk: &MappedVirtualDisk| path::resolved(Path::new(&disk.mount_path)).is_ok_and(|found| Some(&*found) == path);
+    let asked_for = storage.scsi.added().get(&slot).filter(|disk| was_there(disk)).cloned();
     let asked_for = asked_for.ok_or_else(|| StorageError::Bad("it is not known how it was mounted".into()))?;
     find_and_mount(storage, &asked_for, path, Instant::now() + MOUNTED_AGAIN_WITHIN)
 }
@@ -175,6 +183,15 @@ fn mount_again(storage: &Storage, slot: (u8, u8), path: Option<&Path>) -> Result
 fn unplug_now(storage: &Storage, (controller, lun): (u8, u8)) -> Result<(), StorageError> {
     storage.scsi.unplug(controller, lun)?;
     storage.mount_points.forget(&place(controller, lun));
+    Ok(())
+}
+
+/// Fails where something has the device for itself.
+fn must_be_free(device: &BlockDevice) -> Result<(), StorageError> {
+    if device.is_claimed() {
+        let step = format!("let go of {}, which something in the guest has for itself", device.node().display());
+        return Err(StorageError::at(step)(rustix::io::Errno::BUSY.into()));
+    }
     Ok(())
 }
 
@@ -219,9 +236,8 @@ impl ScsiBus {
 
     /// The kernel lets go of the disk, once what was written to it is on it.
     fn unplug(&self, controller: u8, lun: u8) -> Result<(), StorageError> {
-        if let Some(device) = self.there(controller, lun)?.filter(BlockDevice::is_claimed) {
-            let step = format!("let go of {}, which something in the guest has for itself", device.node().display());
-            return Err(StorageError::at(step)(rustix::io::Errno::BUSY.into()));
+        if let Some(device) = self.there(controller, lun)? {
+            must_be_free(&device)?;
         }
         self.added().remove(&(controller, lun));
         let Some(host) = self.host()? else { return Ok(()) };
