@@ -1,8 +1,11 @@
 //! Many streams, much data.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use uvm_mux::{Config, Mux, MuxError, MuxStream, Priority};
@@ -211,31 +214,35 @@ async fn what_a_process_wrote_before_it_went_arrives_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn eight_equal_streams_finish_within_a_tenth_of_each_other() {
+async fn none_of_eight_equal_streams_is_starved() {
+    const CHUNKS: usize = 1024;
+    const CHUNK: usize = 32 * 1024;
     let pair = Pair::with(Config::default().with_max_window(64 * 1024), Config::default()).await;
+    let received: Arc<[AtomicUsize; 8]> = Arc::default();
+    let began = Arc::new(Barrier::new(8));
     let mut tasks = JoinSet::new();
-    for (mut near, mut far) in joined(&pair, 8).await {
-        tasks.spawn(async move {
-            let chunk = vec![0; 32 * 1024];
-            for _ in 0..256 {
+    for (number, (mut near, mut far)) in joined(&pair, 8).await.into_iter().enumerate() {
+        let (began, received) = (Arc::clone(&began), Arc::clone(&received));
+        tokio::spawn(async move {
+            let chunk = vec![0; CHUNK];
+            began.wait().await;
+            for _ in 0..CHUNKS {
                 near.write_all(&chunk).await.expect("written");
             }
-            near.shutdown().await.expect("half-closed");
-            near.read_u8().await.expect("the answer");
-            tokio::time::Instant::now()
+            // A stream that is dropped loses what is on its way. The test ends before this does.
+            std::future::pending::<()>().await;
         });
-        tokio::spawn(async move {
-            let mut buffer = vec![0; 32 * 1024];
-            while far.read(&mut buffer).await.expect("read") > 0 {}
-            far.write_u8(1).await.expect("written");
-            far.shutdown().await.expect("half-closed");
+        tasks.spawn(async move {
+            let mut buffer = vec![0; CHUNK];
+            while received[number].load(Ordering::Relaxed) < CHUNKS * CHUNK {
+                let count = far.read(&mut buffer).await.expect("read");
+                received[number].fetch_add(count, Ordering::Relaxed);
+            }
         });
     }
-    let start = tokio::time::Instant::now();
-    let mut ends = Vec::new();
-    while let Some(end) = timeout(LONG, tasks.join_next()).await.expect("in time") {
-        ends.push(end.expect("no panic") - start);
-    }
-    let (first, last) = (ends.iter().min().expect("some"), ends.iter().max().expect("some"));
-    assert!(*first > *last * 8 / 10, "{ends:?}");
+    timeout(LONG, tasks.join_next()).await.expect("in time").expect("one").expect("no panic");
+    // When the first is through, each of the others has had its turns: how many, is the runtime's, too. `cargo xtask bench mux`
+    // has figures.
+    let received = received.each_ref().map(|received| received.load(Ordering::Relaxed));
+    assert!(received.iter().all(|received| *received >= CHUNKS * CHUNK / 8), "{received:?}");
 }
