@@ -95,7 +95,8 @@ fn leave_disk(path: &Path) -> Result<(), Errno> {
     leave(path)
 }
 
-/// Unmounts what is not on a disk itself: it may have a share beneath it, whose host is not to be asked.
+/// Unmounts what is mounted there, or leaves it read-only. It is not opened: what is no disk may have a share beneath it, whose
+/// host is not to be asked.
 fn leave(path: &Path) -> Result<(), Errno> {
     match unmount(path, UnmountFlags::NOFOLLOW) {
         Err(Errno::BUSY) => mount_remount(path, MountFlags::RDONLY, c""),

@@ -149,18 +149,16 @@ fn clear(storage: &Storage, (controller, lun): (u8, u8), path: Option<&Path>) ->
 }
 
 fn clear_and_unplug(storage: &Storage, slot: (u8, u8), path: Option<&Path>) -> Result<(), StorageError> {
-    // A file system whose disk goes is lost: one that somebody else has mounted keeps it, and leaves all as it is.
-    if let Some(device) = storage.scsi.there(slot.0, slot.1)?
-        && let Some(at) = mounted_elsewhere(&device.names().numbers, path)
-    {
-        let step = format!("let go of {}, which is mounted at {} as well", device.node().display(), at.display());
-        return Err(StorageError::at(step)(rustix::io::Errno::BUSY.into()));
-    }
-    // A link to it claims nothing: who has it for himself would keep it, without the link.
-    if path.is_some_and(Path::is_symlink)
-        && let Some(device) = storage.scsi.there(slot.0, slot.1)?
-    {
-        must_be_free(&device)?;
+    if let Some(device) = storage.scsi.there(slot.0, slot.1)? {
+        // A file system whose disk goes is lost: one that somebody else has mounted keeps it, and leaves all as it is.
+        if let Some(at) = mounted_elsewhere(&device.names().numbers, path) {
+            let step = format!("let go of {}, which is mounted at {} as well", device.node().display(), at.display());
+            return Err(StorageError::at(step)(rustix::io::Errno::BUSY.into()));
+        }
+        // A link to it claims nothing: who has it for himself would keep it, without the link.
+        if path.is_some_and(Path::is_symlink) {
+            must_be_free(&device)?;
+        }
     }
     let was_mounted = clear(storage, slot, path)?;
     let Err(busy) = unplug_now(storage, slot) else { return Ok(()) };
